@@ -1,0 +1,219 @@
+# The control link: between a data node and a control node, in both directions on one byte stream.
+#
+# Shape: little-endian UInt32 length of the message in bytes, then one Cap'n Proto message of one segment in the standard
+# stream framing. `id` pairs a reply with its request; each side counts its own from 1, and a reply repeats the id.
+@0xb84e2f6c91d05a73;
+
+struct NodeFrame {
+  id @0 :UInt64;
+  union {
+    # The link, in this order: challenge (control), hello (data), welcome (control).
+    challenge @1 :Challenge;
+    hello @2 :LinkHello;
+    welcome @3 :LinkWelcome;
+    ping @4 :Void;
+    pong @5 :Void;
+    refused @6 :Refused;
+    # The answer to a request that failed as a whole.
+
+    # Requests of the data node, each followed by its reply.
+    authorize @7 :List(Authorize);
+    authorized @8 :List(Authorized);
+    openHomes @9 :List(UInt64);
+    homesOpened @10 :List(HomeOpened);
+    append @11 :List(ChannelAppend);
+    appended @12 :List(ChannelAppended);
+    readHistory @13 :ReadHistory;
+    history @14 :History;
+    closeHomes @15 :List(CloseHome);
+    homesClosed @16 :Void;
+
+    # Requests of the control node.
+    publish @17 :PublishOrder;
+    published @18 :PublishResult;
+
+    # What the control node tells, unasked and without a reply.
+    keys @19 :List(TenantKey);
+    # Replaces all keys of the tenants it names; `remove` ends a key.
+    memberChanged @20 :MemberChanged;
+    channelChanged @21 :ChannelChanged;
+    tokensRevoked @22 :TokensRevoked;
+  }
+}
+
+struct Challenge { nonce @0 :Data; version @1 :UInt16; }
+# 32 random bytes.
+
+struct LinkHello {
+  version @0 :UInt16;
+  node @1 :Text;
+  proof @2 :Data;
+  # HMAC-SHA256 of the nonce and the node's name under the cluster secret.
+  endpoints @3 :List(Text);
+}
+
+struct LinkWelcome {
+  term @0 :UInt64;
+  # Fencing: higher than every term given before. Each append carries it.
+  heartbeatMs @1 :UInt32;
+}
+
+struct Refused { code @0 :UInt16; message @1 :Text; retryAfterMs @2 :UInt32; }
+
+enum ChannelKind { dm @0; group @1; broadcast @2; }
+enum HistoryClass { durable @0; windowed @1; none @2; }
+enum Role { owner @0; moderator @1; member @2; reader @3; }
+enum SlowConsumer { disconnect @0; skip @1; }
+
+struct Authorize {
+  tenant @0 :UInt32;
+  user @1 :Text;
+  union { name @2 :Text; channel @3 :UInt64; }
+}
+
+struct Authorized {
+  union { grant @0 :Grant; refused @1 :Refused; }
+}
+
+struct Grant {
+  channel @0 :UInt64;
+  name @1 :Text;
+  kind @2 :ChannelKind;
+  history @3 :HistoryClass;
+  role @4 :Role;
+  canPublish @5 :Bool;
+  slowConsumer @6 :SlowConsumer;
+}
+
+struct HomeOpened {
+  channel @0 :UInt64;
+  union { head @1 :Head; refused @2 :Refused; }
+}
+
+struct Head {
+  epoch @0 :UInt32;
+  nextOffset @1 :UInt64;
+  firstOffset @2 :UInt64;
+  epochFirstOffset @3 :UInt64;
+  # First offset of the present epoch.
+  history @4 :HistoryClass;
+  producers @5 :List(ProducerState);
+  # For a windowed channel: its recent producers, so that a clean restart forgets no duplicate.
+}
+
+struct ProducerState { user @0 :Text; producer @1 :UInt64; sequence @2 :UInt64; offset @3 :UInt64; }
+
+struct ChannelAppend {
+  channel @0 :UInt64;
+  term @1 :UInt64;
+  epoch @2 :UInt32;
+  expectedOffset @3 :UInt64;
+  # Offset that the first message not a duplicate gets; it must be the head's next one.
+  messages @4 :List(NewMessage);
+}
+
+struct NewMessage {
+  user @0 :Text;
+  producer @1 :UInt64;
+  sequence @2 :UInt64;
+  timeMs @3 :Int64;
+  body @4 :Data;
+}
+
+struct ChannelAppended {
+  channel @0 :UInt64;
+  union {
+    outcomes @1 :List(AppendOutcome);
+    # One for each message, in order.
+    refused @2 :Refused;
+    # Nothing of this channel's batch is stored, unless the code is `UnknownOutcome`.
+  }
+}
+
+struct AppendOutcome {
+  union {
+    stored @0 :UInt64;
+    duplicate @1 :UInt64;
+    # Offset of the first acceptance, 0 when no longer known.
+    outOfOrder @2 :UInt64;
+    # The sequence that was expected.
+  }
+}
+
+struct ReadHistory {
+  channel @0 :UInt64;
+  messagesMax @1 :UInt32;
+  bytesMax @2 :UInt32;
+  union { newest @3 :Void; before @4 :UInt64; after @5 :UInt64; }
+}
+
+struct History {
+  channel @0 :UInt64;
+  messages @1 :List(StoredMessage);
+  more @2 :Bool;
+}
+
+struct StoredMessage {
+  epoch @0 :UInt32;
+  offset @1 :UInt64;
+  timeMs @2 :Int64;
+  user @3 :Text;
+  producer @4 :UInt64;
+  sequence @5 :UInt64;
+  body @6 :Data;
+}
+
+struct CloseHome { channel @0 :UInt64; term @1 :UInt64; epoch @2 :UInt32; nextOffset @3 :UInt64; }
+# All that was delivered is stored: the epoch may live on.
+
+struct PublishOrder {
+  tenant @0 :UInt32;
+  channel @1 :UInt64;
+  history @2 :HistoryClass;
+  message @3 :NewMessage;
+}
+
+struct PublishResult {
+  union {
+    position :group { epoch @0 :UInt32; offset @1 :UInt64; timeMs @2 :Int64; duplicate @3 :Bool; }
+    refused @4 :Refused;
+  }
+}
+
+enum KeyAlgorithm { hs256 @0; es256 @1; edDsa @2; }
+
+struct TenantKey {
+  tenant @0 :UInt32;
+  id @1 :Text;
+  union {
+    key :group { algorithm @2 :KeyAlgorithm; material @3 :Data; }
+    # HS256: the secret; ES256: the public point, uncompressed; EdDSA: the 32 public bytes.
+    remove @4 :Void;
+  }
+}
+
+struct MemberChanged {
+  tenant @0 :UInt32;
+  channel @1 :UInt64;
+  user @2 :Text;
+  union { role :group { role @3 :Role; canPublish @4 :Bool; } removed @5 :Void; }
+}
+
+struct ChannelChanged {
+  tenant @0 :UInt32;
+  channel @1 :UInt64;
+  name @2 :Text;
+  # Grants of this channel are asked for again; an archived one ends its subscriptions.
+  archived @3 :Bool;
+}
+
+struct TokensRevoked {
+  tenant @0 :UInt32;
+  union {
+    token @1 :Text;
+    # One token by its id (`jti`).
+    userBefore :group { user @2 :Text; issuedBeforeMs @3 :Int64; }
+  }
+  forgetAfterMs @4 :Int64;
+  # Unix time after which no revoked token can still be valid.
+}
