@@ -1,0 +1,339 @@
+//! Keys: which bytes name which record. Nothing else in the control plane puts a key together.
+//!
+//! Shape: tag (1 byte), hash of the owning entity (2), then fields of fixed width, big-endian; a name is the last field, or it
+//! carries its length in one byte before it. A range scan therefore stays inside one entity, and a cluster may split the
+//! key space anywhere between entities.
+//!
+//! | tag | after the tag | value |
+//! |---|---|---|
+//! | `T` | tenant (4), no hash: they are few | tenant |
+//! | `t` | hash, name | tenant's number |
+//! | `K` | hash, key id | API or operator key |
+//! | `k` | hash, tenant (4, 0 for the operator), key id | empty: the keys of a tenant |
+//! | `V` | hash, tenant (4), key id | signing key |
+//! | `U` | hash, tenant (4), user | user |
+//! | `C` | hash, channel (8) | channel |
+//! | `c` | hash, tenant (4), name | channel's number |
+//! | `A` | hash, channel (8), user | membership |
+//! | `B` | hash, tenant (4), user with length, channel (8) | empty: the channels of a user |
+//! | `M` | hash, channel (8), kind (1), … | head, messages and producers of a channel |
+//! | `F` | hash, refresh token id | refresh token |
+//! | `f` | hash, tenant (4), user with length, refresh token id | empty: the refresh tokens of a user |
+//! | `Z` | hash, tenant (4), kind (1), token id or user | revocation |
+//! | `I` | hash, fingerprint (16) | the answer to a request with an `Idempotency-Key` |
+//! | `X` | shard (2, 0 to 15), hour (4), key of the record | empty: what expires in that hour |
+//! | `x` | shard (2) | first hour that is not swept yet |
+
+use bytes::{BufMut, Bytes, BytesMut};
+use millrace_protocol::id::{ChannelId, ChannelName, TenantId, UserId};
+use millrace_store::KeyRange;
+
+/// Shards of the expiry index: neighbours in time land in different places, yet a sweep visits few.
+pub(crate) const EXPIRY_SHARDS: u16 = 16;
+
+/// A key under construction.
+pub(crate) struct Key(BytesMut);
+
+impl Key {
+    /// Begins a key that belongs to an entity.
+    pub(crate) fn of(tag: u8, entity: &[&[u8]]) -> Self {
+        Self::bare(tag).short(hash(entity))
+    }
+
+    /// Begins a key of a channel.
+    pub(crate) fn of_channel(tag: u8, channel: ChannelId) -> Self {
+        Self::of(tag, &[&channel.get().to_be_bytes()]).long(channel.get())
+    }
+
+    /// Begins a key in a list of a tenant; 0 stands for the operator.
+    fn of_tenant(tag: u8, tenant: u32) -> Self {
+        Self::of(tag, &[&tenant.to_be_bytes()]).word(tenant)
+    }
+
+    fn of_user(tag: u8, tenant: TenantId, user: &UserId) -> Self {
+        let tenant = tenant.get();
+        Self::of(tag, &[&tenant.to_be_bytes(), user.as_str().as_bytes()]).word(tenant).name(user.as_str())
+    }
+
+    fn bare(tag: u8) -> Self {
+        let mut bytes = BytesMut::with_capacity(32);
+        bytes.put_u8(tag);
+        Self(bytes)
+    }
+
+    /// Appends one byte.
+    pub(crate) fn byte(mut self, value: u8) -> Self {
+        self.0.put_u8(value);
+        self
+    }
+
+    fn short(mut self, value: u16) -> Self {
+        self.0.put_u16(value);
+        self
+    }
+
+    fn word(mut self, value: u32) -> Self {
+        self.0.put_u32(value);
+        self
+    }
+
+    /// Appends eight bytes, big-endian.
+    pub(crate) fn long(mut self, value: u64) -> Self {
+        self.0.put_u64(value);
+        self
+    }
+
+    /// Appends bytes of any length: the last field.
+    pub(crate) fn tail(mut self, value: &[u8]) -> Self {
+        self.0.put_slice(value);
+        self
+    }
+
+    /// Appends a name with its length before it, so that fields may follow.
+    fn name(mut self, name: &str) -> Self {
+        let length = u8::try_from(name.len()).expect("names are at most 128 bytes");
+        self.0.put_u8(length);
+        self.0.put_slice(name.as_bytes());
+        self
+    }
+
+    /// The key.
+    pub(crate) fn done(self) -> Bytes {
+        self.0.freeze()
+    }
+
+    /// All keys that begin so.
+    pub(crate) fn range(self) -> KeyRange {
+        KeyRange::prefix(&self.0)
+    }
+}
+
+/// 16 bits of FNV-1a: spreads entities over the key space. Part of the format: it never changes.
+fn hash(parts: &[&[u8]]) -> u16 {
+    let mut state = 0x811C_9DC5_u32;
+    for byte in parts.iter().copied().flatten() {
+        state = (state ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
+    }
+    let [a, b, c, d] = state.to_be_bytes();
+    u16::from_be_bytes([a ^ c, b ^ d])
+}
+
+/// A tenant.
+pub(crate) fn tenant(tenant: TenantId) -> Bytes {
+    Key::bare(b'T').word(tenant.get()).done()
+}
+
+/// All tenants, by number.
+pub(crate) fn tenants() -> KeyRange {
+    Key::bare(b'T').range()
+}
+
+/// A tenant's number, by its name.
+pub(crate) fn tenant_name(name: &str) -> Bytes {
+    Key::of(b't', &[name.as_bytes()]).tail(name.as_bytes()).done()
+}
+
+/// An API key or operator key.
+pub(crate) fn api_key(id: &str) -> Bytes {
+    Key::of(b'K', &[id.as_bytes()]).tail(id.as_bytes()).done()
+}
+
+/// One entry in the list of a tenant's API keys; no tenant for the operator's.
+pub(crate) fn api_key_of(tenant: Option<TenantId>, id: &str) -> Bytes {
+    Key::of_tenant(b'k', tenant.map_or(0, TenantId::get)).tail(id.as_bytes()).done()
+}
+
+/// The list of a tenant's API keys; no tenant for the operator's.
+pub(crate) fn api_keys_of(tenant: Option<TenantId>) -> KeyRange {
+    Key::of_tenant(b'k', tenant.map_or(0, TenantId::get)).range()
+}
+
+/// A key that verifies a tenant's tokens.
+pub(crate) fn signing_key(tenant: TenantId, id: &str) -> Bytes {
+    Key::of_tenant(b'V', tenant.get()).tail(id.as_bytes()).done()
+}
+
+/// All keys that verify a tenant's tokens.
+pub(crate) fn signing_keys_of(tenant: TenantId) -> KeyRange {
+    Key::of_tenant(b'V', tenant.get()).range()
+}
+
+/// The signing keys of all tenants.
+pub(crate) fn signing_keys() -> KeyRange {
+    Key::bare(b'V').range()
+}
+
+/// A user.
+pub(crate) fn user(tenant: TenantId, user: &UserId) -> Bytes {
+    Key::of_tenant(b'U', tenant.get()).tail(user.as_str().as_bytes()).done()
+}
+
+/// All users of a tenant, by name.
+pub(crate) fn users_of(tenant: TenantId) -> KeyRange {
+    Key::of_tenant(b'U', tenant.get()).range()
+}
+
+/// A channel.
+pub(crate) fn channel(channel: ChannelId) -> Bytes {
+    Key::of_channel(b'C', channel).done()
+}
+
+/// A channel's number, by its name.
+pub(crate) fn channel_name(tenant: TenantId, name: &ChannelName) -> Bytes {
+    Key::of_tenant(b'c', tenant.get()).tail(name.as_str().as_bytes()).done()
+}
+
+/// All channels of a tenant, by name.
+pub(crate) fn channels_of(tenant: TenantId) -> KeyRange {
+    Key::of_tenant(b'c', tenant.get()).range()
+}
+
+/// A membership.
+pub(crate) fn member(channel: ChannelId, user: &UserId) -> Bytes {
+    Key::of_channel(b'A', channel).tail(user.as_str().as_bytes()).done()
+}
+
+/// All members of a channel, by user.
+pub(crate) fn members_of(channel: ChannelId) -> KeyRange {
+    Key::of_channel(b'A', channel).range()
+}
+
+/// One entry in the list of a user's channels.
+pub(crate) fn channel_of_user(tenant: TenantId, user: &UserId, channel: ChannelId) -> Bytes {
+    Key::of_user(b'B', tenant, user).long(channel.get()).done()
+}
+
+/// All channels of a user, by number.
+pub(crate) fn channels_of_user(tenant: TenantId, user: &UserId) -> KeyRange {
+    Key::of_user(b'B', tenant, user).range()
+}
+
+/// A refresh token.
+pub(crate) fn refresh_token(id: &str) -> Bytes {
+    Key::of(b'F', &[id.as_bytes()]).tail(id.as_bytes()).done()
+}
+
+/// One entry in the list of a user's refresh tokens.
+pub(crate) fn refresh_token_of(tenant: TenantId, user: &UserId, id: &str) -> Bytes {
+    Key::of_user(b'f', tenant, user).tail(id.as_bytes()).done()
+}
+
+/// The refresh tokens of a user.
+pub(crate) fn refresh_tokens_of(tenant: TenantId, user: &UserId) -> KeyRange {
+    Key::of_user(b'f', tenant, user).range()
+}
+
+/// The revocation of one access token.
+pub(crate) fn revoked_token(tenant: TenantId, token_id: &str) -> Bytes {
+    Key::of_tenant(b'Z', tenant.get()).byte(0).tail(token_id.as_bytes()).done()
+}
+
+/// The revocation of a user's access tokens.
+pub(crate) fn revoked_user(tenant: TenantId, user: &UserId) -> Bytes {
+    Key::of_tenant(b'Z', tenant.get()).byte(1).tail(user.as_str().as_bytes()).done()
+}
+
+/// The revocations of all tenants.
+pub(crate) fn revocations() -> KeyRange {
+    Key::bare(b'Z').range()
+}
+
+/// The answer to a request with an `Idempotency-Key`.
+pub(crate) fn idempotency(fingerprint: [u8; 16]) -> Bytes {
+    Key::of(b'I', &[&fingerprint]).tail(&fingerprint).done()
+}
+
+/// One entry of the expiry index: `record` expires in the hour.
+pub(crate) fn expiry(hour: u32, record: &[u8]) -> Bytes {
+    Key::bare(b'X').short(hash(&[record]) % EXPIRY_SHARDS).word(hour).tail(record).done()
+}
+
+/// The entries of one shard of the expiry index from one hour up to but without another.
+pub(crate) fn expiries(shard: u16, from_hour: u32, to_hour: u32) -> KeyRange {
+    KeyRange {
+        start: Key::bare(b'X').short(shard).word(from_hour).done(),
+        end: Key::bare(b'X').short(shard).word(to_hour).done(),
+    }
+}
+
+/// The key of the record that an entry of the expiry index points to; `None` for a key of another shape.
+pub(crate) fn expiring_record(entry: &[u8]) -> Option<&[u8]> {
+    match entry.split_at_checked(7)? {
+        ([b'X', ..], record) => Some(record),
+        _ => None,
+    }
+}
+
+/// How far a shard of the expiry index is swept.
+pub(crate) fn swept_until(shard: u16) -> Bytes {
+    Key::bare(b'x').short(shard).done()
+}
+
+/// The last field of a key that is a name, given the range in which it was found by prefix; `None` if it is no name.
+pub(crate) fn name_after<'a>(prefix: &[u8], key: &'a [u8]) -> Option<&'a str> {
+    std::str::from_utf8(key.strip_prefix(prefix)?).ok()
+}
+
+/// The last eight bytes of a key: a channel's number.
+pub(crate) fn channel_at_end(key: &[u8]) -> Option<ChannelId> {
+    ChannelId::new(u64::from_be_bytes(*key.last_chunk::<8>()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user_id(name: &str) -> UserId {
+        UserId::new(name).unwrap()
+    }
+
+    fn inside(range: &KeyRange, key: &[u8]) -> bool {
+        range.start <= key && key < &range.end[..]
+    }
+
+    #[test]
+    fn lists_hold_their_own_and_nobody_elses() {
+        let tenants = [TenantId::new(1).unwrap(), TenantId::new(2).unwrap()];
+        // One name is a prefix of another: the length before the name keeps their lists apart.
+        let users = ["a", "ab", "abc"].map(user_id);
+        let channel = ChannelId::new(u64::from(b'b') << 56 | 7).unwrap();
+        for tenant in tenants {
+            for user in &users {
+                let list = channels_of_user(tenant, user);
+                for other_tenant in tenants {
+                    for other in &users {
+                        let entry = channel_of_user(other_tenant, other, channel);
+                        assert_eq!(inside(&list, &entry), tenant == other_tenant && user == other, "{user} {other}");
+                        assert_eq!(channel_at_end(&entry), Some(channel));
+                    }
+                }
+                assert!(inside(&users_of(tenant), &self::user(tenant, user)));
+                assert!(inside(&refresh_tokens_of(tenant, user), &refresh_token_of(tenant, user, "x")));
+            }
+        }
+    }
+
+    #[test]
+    fn keys_keep_their_bytes() {
+        let check = |key: Bytes, expect: &str| {
+            let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+            assert_eq!(hex, expect);
+        };
+        let tenant_id = TenantId::new(3).unwrap();
+        check(tenant(tenant_id), "5400000003");
+        check(user(tenant_id, &user_id("ann")), "55b8c900000003616e6e");
+        check(channel(ChannelId::new(258).unwrap()), "438dfc0000000000000102");
+        check(expiry(9, b"Kx"), "580008000000094b78");
+    }
+
+    #[test]
+    fn expiry_entries_lead_back_to_their_record() {
+        let record = refresh_token("abc");
+        let entry = expiry(77, &record);
+        assert_eq!(expiring_record(&entry), Some(&record[..]));
+        let found = (0..EXPIRY_SHARDS).filter(|&shard| inside(&expiries(shard, 77, 78), &entry)).count();
+        assert_eq!(found, 1);
+        assert!((0..EXPIRY_SHARDS).all(|shard| !inside(&expiries(shard, 0, 77), &entry)));
+        assert_eq!(expiring_record(b"K"), None);
+    }
+}
