@@ -1,0 +1,237 @@
+//! What a verifier holds in memory, and the verification.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ED25519, ParsedPublicKey};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::DecodingKey;
+use millrace_protocol::id::TenantId;
+use millrace_protocol::node::{KeyAlgorithm, TenantKey, TokensRevoked};
+use serde::Deserialize;
+
+use crate::claims::Claims;
+use crate::error::{KeyError, TokenError};
+use crate::revocation::Revocations;
+use crate::signing::{algorithm_name, check_secret, jwt_algorithm};
+use crate::{KEY_ID_BYTES_MAX, TOKEN_BYTES_MAX};
+
+/// Limits of a [`KeyRing`].
+#[derive(Debug, Clone)]
+pub struct KeyRingLimits {
+    /// Longest life of a token from `iat` to `exp`. Default 24 h. A revocation has to be remembered that long.
+    pub life_max: Duration,
+    /// How far an issuer's clock may be ahead of ours. Default 60 s. An expired token gets no leeway.
+    pub leeway: Duration,
+    /// Most keys of all tenants together. Default 100,000, about 300 bytes each.
+    pub keys_max: usize,
+    /// Most revocations of all tenants together. Default 100,000, about 100 bytes each. Beyond it, precision is lost, never a revocation:
+    /// the tenant with the most refuses all its tokens that were issued until then.
+    pub revocations_max: usize,
+}
+
+impl Default for KeyRingLimits {
+    fn default() -> Self {
+        Self {
+            life_max: Duration::from_secs(24 * 3600),
+            leeway: Duration::from_secs(60),
+            keys_max: 100_000,
+            revocations_max: 100_000,
+        }
+    }
+}
+
+/// The keys and revocations that a verifier knows; verifies without asking anybody.
+///
+/// A new link begins with a new ring: the control node sends all it has before anything else.
+#[derive(Debug, Clone)]
+pub struct KeyRing {
+    keys: HashMap<Box<str>, VerifyingKey>,
+    revocations: Revocations,
+    limits: KeyRingLimits,
+}
+
+#[derive(Debug, Clone)]
+struct VerifyingKey {
+    tenant: TenantId,
+    /// The only algorithm that this key verifies, whatever a token's header says.
+    algorithm: KeyAlgorithm,
+    key: DecodingKey,
+}
+
+impl Default for KeyRing {
+    fn default() -> Self {
+        Self::new(KeyRingLimits::default())
+    }
+}
+
+impl KeyRing {
+    /// An empty ring: refuses every token.
+    pub fn new(limits: KeyRingLimits) -> Self {
+        Self {
+            keys: HashMap::new(),
+            revocations: Revocations::new(limits.revocations_max, millis(limits.leeway)),
+            limits,
+        }
+    }
+
+    /// Sets one key, or ends it if it comes without material.
+    ///
+    /// # Errors
+    /// [`KeyError`]; the ring then has no key of this id, unless it is another tenant's.
+    pub fn apply(&mut self, key: &TenantKey) -> Result<(), KeyError> {
+        if self.keys.get(key.id.as_str()).is_some_and(|present| present.tenant != key.tenant) {
+            return Err(KeyError::ForeignTenant);
+        }
+        self.keys.remove(key.id.as_str());
+        let Some((algorithm, material)) = &key.key else { return Ok(()) };
+        if !(1..=KEY_ID_BYTES_MAX).contains(&key.id.len()) {
+            return Err(KeyError::Id { len: key.id.len() });
+        }
+        let decoding = decoding_key(*algorithm, material)?;
+        if self.keys.len() >= self.limits.keys_max {
+            return Err(KeyError::Full { max: self.limits.keys_max });
+        }
+        let key_of_tenant = VerifyingKey { tenant: key.tenant, algorithm: *algorithm, key: decoding };
+        self.keys.insert(key.id.as_str().into(), key_of_tenant);
+        Ok(())
+    }
+
+    /// Takes a `keys` frame of the link: replaces all keys of the tenants that it names. Gives back the keys that were not taken.
+    pub fn replace<'a>(&mut self, keys: &'a [TenantKey]) -> Vec<(&'a TenantKey, KeyError)> {
+        let mut named: Vec<_> = keys.iter().map(|key| key.tenant).collect();
+        named.sort_unstable();
+        named.dedup();
+        self.keys.retain(|_, key| named.binary_search(&key.tenant).is_err());
+        keys.iter().filter_map(|key| self.apply(key).err().map(|error| (key, error))).collect()
+    }
+
+    /// Refuses the tokens from now on. Never fails: when there is no room, more tokens are refused than were named
+    /// (see [`KeyRingLimits::revocations_max`]).
+    pub fn revoke(&mut self, revoked: &TokensRevoked, now_unix_ms: i64) {
+        self.revocations.insert(revoked, now_unix_ms);
+    }
+
+    /// Forgets revocations whose tokens have expired; call it now and then, such as once a minute.
+    pub fn forget(&mut self, now_unix_ms: i64) {
+        self.revocations.forget(now_unix_ms);
+    }
+
+    /// How many keys it holds.
+    pub fn keys(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// How many revocations it holds.
+    pub fn revocations(&self) -> usize {
+        self.revocations.len()
+    }
+
+    /// Verifies a token and gives what it says.
+    ///
+    /// Checked in this order: size, shape, key, algorithm, signature, claims, tenant, time, revocation. Nothing but the header is parsed before
+    /// the signature holds.
+    ///
+    /// # Errors
+    /// [`TokenError`], with a code.
+    ///
+    /// Source: RFC 7515 §5.2, RFC 7519 §7.2, RFC 8725.
+    pub fn verify(&self, token: &str, now_unix_ms: i64) -> Result<Claims, TokenError> {
+        if token.len() > TOKEN_BYTES_MAX {
+            return Err(TokenError::TooLong { len: token.len() });
+        }
+        let (message, signature) = token.rsplit_once('.').ok_or(TokenError::Malformed("it has no three parts"))?;
+        let (header, payload) = message.split_once('.').ok_or(TokenError::Malformed("it has no three parts"))?;
+
+        let header = URL_SAFE_NO_PAD.decode(header).or(Err(TokenError::Malformed("header is no base64url")))?;
+        let header: Header =
+            serde_json::from_slice(&header).or(Err(TokenError::Malformed("header is no JWT header with a kid")))?;
+        if header.crit.is_some() {
+            return Err(TokenError::Malformed("header has critical extensions"));
+        }
+        let key = self.keys.get(header.kid.as_str()).ok_or(TokenError::UnknownKey)?;
+        if header.alg != algorithm_name(key.algorithm) {
+            return Err(TokenError::Algorithm);
+        }
+        match jsonwebtoken::crypto::verify(signature, message.as_bytes(), &key.key, jwt_algorithm(key.algorithm)) {
+            Ok(true) => {}
+            // The only error here is a signature that is no base64url: the key was checked when it came.
+            Ok(false) | Err(_) => return Err(TokenError::Signature),
+        }
+
+        let payload = URL_SAFE_NO_PAD.decode(payload).or(Err(TokenError::Malformed("claims are no base64url")))?;
+        let (claims, not_before_ms) = Claims::from_json(&payload).map_err(TokenError::Claims)?;
+        if claims.tenant != key.tenant {
+            return Err(TokenError::ForeignTenant);
+        }
+        self.check_time(&claims, not_before_ms, now_unix_ms)?;
+        if self.revocations.refuses(&claims) {
+            return Err(TokenError::Revoked);
+        }
+        Ok(claims)
+    }
+
+    /// Whether a token that was verified before has been revoked since; for sessions that are open.
+    pub fn is_revoked(&self, claims: &Claims) -> bool {
+        self.revocations.refuses(claims)
+    }
+
+    fn check_time(&self, claims: &Claims, not_before_ms: Option<i64>, now_unix_ms: i64) -> Result<(), TokenError> {
+        let life_max_ms = millis(self.limits.life_max);
+        let life_ms = claims.expires_at_ms - claims.issued_at_ms;
+        if life_ms > life_max_ms {
+            return Err(TokenError::Claims(format!("life is {life_ms} ms, limit is {life_max_ms}")));
+        }
+        if claims.expires_at_ms <= now_unix_ms {
+            return Err(TokenError::Expired { ago_ms: now_unix_ms.saturating_sub(claims.expires_at_ms) });
+        }
+        let latest_ms = now_unix_ms.saturating_add(millis(self.limits.leeway));
+        if claims.issued_at_ms > latest_ms || not_before_ms.is_some_and(|not_before_ms| not_before_ms > latest_ms) {
+            return Err(TokenError::NotYet);
+        }
+        Ok(())
+    }
+}
+
+#[derive(Deserialize)]
+struct Header {
+    alg: String,
+    kid: String,
+    /// Present means: the token must be refused by who does not know the extensions. Source: RFC 7515 §4.1.11.
+    #[serde(default, deserialize_with = "present")]
+    crit: Option<()>,
+}
+
+/// `Some` for any value, even `null`.
+fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<()>, D::Error> {
+    serde::de::IgnoredAny::deserialize(deserializer).map(|_| Some(()))
+}
+
+fn decoding_key(algorithm: KeyAlgorithm, material: &[u8]) -> Result<DecodingKey, KeyError> {
+    match algorithm {
+        KeyAlgorithm::Hs256 => {
+            check_secret(material)?;
+            Ok(DecodingKey::from_secret(material))
+        }
+        KeyAlgorithm::Es256 => {
+            if material.len() != 65 || material[0] != 4 {
+                return Err(KeyError::Material("an ES256 key is an uncompressed point of 65 bytes"));
+            }
+            ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, material)
+                .or(Err(KeyError::Material("the point is not on P-256")))?;
+            Ok(DecodingKey::from_ec_der(material))
+        }
+        KeyAlgorithm::EdDsa => {
+            if material.len() != 32 {
+                return Err(KeyError::Material("an Ed25519 key has 32 bytes"));
+            }
+            ParsedPublicKey::new(&ED25519, material).or(Err(KeyError::Material("no Ed25519 public key")))?;
+            Ok(DecodingKey::from_ed_der(material))
+        }
+    }
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
