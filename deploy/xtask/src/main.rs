@@ -1,2 +1,89 @@
-//! Scaffold.
-fn main() {}
+//! Repository tasks. `cargo xtask test` is what CI runs: it installs what the tests need and runs all of them.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod check;
+mod conformance;
+mod fuzz;
+mod run;
+mod setup;
+mod tally;
+mod test;
+
+use run::Workspace;
+use tally::Tally;
+
+/// Repository tasks of Millrace.
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    after_help = "Examples:\n  cargo xtask test\n  cargo xtask fuzz --seconds 600 ws_frame\n  cargo xtask conformance"
+)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Installs what tests need, then runs every check and test, as CI does.
+    Test {
+        /// Seconds for each fuzz target in the smoke run.
+        #[arg(long, default_value_t = 5)]
+        fuzz_seconds: u32,
+    },
+    /// Installs what tests need: Debian packages, Python and npm packages, cargo-deny.
+    Setup,
+    /// fmt, clippy, deny.
+    Check,
+    /// Unit, property, integration and documentation tests.
+    Unit,
+    /// Clients and codecs that nobody here wrote, against the WebSocket echo server and a real node.
+    Conformance,
+    /// Runs fuzz targets; all of them unless named.
+    Fuzz {
+        /// Seconds for each target.
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+        /// Targets, by file name in protocol/fuzz/fuzz_targets.
+        targets: Vec<String>,
+    },
+    /// Writes the generated Cap'n Proto code and the golden vectors anew.
+    Generate,
+}
+
+fn main() -> ExitCode {
+    let workspace = Workspace::find();
+    let mut tally = Tally::default();
+    let outcome = match Cli::parse().task {
+        Task::Test { fuzz_seconds } => all(&workspace, &mut tally, fuzz_seconds),
+        Task::Setup => setup::everything(&workspace),
+        Task::Check => check::everything(&workspace, &mut tally),
+        Task::Unit => test::everything(&workspace, &mut tally),
+        Task::Conformance => conformance::everything(&workspace, &mut tally),
+        Task::Fuzz { seconds, targets } => fuzz::run(&workspace, &mut tally, seconds, &targets),
+        Task::Generate => test::generate(&workspace),
+    };
+    if let Err(error) = &outcome {
+        eprintln!("\nerror: {error:#}");
+    }
+    tally.print();
+    if outcome.is_ok() && tally.failed() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Every stage runs even if an earlier one failed: one run tells all that is wrong.
+fn all(workspace: &Workspace, tally: &mut Tally, fuzz_seconds: u32) -> anyhow::Result<()> {
+    setup::everything(workspace)?;
+    let stages = [
+        check::everything(workspace, tally),
+        test::everything(workspace, tally),
+        conformance::everything(workspace, tally),
+        fuzz::run(workspace, tally, fuzz_seconds, &[]),
+    ];
+    let errors: Vec<String> = stages.into_iter().filter_map(|stage| stage.err().map(|e| format!("{e:#}"))).collect();
+    anyhow::ensure!(errors.is_empty(), "{}", errors.join("; "));
+    Ok(())
+}
