@@ -12,6 +12,7 @@ pub mod client;
 pub mod code;
 pub mod id;
 pub mod node;
+pub mod ws;
 
 pub use code::Code;
 pub use id::{
