@@ -1,0 +1,27 @@
+//! Verification of access tokens, which the shell provides: keys and signatures are not a shard's business.
+
+use millrace_protocol::{Code, TenantId, UserId};
+
+/// Verifies access tokens with what is in memory, now.
+pub trait VerifyToken {
+    /// Whose token it is.
+    ///
+    /// # Errors
+    /// The code that the client is told: `BadToken`, `TokenExpired` or `TokenRevoked`.
+    fn verify(&self, token: &str, unix_ms: i64) -> Result<VerifiedToken, Code>;
+}
+
+/// What a good token says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerifiedToken {
+    /// The user's tenant.
+    pub tenant: TenantId,
+    /// Who.
+    pub user: UserId,
+    /// The token's own id (`jti`), by which it can be revoked.
+    pub id: String,
+    /// When it was issued; Unix time, ms.
+    pub issued_ms: i64,
+    /// When it ends; Unix time, ms.
+    pub expires_ms: i64,
+}
