@@ -2,13 +2,40 @@
 //!
 //! The schema says what each field means; these types add what must hold.
 
+mod decode;
+mod encode;
+#[cfg(test)]
+mod tests;
+
+pub use self::decode::{decode_client, decode_server};
+pub use self::encode::{encode_client, encode_server};
 use crate::code::Code;
+pub use crate::error::FrameError;
 use crate::id::{ChannelId, Epoch, Offset, Position, Producer, ProducerSequence, SessionId};
 
 /// The protocol version that this crate speaks.
 pub const VERSION: u16 = 1;
 /// WebSocket sub-protocol: the name carries the major version.
 pub const SUBPROTOCOL: &str = "millrace.v1";
+
+/// Largest frame from a client, in bytes: a hello with [`SUBSCRIPTIONS_CAP`] of the longest names fits.
+pub const CLIENT_FRAME_BYTES_MAX: usize = 256 << 10;
+/// Largest frame from a node, in bytes: a page of [`PAGE_MESSAGES_MAX`] messages whose bodies keep [`PAGE_BODY_BYTES_MAX`] fits.
+pub const SERVER_FRAME_BYTES_MAX: usize = 1 << 20;
+/// Hard cap of a message's body, in bytes; a node's own limit is at most this.
+pub const PAYLOAD_BYTES_CAP: usize = 64 << 10;
+/// Hard cap of subscriptions of one session, and so of those in a hello.
+pub const SUBSCRIPTIONS_CAP: usize = 1_000;
+/// Most messages of a history page.
+pub const PAGE_MESSAGES_MAX: usize = 1_000;
+/// A node ends a page before its bodies come to more than this, in bytes.
+pub const PAGE_BODY_BYTES_MAX: usize = 512 << 10;
+/// Longest access token, in bytes.
+pub const TOKEN_BYTES_MAX: usize = 8 << 10;
+/// Longest agent of a hello, in bytes.
+pub const AGENT_BYTES_MAX: usize = 128;
+/// Most endpoints of a go-away.
+pub const ENDPOINTS_MAX: usize = 16;
 
 /// A frame from a client. `request` is echoed in the reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,7 +78,7 @@ pub struct Hello<'a> {
     pub token: &'a str,
     /// Name and version of the SDK.
     pub agent: &'a str,
-    /// Resumes and subscriptions at once..
+    /// Resumes and subscriptions at once.
     pub subscriptions: Vec<Subscribe<'a>>,
 }
 

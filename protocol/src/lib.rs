@@ -10,11 +10,15 @@
 
 pub mod client;
 pub mod code;
+mod error;
+mod generated;
 pub mod id;
 pub mod node;
+mod segment;
 pub mod ws;
 
 pub use code::Code;
+pub use error::FrameError;
 pub use id::{
     ChannelId, ChannelName, Epoch, Offset, Position, Producer, ProducerSequence, SessionId, TenantId, Term, UserId,
 };

@@ -6,6 +6,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+mod decode;
+mod encode;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+pub use self::decode::decode;
+pub use self::encode::{encode, encode_delimited, encoded_bytes_max, message_bytes_max};
+pub use self::stream::FrameReader;
 pub use crate::client::{HistoryClass, HistoryRange};
 use crate::code::{Code, Refusal};
 use crate::id::{ChannelId, ChannelName, Epoch, Offset, Position, Producer, ProducerSequence, TenantId, Term, UserId};
@@ -14,6 +23,8 @@ use crate::id::{ChannelId, ChannelName, Epoch, Offset, Position, Producer, Produ
 pub const VERSION: u16 = 1;
 /// Largest frame on the link, in bytes: a whole history page or a turn's appends fit.
 pub const FRAME_BYTES_MAX: usize = 8 << 20;
+/// Most items of any list in a frame.
+pub const LIST_ITEMS_MAX: usize = 65_536;
 
 /// A frame of the control link.
 #[derive(Debug, Clone, PartialEq)]
