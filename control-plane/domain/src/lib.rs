@@ -1,1 +1,26 @@
-//! Scaffold.
+//! The rules of the control plane: what is a valid name, text or key, who may do what in which channel, and what follows from it.
+//!
+//! Pure: the caller reads and writes the store, keeps the time and draws the random numbers.
+#![forbid(unsafe_code)]
+
+mod access;
+mod channel;
+mod credential;
+mod member;
+mod rate;
+mod rule;
+mod tenant;
+mod text;
+pub mod word;
+
+pub use access::{can_publish, grant, no_access, readable};
+pub use channel::{Channel, ChannelDraft, ChannelPatch, INITIAL_MEMBERS_MAX, NewChannel, dm_name};
+pub use credential::{Bearer, BearerError, KeyText, RefreshText};
+pub use member::{Actor, Departure, MemberChange, Membership};
+pub use rate::{Admission, Bucket, Rate};
+pub use rule::RuleError;
+pub use tenant::{ApiKey, SigningKey, Tenant, TenantName, TenantNameError, User};
+pub use text::{DISPLAY_NAME_BYTES_MAX, DisplayName, METADATA_BYTES_MAX, Metadata, TextError};
+
+/// Most entries of a page of members, channels, users or keys.
+pub const PAGE_MAX: u32 = 100;
