@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod access;
+pub mod append;
 mod channel;
 mod credential;
 mod member;
