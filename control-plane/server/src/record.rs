@@ -4,4 +4,7 @@
 //! A value is one version byte and a payload. A record that expires has the Unix time in ms of its end in the eight bytes
 //! after the version, so that the sweep need not know what it sweeps.
 
+pub(crate) mod head;
 pub(crate) mod key;
+pub(crate) mod message;
+pub(crate) mod producer;

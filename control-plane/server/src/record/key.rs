@@ -16,7 +16,10 @@
 //! | `c` | hash, tenant (4), name | channel's number |
 //! | `A` | hash, channel (8), user | membership |
 //! | `B` | hash, tenant (4), user with length, channel (8) | empty: the channels of a user |
-//! | `M` | hash, channel (8), kind (1), … | head, messages and producers of a channel |
+//! | `M` | hash, channel (8), 0 | head of a channel |
+//! | `M` | hash, channel (8), 1, offset (8) | message |
+//! | `M` | hash, channel (8), 2, producer (8), user | producer |
+//! | `L` | no hash: there is one | term of the newest link |
 //! | `F` | hash, refresh token id | refresh token |
 //! | `f` | hash, tenant (4), user with length, refresh token id | empty: the refresh tokens of a user |
 //! | `Z` | hash, tenant (4), kind (1), token id or user | revocation |
@@ -25,7 +28,7 @@
 //! | `x` | shard (2) | first hour that is not swept yet |
 
 use bytes::{BufMut, Bytes, BytesMut};
-use millrace_protocol::id::{ChannelId, ChannelName, TenantId, UserId};
+use millrace_protocol::id::{ChannelId, ChannelName, Offset, Producer, TenantId, UserId};
 use millrace_store::KeyRange;
 
 /// Shards of the expiry index: neighbours in time land in different places, yet a sweep visits few.
@@ -208,6 +211,48 @@ pub(crate) fn channels_of_user(tenant: TenantId, user: &UserId) -> KeyRange {
     Key::of_user(b'B', tenant, user).range()
 }
 
+/// The head of a channel.
+pub(crate) fn head(channel: ChannelId) -> Bytes {
+    Key::of_channel(b'M', channel).byte(0).done()
+}
+
+/// A message.
+pub(crate) fn message(channel: ChannelId, offset: Offset) -> Bytes {
+    Key::of_channel(b'M', channel).byte(1).long(offset.get()).done()
+}
+
+/// The messages from one offset up to but without another.
+pub(crate) fn messages(channel: ChannelId, from: Offset, to: Offset) -> KeyRange {
+    KeyRange { start: message(channel, from), end: message(channel, to) }
+}
+
+/// The last eight bytes of a key: a message's offset.
+pub(crate) fn offset_at_end(key: &[u8]) -> Option<Offset> {
+    Offset::new(u64::from_be_bytes(*key.last_chunk::<8>()?))
+}
+
+/// A producer on a channel.
+pub(crate) fn producer(channel: ChannelId, user: &UserId, producer: Producer) -> Bytes {
+    Key::of_channel(b'M', channel).byte(2).long(producer.get()).tail(user.as_str().as_bytes()).done()
+}
+
+/// All producers on a channel.
+pub(crate) fn producers_of(channel: ChannelId) -> KeyRange {
+    Key::of_channel(b'M', channel).byte(2).range()
+}
+
+/// Which producer a key of [`producers_of`] names; `None` for a key of another shape.
+pub(crate) fn producer_in(range: &KeyRange, key: &[u8]) -> Option<(UserId, Producer)> {
+    let (producer, user) = key.strip_prefix(&range.start[..])?.split_first_chunk::<8>()?;
+    let user = UserId::new(std::str::from_utf8(user).ok()?).ok()?;
+    Some((user, Producer::new(u64::from_be_bytes(*producer))?))
+}
+
+/// The term of the newest link.
+pub(crate) fn link_term() -> Bytes {
+    Key::bare(b'L').done()
+}
+
 /// A refresh token.
 pub(crate) fn refresh_token(id: &str) -> Bytes {
     Key::of(b'F', &[id.as_bytes()]).tail(id.as_bytes()).done()
@@ -314,6 +359,28 @@ mod tests {
     }
 
     #[test]
+    fn the_parts_of_a_channel_lie_apart() {
+        let channels = [1, 2, u64::MAX].map(|number| ChannelId::new(number).unwrap());
+        let offsets = [1, 2, u64::MAX].map(|number| Offset::new(number).unwrap());
+        let run = Producer::new(u64::MAX).unwrap();
+        let ann = user_id("ann");
+        for channel in channels {
+            let producers = producers_of(channel);
+            for other in channels {
+                assert_eq!(inside(&producers, &producer(other, &ann, run)), channel == other);
+                assert!(!inside(&producers, &message(other, offsets[2])) && !inside(&producers, &head(other)));
+                let messages = messages(channel, offsets[0], offsets[2]);
+                let found = offsets.map(|offset| inside(&messages, &message(other, offset)));
+                assert_eq!(found, [channel == other, channel == other, false]);
+                assert!(!inside(&messages, &head(other)) && !inside(&messages, &producer(other, &ann, run)));
+            }
+            assert_eq!(producer_in(&producers, &producer(channel, &ann, run)), Some((ann.clone(), run)));
+            assert_eq!(producer_in(&producers, &head(channel)), None);
+        }
+        assert_eq!(offset_at_end(&message(channels[0], offsets[2])), Some(offsets[2]));
+    }
+
+    #[test]
     fn keys_keep_their_bytes() {
         let check = |key: Bytes, expect: &str| {
             let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -324,6 +391,7 @@ mod tests {
         check(user(tenant_id, &user_id("ann")), "55b8c900000003616e6e");
         check(channel(ChannelId::new(258).unwrap()), "438dfc0000000000000102");
         check(expiry(9, b"Kx"), "580008000000094b78");
+        check(message(ChannelId::new(258).unwrap(), Offset::FIRST), "4d8dfc0000000000000102010000000000000001");
     }
 
     #[test]
