@@ -6,6 +6,8 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use crate::StoreStats;
+
 /// A boxed future: the trait is used as `dyn`, so that a deployment chooses its engine at start.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -15,17 +17,21 @@ pub const KEY_BYTES_MAX: usize = 1024;
 pub const VALUE_BYTES_MAX: usize = 256 << 10;
 /// Most bytes that one transaction may write, keys and values together.
 pub const TRANSACTION_BYTES_MAX: usize = 1 << 20;
+/// Most distinct keys that one transaction may read with [`Transaction::get`]: each one is validated at commit.
+pub const TRANSACTION_READS_MAX: usize = 4096;
 /// Most rows that one scan returns.
 pub const SCAN_ROWS_MAX: u32 = 4096;
+/// Most bytes that one scan returns, keys and values together; more is [`StoreError::TooLarge`], never a shorter page.
+pub const SCAN_BYTES_MAX: usize = 16 << 20;
 
 /// Why a store could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
     /// The caller's mistake: a key, value, transaction or scan over its limit.
-    #[error("{what} is {size}, limit is {max}")]
+    #[error("{what}: {size}, limit is {max}")]
     TooLarge {
-        /// What is too large.
+        /// What is too large, with its unit.
         what: &'static str,
         /// How large it is.
         size: usize,
@@ -38,6 +44,9 @@ pub enum StoreError {
     /// The store is closed or out of reach; the caller may retry with back-off.
     #[error("the store is unavailable: {0}")]
     Unavailable(String),
+    /// The store cannot be opened as it is configured. Needs a person.
+    #[error("the store is misconfigured: {0}")]
+    Config(String),
     /// What is on disk cannot be trusted. Needs a person.
     #[error("the store is damaged: {0}")]
     Damaged(String),
@@ -106,6 +115,9 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError::Engine`] if the last writes could not be made durable.
     fn close(&self) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// What the store has done since it was opened, for metrics. Cheap: it reads counters.
+    fn stats(&self) -> StoreStats;
 }
 
 /// Reads see the snapshot and this transaction's own writes; writes wait for the commit. Dropping it rolls back.
