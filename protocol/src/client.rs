@@ -31,7 +31,7 @@ pub const PAGE_MESSAGES_MAX: usize = 1_000;
 /// A node ends a page before its bodies come to more than this, in bytes.
 pub const PAGE_BODY_BYTES_MAX: usize = 512 << 10;
 /// Longest access token, in bytes.
-pub const TOKEN_BYTES_MAX: usize = 8 << 10;
+pub const TOKEN_BYTES_MAX: usize = 4 << 10;
 /// Longest agent of a hello, in bytes.
 pub const AGENT_BYTES_MAX: usize = 128;
 /// Most endpoints of a go-away.

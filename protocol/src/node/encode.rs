@@ -13,8 +13,8 @@ use crate::segment::{count, data_words, frame_bytes, text_words, write};
 /// More words than the structs of any frame take, its lists, texts and bodies aside.
 const FIXED_WORDS: usize = 24;
 
-/// Most bytes that the frame can take, without the length before it. Never less than it does take, and at most a few
-/// hundred bytes more: what a sender counts to keep within [`FRAME_BYTES_MAX`].
+/// Most bytes that the frame can take, without the length before it. Never less than it does take, and at most 192 bytes
+/// more: what a sender counts to keep within [`FRAME_BYTES_MAX`].
 pub fn encoded_bytes_max(frame: &NodeFrame) -> usize {
     frame_bytes(words_max(&frame.body))
 }
