@@ -1,1 +1,26 @@
-//! Scaffold.
+//! The data node's shell: sockets, threads, rings, clocks, metrics and the control link around the pure
+//! [core](millrace_core).
+//!
+//! One thread for each shard, pinned, with everything it owns: a listener on the shared port, connections, an epoll set that
+//! monoio waits for, and a core that decides. One more thread, the backplane, carries frames to and from the control plane
+//! and serves the admin port. Threads share nothing but bounded rings.
+//!
+//! In reading order: [`Config`]; [`start`] and [`DataNode`]; then `shard` (the loop), `listener`, `poller`, `ring`, `keys`
+//! (a shard's surroundings); `backplane` (router and link); `admin`, `report` (what operators see); `machine`.
+#![forbid(unsafe_code)]
+
+mod admin;
+mod backplane;
+mod config;
+mod keys;
+mod listener;
+mod machine;
+mod node;
+mod poller;
+mod report;
+mod ring;
+mod shard;
+
+pub use backplane::{Dial, LinkTarget};
+pub use config::{Config, Pinning, StartError, TurnLimits};
+pub use node::{DataNode, LinkConfig, start};

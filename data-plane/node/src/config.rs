@@ -1,0 +1,221 @@
+//! What a data node is told at start, and why it may refuse to start.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroU16;
+use std::time::Duration;
+
+use millrace_core::ConfigError;
+use millrace_token::KeyRingLimits;
+
+/// A data node's addresses, limits and times. Plain: whoever reads files and flags fills it in.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where clients connect. Default 127.0.0.1:7400. Port 0 lets the system choose; all shards share the port.
+    pub client_address: SocketAddr,
+    /// Metrics and health, in clear and without a login: not for the open internet. Default 127.0.0.1:7401.
+    pub admin_address: SocketAddr,
+    /// URLs under which clients reach this node, told to the control plane. Default none: the one they came by.
+    pub endpoints: Vec<String>,
+    /// Shards, one thread each, at most 256. Default `None`: one for each processor that this process may use.
+    pub shards: Option<NonZeroU16>,
+    /// Whether each shard stays on one processor. Default [`Pinning::Pinned`].
+    pub pinning: Pinning,
+    /// Most client connections of the node; the one above it is answered with 503. Default `None`: the limit of open
+    /// descriptors less an eighth (64 to 1,024) for everything else. One descriptor and about 5 KiB of kernel memory each.
+    pub connections_max: Option<u32>,
+    /// How long a connection that was told why it ends may take to read that. Default 5 s.
+    pub linger: Duration,
+    /// Places of each ring between two threads, at least 16. Default 1,024. There are `shards` times `shards + 1` rings, of
+    /// up to 256 bytes for each place.
+    pub ring_slots: usize,
+    /// What a shard takes in before it acts on it. More joins more output to one write, at the price of latency.
+    pub turn: TurnLimits,
+    /// Limits of the keys and revocations that every shard holds.
+    pub keys: KeyRingLimits,
+    /// Limits and times of what a shard decides; with the node's name.
+    pub core: millrace_core::Config,
+}
+
+/// Whether a shard stays on one processor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pinning {
+    /// One processor for each shard, while there are enough.
+    Pinned,
+    /// Wherever the system puts it; for processors that are shared with others.
+    Floating,
+}
+
+/// What a shard takes in before it acts on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TurnLimits {
+    /// Ready descriptors. Default 256.
+    pub events_max: usize,
+    /// Bytes read from clients; a single read of up to 64 KiB may go over. Default 256 KiB.
+    pub read_bytes_max: usize,
+    /// Items from each ring. Default 256.
+    pub ring_items_max: usize,
+    /// Connections accepted. Default 64.
+    pub accepts_max: usize,
+}
+
+impl Default for TurnLimits {
+    fn default() -> Self {
+        Self { events_max: 256, read_bytes_max: 256 << 10, ring_items_max: 256, accepts_max: 64 }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            client_address: (Ipv4Addr::LOCALHOST, 7400).into(),
+            admin_address: (Ipv4Addr::LOCALHOST, 7401).into(),
+            endpoints: Vec::new(),
+            shards: None,
+            pinning: Pinning::Pinned,
+            connections_max: None,
+            linger: Duration::from_secs(5),
+            ring_slots: 1024,
+            turn: TurnLimits::default(),
+            keys: KeyRingLimits::default(),
+            core: millrace_core::Config::default(),
+        }
+    }
+}
+
+/// Why a data node did not start. Each says what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The operator's: somebody else listens there.
+    #[error("{what} address {address} is in use: stop what listens there, or choose another address or port")]
+    AddressInUse {
+        /// `client` or `admin`.
+        what: &'static str,
+        /// Which address.
+        address: SocketAddr,
+    },
+    /// The operator's: the address cannot be listened on.
+    #[error(
+        "cannot listen on {what} address {address}: choose one of this machine, and a port above 1023 unless privileged"
+    )]
+    Bind {
+        /// `client` or `admin`.
+        what: &'static str,
+        /// Which address.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The machine's: too few descriptors.
+    #[error(
+        "{needed} open descriptors are needed and the hard limit is {limit}: raise it (`ulimit -Hn`, LimitNOFILE= in a \
+         systemd unit), or set connections_max lower"
+    )]
+    Descriptors {
+        /// What is needed.
+        needed: u64,
+        /// What there is.
+        limit: u64,
+    },
+    /// The operator's: a limit that cannot hold.
+    #[error("limits are at odds")]
+    Limits(#[from] ConfigError),
+    /// The machine's: no thread, ring or event queue could be had.
+    #[error("{what} could not be set up; is the machine out of memory, threads or descriptors?")]
+    Setup {
+        /// What was asked for.
+        what: &'static str,
+        /// The system's answer.
+        source: io::Error,
+    },
+}
+
+/// Fewest connections with which a node starts.
+const CONNECTIONS_MIN: u64 = 16;
+const SHARDS_MAX: u16 = 256;
+const RING_SLOTS_MIN: usize = 16;
+
+/// Descriptors that connections must leave to everything else in the process: stores, links, logs, rings.
+fn descriptors_reserved(limit: u64, shards: u16) -> u64 {
+    (limit / 8).clamp(64, 1024) + 8 * u64::from(shards)
+}
+
+impl Config {
+    /// Checks what can be checked without touching the machine.
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        self.core.check()?;
+        let fail = |field, value: usize, must| Err(ConfigError { field, value: value as u64, must });
+        if self.ring_slots < RING_SLOTS_MIN {
+            return fail("ring_slots", self.ring_slots, "at least 16");
+        }
+        if let Some(shards) = self.shards
+            && shards.get() > SHARDS_MAX
+        {
+            return fail("shards", shards.get().into(), "at most 256");
+        }
+        let turn = self.turn;
+        if turn.events_max.min(turn.read_bytes_max).min(turn.ring_items_max).min(turn.accepts_max) == 0 {
+            return fail("turn", 0, "at least 1 in each field");
+        }
+        if self.connections_max == Some(0) {
+            return fail("connections_max", 0, "at least 1");
+        }
+        Ok(())
+    }
+
+    /// How many shards, given the processors that this process may use.
+    pub(crate) fn shard_count(&self, processors: usize) -> u16 {
+        let automatic = u16::try_from(processors.max(1)).unwrap_or(SHARDS_MAX).min(SHARDS_MAX);
+        self.shards.map_or(automatic, NonZeroU16::get)
+    }
+
+    /// How many connections, given the limit of open descriptors.
+    pub(crate) fn connection_limit(&self, descriptors: Option<u64>, shards: u16) -> Result<u32, StartError> {
+        let Some(limit) = descriptors else { return Ok(self.connections_max.unwrap_or(u32::MAX)) };
+        let room = limit.saturating_sub(descriptors_reserved(limit, shards));
+        let wanted = self.connections_max.map_or(CONNECTIONS_MIN, u64::from);
+        if wanted > room {
+            return Err(StartError::Descriptors { needed: wanted + (limit - room), limit });
+        }
+        Ok(self.connections_max.unwrap_or_else(|| u32::try_from(room).unwrap_or(u32::MAX)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_leave_descriptors_for_the_rest() {
+        let check = |connections_max: Option<u32>, descriptors: Option<u64>, expect: Result<u32, u64>| {
+            let config = Config { connections_max, ..Config::default() };
+            let limit = config.connection_limit(descriptors, 2).map_err(|error| match error {
+                StartError::Descriptors { needed, .. } => needed,
+                other => panic!("{other}"),
+            });
+            assert_eq!(limit, expect, "{connections_max:?} of {descriptors:?}");
+        };
+        check(None, Some(20_000), Ok(20_000 - 1024 - 16));
+        check(None, Some(1024), Ok(1024 - 128 - 16));
+        check(Some(100), Some(1024), Ok(100));
+        check(Some(1000), Some(1024), Err(1000 + 128 + 16));
+        check(None, Some(64), Err(16 + 64));
+        check(None, None, Ok(u32::MAX));
+    }
+
+    #[test]
+    fn limits_that_cannot_hold_are_named() {
+        let check = |change: fn(&mut Config), field: &str| {
+            let mut config = Config::default();
+            change(&mut config);
+            assert_eq!(config.check().map_err(|error| error.field), Err(field));
+        };
+        assert_eq!(Config::default().check(), Ok(()));
+        check(|config| config.ring_slots = 1, "ring_slots");
+        check(|config| config.shards = NonZeroU16::new(257), "shards");
+        check(|config| config.turn.accepts_max = 0, "turn");
+        check(|config| config.connections_max = Some(0), "connections_max");
+        check(|config| config.core.heartbeat = Duration::ZERO, "heartbeat");
+    }
+}

@@ -1,0 +1,178 @@
+//! Starting and stopping a data node.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::sync::mpsc::sync_channel;
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+
+use millrace_core::ShardIndex;
+use tokio::sync::mpsc;
+
+use crate::backplane::{self, Command, Identity, LinkTarget, Surroundings};
+use crate::config::{Config, Pinning, StartError};
+use crate::{admin, listener, machine, ring, shard};
+
+/// Requests for a report that wait; more wait in their connections.
+const REPORTS_MAX: usize = 16;
+
+/// How the node reaches the control plane.
+#[derive(Clone)]
+pub struct LinkConfig {
+    /// Where it is.
+    pub target: LinkTarget,
+    /// The cluster secret: the node proves that it knows it, and never sends it.
+    pub secret: Vec<u8>,
+}
+
+impl std::fmt::Debug for LinkConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LinkConfig").field("target", &self.target).finish_non_exhaustive()
+    }
+}
+
+/// A running data node. Dropping it stops the node at once, without a word to clients, and does not wait.
+#[derive(Debug)]
+pub struct DataNode {
+    /// Where clients connect: `ws://{client_address}/v1/connect`.
+    pub client_address: SocketAddr,
+    /// Where metrics and health are.
+    pub admin_address: SocketAddr,
+    commands: mpsc::Sender<Command>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// Starts a data node and returns when it takes clients. The control link is opened in the background and again whenever it
+/// ends; until it is up, clients are held or told to try again.
+///
+/// A thread of the node that panics or cannot go on ends the whole process, with the reason in the log: half a node would
+/// keep the slots of the other half from everybody.
+///
+/// # Errors
+/// [`StartError`] says what to do about it.
+pub fn start(config: Config, link: LinkConfig) -> Result<DataNode, StartError> {
+    config.check()?;
+    let processors = machine::processors();
+    let shards = config.shard_count(processors.len());
+    let connections_max = config.connection_limit(machine::raise_descriptor_limit(), shards)?;
+    let listeners =
+        listener::bind(config.client_address, shards.into()).map_err(bind_error("client", config.client_address))?;
+    let (admin, admin_address) = bind_admin(config.admin_address)?;
+    let client_address = listeners[0].local_addr().map_err(setup_error("client listener"))?;
+    let (shard_rings, rings) =
+        ring::mesh(shards.into(), config.ring_slots).map_err(setup_error("rings between threads"))?;
+
+    let connections = Arc::new(AtomicU32::new(0));
+    let (commands, from_owner) = mpsc::channel(1);
+    let mut threads = Vec::with_capacity(usize::from(shards) + 1);
+    for (index, (listener, rings)) in (0..shards).zip(listeners.into_iter().zip(shard_rings)) {
+        let processor = match config.pinning {
+            // Two shards on one processor would only wait for each other.
+            Pinning::Pinned => processors.get(usize::from(index)).copied(),
+            Pinning::Floating => None,
+        };
+        let setup = shard::Setup {
+            index: ShardIndex(index),
+            shards,
+            processor,
+            listener,
+            rings,
+            core: config.core.clone(),
+            keys: config.keys.clone(),
+            turn: config.turn,
+            linger: config.linger,
+            seed: seed()?,
+            connections: Arc::clone(&connections),
+            connections_max,
+        };
+        let (ready, started) = sync_channel(1);
+        threads.push(spawn(format!("shard-{index}"), move || shard::run(setup, &ready))?);
+        let lost = || Err(io::Error::other("the thread ended"));
+        started.recv().unwrap_or_else(|_| lost()).map_err(setup_error("shard"))?;
+    }
+
+    let (report_requests, reports) = mpsc::channel(REPORTS_MAX);
+    let identity =
+        Identity { node: config.core.node.clone(), endpoints: config.endpoints.clone(), secret: link.secret };
+    let surroundings = Surroundings {
+        node: config.core.node,
+        endpoints: config.endpoints,
+        connections,
+        connections_max,
+        linger: config.linger,
+        commands: from_owner,
+        reports,
+    };
+    threads.push(spawn("backplane".into(), move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async move {
+            let admin = tokio::net::TcpListener::from_std(admin)?;
+            let admin = tokio::spawn(admin::serve(admin, report_requests));
+            let ended = backplane::run(rings, link.target, identity, surroundings).await;
+            admin.abort();
+            ended
+        })
+    })?);
+    tracing::info!(clients = %client_address, admin = %admin_address, shards, connections_max, "data node runs");
+    Ok(DataNode { client_address, admin_address, commands, threads })
+}
+
+impl DataNode {
+    /// Begins a clean stop: no new clients; those that are here are told to come back, spread over `grace`, elsewhere or when
+    /// the node is back; what was delivered is stored and every home is given back. Returns at once; [`DataNode::join`]
+    /// waits for the end, which comes at most 5 s and the linger time after `grace`. A second call changes nothing.
+    pub fn drain(&self, grace: Duration) {
+        // Full means that a stop has been asked for already, closed that it is over.
+        let _ = self.commands.try_send(Command::Drain(grace));
+    }
+
+    /// Waits until the node has stopped. Nothing stops it but [`DataNode::drain`].
+    pub fn join(mut self) {
+        for thread in std::mem::take(&mut self.threads) {
+            // A panic has ended the process already.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn bind_admin(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let listener = TcpListener::bind(address).map_err(bind_error("admin", address))?;
+    listener.set_nonblocking(true).map_err(setup_error("admin listener"))?;
+    let bound = listener.local_addr().map_err(setup_error("admin listener"))?;
+    Ok((listener, bound))
+}
+
+fn bind_error(what: &'static str, address: SocketAddr) -> impl FnOnce(io::Error) -> StartError {
+    move |source| match source.kind() {
+        io::ErrorKind::AddrInUse => StartError::AddressInUse { what, address },
+        _ => StartError::Bind { what, address, source },
+    }
+}
+
+fn setup_error(what: &'static str) -> impl FnOnce(io::Error) -> StartError {
+    move |source| StartError::Setup { what, source }
+}
+
+fn seed() -> Result<u64, StartError> {
+    let mut seed = [0; 8];
+    aws_lc_rs::rand::fill(&mut seed).map_err(io::Error::other).map_err(setup_error("source of randomness"))?;
+    Ok(u64::from_ne_bytes(seed))
+}
+
+/// A thread of the node. If it ends in any way but the planned one, so does the process.
+fn spawn(name: String, body: impl FnOnce() -> io::Result<()> + Send + 'static) -> Result<JoinHandle<()>, StartError> {
+    let thread = name.clone();
+    let guarded = move || {
+        match catch_unwind(AssertUnwindSafe(body)) {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => tracing::error!(thread, %error, "a thread of the node cannot go on, the process ends"),
+            // The panic hook has said where and why.
+            Err(_) => tracing::error!(thread, "a thread of the node panicked, the process ends"),
+        }
+        std::process::abort();
+    };
+    Builder::new().name(name).spawn(guarded).map_err(setup_error("thread"))
+}

@@ -1,0 +1,322 @@
+//! What a node tells about itself: each shard's numbers, taken between two turns, and how they are shown.
+
+use prometheus::{Encoder, GaugeVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
+use serde_json::json;
+
+use crate::machine::Usage;
+
+/// Defines counters and gauges of a shard's shell, with their help texts. What ends in `_total` only ever rises.
+macro_rules! shell_stats {
+    ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
+        /// What a shard's shell counts, beside what its core counts.
+        #[derive(Debug, Clone, Default, PartialEq, Eq)]
+        pub(crate) struct ShellStats {
+            $($(#[doc = $doc])+ pub(crate) $name: u64,)+
+        }
+
+        impl ShellStats {
+            fn rows(&self) -> Vec<Row> {
+                vec![$(Row { name: stringify!($name), help: concat!($($doc),+), value: self.$name },)+]
+            }
+        }
+    };
+}
+
+shell_stats! {
+    /// Turns taken.
+    turns_total,
+    /// Connections accepted.
+    connections_accepted_total,
+    /// Connections answered with 503 because the node had as many as it may have.
+    connections_refused_full_total,
+    /// Connections ended because the shard had as many sessions as it may have.
+    connections_refused_busy_total,
+    /// Times accepting paused because no descriptor or memory was left.
+    accept_pauses_total,
+    /// Requests upgraded to WebSocket.
+    upgrades_total,
+    /// Requests refused before they became a WebSocket.
+    http_refused_total,
+    /// WebSocket connections ended because the peer broke the framing or a size limit.
+    ws_errors_total,
+    /// WebSocket connections ended because of a text message.
+    text_messages_total,
+    /// WebSocket pings answered.
+    ws_pings_total,
+    /// WebSocket pings not answered because the peer read none of the answers.
+    ws_pings_dropped_total,
+    /// Bytes read from clients.
+    read_bytes_total,
+    /// Writes to clients, one system call each.
+    writes_total,
+    /// Bytes written to clients.
+    written_bytes_total,
+    /// Writes that did not take everything.
+    short_writes_total,
+    /// Connections reset because the peer did not read why it was closed.
+    resets_total,
+    /// Times another shard's ring was full.
+    ring_full_total,
+    /// Connections that were told why they end and have not gone yet.
+    parting,
+    /// Frames for the control plane that wait for room in the ring.
+    control_backlog,
+}
+
+/// One shard's numbers.
+#[derive(Debug, Clone)]
+pub(crate) struct ShardReport {
+    /// `io_uring` or `epoll`: what the shard waits with.
+    pub(crate) driver: &'static str,
+    /// The processor it is pinned to.
+    pub(crate) processor: Option<usize>,
+    pub(crate) core: millrace_core::Stats,
+    pub(crate) shell: ShellStats,
+}
+
+/// A node's state and numbers, at one time.
+#[derive(Debug, Clone)]
+pub(crate) struct NodeReport {
+    pub(crate) node: String,
+    /// The control link's term, if it is up.
+    pub(crate) term: Option<u64>,
+    pub(crate) draining: bool,
+    pub(crate) connections: u64,
+    pub(crate) connections_max: u64,
+    /// By index; `None` for a shard that did not answer in time.
+    pub(crate) shards: Vec<Option<ShardReport>>,
+    pub(crate) usage: Usage,
+}
+
+struct Row {
+    name: &'static str,
+    help: &'static str,
+    value: u64,
+}
+
+/// The core's numbers. Their documentation is the help text's longer form.
+fn core_rows(stats: &millrace_core::Stats) -> Vec<Row> {
+    macro_rules! rows {
+        ($($name:ident: $help:literal,)+) => {
+            vec![$(Row { name: stringify!($name), help: $help, value: stats.$name },)+]
+        };
+    }
+    rows! {
+        sessions_opened_total: "Sessions accepted.",
+        sessions_closed_total: "Sessions ended, for whatever reason.",
+        slow_consumers_total: "Sessions ended because they read too slowly.",
+        heartbeat_timeouts_total: "Sessions ended because nothing was heard of them.",
+        handshake_timeouts_total: "Connections without a hello in time.",
+        token_ends_total: "Sessions ended because their token expired or was revoked.",
+        frames_in_total: "Frames from clients.",
+        bad_frames_total: "Frames from clients that could not be decoded.",
+        publishes_total: "Publishes from sessions that reached a home's shard.",
+        messages_accepted_total: "Messages accepted by homes of this shard.",
+        duplicates_total: "Publishes that had been accepted before.",
+        refused_total: "Requests refused, for whatever reason.",
+        rate_limited_total: "Requests refused because the session asked too often.",
+        busy_total: "Requests refused because a bound of this shard was reached.",
+        deliveries_total: "Messages put into the queues of sessions.",
+        outbound_bytes_total: "Bytes put into the queues of sessions.",
+        skipped_total: "Messages dropped for a slow session under the policy skip.",
+        ephemeral_dropped_total: "Messages without history dropped because a shard was too busy.",
+        fallbacks_total: "Live subscriptions put back to replaying because their queue was full in a burst.",
+        lagged_total: "Times a shard's interest in a channel was dropped because its ring was full.",
+        resumes_total: "Subscriptions that asked to resume.",
+        resumes_refused_total: "Resumes refused: the client reloads.",
+        replay_bytes_total: "Bytes sent again to subscriptions that resume.",
+        pages_from_window_total: "Pages of history answered from memory.",
+        pages_from_store_total: "Pages of history read from the store.",
+        appends_total: "Appends sent to the control plane.",
+        appends_failed_total: "Appends whose outcome was not known, or refused.",
+        homes_opened_total: "Homes opened.",
+        homes_fenced_total: "Homes that another node took.",
+        grants_cached_total: "Grants found in memory.",
+        grants_asked_total: "Grants asked of the control plane.",
+        hops_out_total: "Hops to other shards.",
+        sessions: "Connections now, in whatever state.",
+        subscriptions: "Subscriptions now, in whatever state.",
+        homes: "Homes in memory now.",
+        channels: "Channels that sessions of this shard use now.",
+        queued_bytes: "Bytes in the queues of all sessions now.",
+        grants: "Grants in memory now.",
+    }
+}
+
+/// Every metric's name begins with this.
+const PREFIX: &str = "millrace_data_";
+
+impl NodeReport {
+    /// All numbers in the text format of Prometheus, each with its shard: whoever scrapes adds them up.
+    ///
+    /// # Errors
+    /// From the encoder; only a bug brings one.
+    pub(crate) fn metrics(&self) -> Result<String, prometheus::Error> {
+        let registry = Registry::new();
+        for (index, shard) in self.shards.iter().enumerate() {
+            let label = index.to_string();
+            let Some(shard) = shard else { continue };
+            for row in core_rows(&shard.core).into_iter().chain(shard.shell.rows()) {
+                row.register(&registry, &label)?;
+            }
+        }
+        let answering = self.shards.iter().flatten().count() as u64;
+        for (name, help, value) in [
+            ("link_up", "1 while the control link is up.", u64::from(self.term.is_some())),
+            ("link_term", "Term of the control link, 0 while it is down.", self.term.unwrap_or_default()),
+            ("draining", "1 from the moment the node was told to stop.", u64::from(self.draining)),
+            ("shards", "Shards of this node.", self.shards.len() as u64),
+            ("shards_answering", "Shards that answered this scrape in time.", answering),
+            ("connections", "Client connections now.", self.connections),
+            ("connections_max", "Client connections above which a new one is refused.", self.connections_max),
+        ] {
+            whole_process(&registry, &format!("{PREFIX}{name}"), help, value as f64)?;
+        }
+        let usage = self.usage;
+        for (name, help, value) in [
+            ("process_cpu_seconds_total", "User and system time of the process.", usage.cpu_seconds),
+            ("process_resident_memory_bytes", "Resident memory of the process.", usage.resident_bytes as f64),
+            ("process_open_fds", "Open descriptors of the process.", usage.descriptors as f64),
+        ] {
+            whole_process(&registry, name, help, value)?;
+        }
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&registry.gather(), &mut text)?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+
+    /// Why the process should be restarted, or `None`.
+    pub(crate) fn unhealthy(&self) -> Option<String> {
+        let stuck = self.shards.iter().position(Option::is_none)?;
+        Some(format!("shard {stuck} does not answer"))
+    }
+
+    /// Why the node should get no new clients now, or `None`.
+    pub(crate) fn unready(&self) -> Option<String> {
+        if self.draining {
+            return Some("the node is stopping".into());
+        }
+        if self.term.is_none() {
+            return Some("the control link is down".into());
+        }
+        self.unhealthy()
+    }
+
+    /// What this node is and does, as JSON.
+    pub(crate) fn json(&self) -> String {
+        let shards = self.shards.iter().enumerate().map(|(index, shard)| match shard {
+            None => json!({ "shard": index, "answers": false }),
+            Some(shard) => json!({
+                "shard": index,
+                "answers": true,
+                "driver": shard.driver,
+                "processor": shard.processor,
+                "sessions": shard.core.sessions,
+                "subscriptions": shard.core.subscriptions,
+                "channels": shard.core.channels,
+                "homes": shard.core.homes,
+                "queued_bytes": shard.core.queued_bytes,
+            }),
+        });
+        let node = json!({
+            "node": self.node,
+            "version": env!("CARGO_PKG_VERSION"),
+            "state": if self.draining { "draining" } else { "running" },
+            "link": { "up": self.term.is_some(), "term": self.term },
+            "connections": self.connections,
+            "connections_max": self.connections_max,
+            "resident_bytes": self.usage.resident_bytes,
+            "shards": shards.collect::<Vec<_>>(),
+        });
+        format!("{node:#}\n")
+    }
+}
+
+impl Row {
+    fn register(&self, registry: &Registry, shard: &str) -> Result<(), prometheus::Error> {
+        // One family serves all shards: the registry merges families that agree in name, help and kind.
+        let options = Opts::new(format!("{PREFIX}{}", self.name), self.help).const_label("shard", shard);
+        if self.name.ends_with("_total") {
+            let counter = IntCounterVec::new(options, &[])?;
+            counter.with_label_values::<&str>(&[]).inc_by(self.value);
+            registry.register(Box::new(counter))
+        } else {
+            let gauge = IntGaugeVec::new(options, &[])?;
+            gauge.with_label_values::<&str>(&[]).set(i64::try_from(self.value).unwrap_or(i64::MAX));
+            registry.register(Box::new(gauge))
+        }
+    }
+}
+
+fn whole_process(registry: &Registry, name: &str, help: &str, value: f64) -> Result<(), prometheus::Error> {
+    if name.ends_with("_total") {
+        let counter = prometheus::CounterVec::new(Opts::new(name, help), &[])?;
+        counter.with_label_values::<&str>(&[]).inc_by(value);
+        return registry.register(Box::new(counter));
+    }
+    let gauge = GaugeVec::new(Opts::new(name, help), &[])?;
+    gauge.with_label_values::<&str>(&[]).set(value);
+    registry.register(Box::new(gauge))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shard(turns: u64) -> ShardReport {
+        let shell = ShellStats { turns_total: turns, parting: 2, ..ShellStats::default() };
+        ShardReport { driver: "epoll", processor: Some(0), core: millrace_core::Stats::default(), shell }
+    }
+
+    fn report() -> NodeReport {
+        NodeReport {
+            node: "n1".into(),
+            term: Some(7),
+            draining: false,
+            connections: 3,
+            connections_max: 10,
+            shards: vec![Some(shard(5)), Some(shard(6))],
+            usage: Usage { cpu_seconds: 1.5, resident_bytes: 4096, descriptors: 9 },
+        }
+    }
+
+    #[test]
+    fn metrics_name_the_shard_and_the_kind() {
+        let text = report().metrics().expect("encode");
+        for line in [
+            "# TYPE millrace_data_turns_total counter",
+            "millrace_data_turns_total{shard=\"0\"} 5",
+            "millrace_data_turns_total{shard=\"1\"} 6",
+            "# TYPE millrace_data_parting gauge",
+            "millrace_data_parting{shard=\"1\"} 2",
+            "millrace_data_sessions{shard=\"0\"} 0",
+            "millrace_data_link_term 7",
+            "millrace_data_connections_max 10",
+            "process_cpu_seconds_total 1.5",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is missing in\n{text}");
+        }
+        assert_eq!(text.matches("# HELP millrace_data_turns_total").count(), 1);
+    }
+
+    #[test]
+    fn trouble_is_named() {
+        assert_eq!((report().unhealthy(), report().unready()), (None, None));
+        let stuck = NodeReport { shards: vec![Some(shard(1)), None], ..report() };
+        assert_eq!(stuck.unhealthy().as_deref(), Some("shard 1 does not answer"));
+        assert!(stuck.metrics().expect("encode").contains("millrace_data_shards_answering 1"));
+        let cut = NodeReport { term: None, ..report() };
+        assert_eq!(cut.unhealthy(), None);
+        assert_eq!(cut.unready().as_deref(), Some("the control link is down"));
+        let draining = NodeReport { draining: true, ..report() };
+        assert_eq!(draining.unready().as_deref(), Some("the node is stopping"));
+    }
+
+    #[test]
+    fn the_node_is_shown_as_json() {
+        let node: serde_json::Value = serde_json::from_str(&report().json()).expect("JSON");
+        assert_eq!(node["link"]["term"], 7);
+        assert_eq!(node["shards"][1]["driver"], "epoll");
+        assert_eq!(node["state"], "running");
+    }
+}

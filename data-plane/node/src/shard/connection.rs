@@ -1,0 +1,308 @@
+//! One client's connection as the shell sees it: a socket, what has come in of the handshake or of a WebSocket message, and
+//! how a write stands. What is to be written is the core's.
+
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+
+use millrace_core::{Outbound, SessionKey};
+use millrace_protocol::client::{CLIENT_FRAME_BYTES_MAX, SUBPROTOCOL};
+use millrace_protocol::ws::handshake::{Endpoint, RequestError, ServerHandshake};
+use millrace_protocol::ws::{Decoder, Event, Limits, MessageKind, Opcode, Role, WsError, close, encode};
+use rustix::io::Errno;
+use rustix::net::{SendAncillaryBuffer, SendFlags, send, sendmsg};
+
+use crate::poller::Interest;
+
+/// The path under which clients connect.
+pub(crate) const PATH: &str = "/v1/connect";
+
+const ENDPOINT: Endpoint<'_> = Endpoint { path: Some(PATH), subprotocols: &[SUBPROTOCOL] };
+
+#[expect(clippy::cast_possible_truncation, reason = "a constant far below 4 GiB")]
+const LIMITS: Limits = Limits { message_bytes_max: CLIENT_FRAME_BYTES_MAX as u32 };
+
+/// Pieces of one vectored write. More wait for the next write of the same turn.
+const PIECES_MAX: usize = 64;
+
+/// Longest control frame of a server: header 2, payload 125.
+const CONTROL_FRAME_BYTES_MAX: usize = 127;
+
+/// A connection of a session.
+pub(super) struct Connection {
+    pub(super) fd: OwnedFd,
+    pub(super) session: SessionKey,
+    stage: Stage,
+    /// The newest ping's answer, if it waits.
+    reply: Option<Box<Reply>>,
+    /// The last write ended inside a segment of the core's queue, so inside a frame.
+    split: bool,
+    /// What the poller waits for.
+    pub(super) interest: Interest,
+}
+
+enum Stage {
+    Handshake(ServerHandshake),
+    Open(Decoder),
+}
+
+struct Reply {
+    frame: Vec<u8>,
+    sent: usize,
+}
+
+/// What input leads to, beside frames for the core.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Consequence {
+    /// Nothing.
+    None,
+    /// It is a WebSocket now.
+    Upgraded,
+    /// The request is refused with this answer.
+    Refused(Vec<u8>),
+    /// The WebSocket ends with this close frame.
+    Close {
+        /// The whole frame.
+        frame: Vec<u8>,
+        /// Who is at fault.
+        cause: CloseCause,
+    },
+    /// The socket is broken.
+    Broken,
+}
+
+/// Why the shell, and not the core, ends a WebSocket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum CloseCause {
+    /// The peer asked for it.
+    Peer,
+    /// The peer broke the framing or a size limit.
+    Framing,
+    /// The peer sent text.
+    Text,
+}
+
+/// Pings seen and answers dropped, for the counters.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Pings {
+    pub(super) seen: u64,
+    pub(super) dropped: u64,
+}
+
+/// What became of a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum WriteOutcome {
+    /// So many bytes of the core's queue were taken, and more may be.
+    Taken(usize),
+    /// So many were taken, and no more for now.
+    Blocked(usize),
+    /// The peer is gone.
+    Broken,
+}
+
+impl Connection {
+    pub(super) fn new(fd: OwnedFd, session: SessionKey) -> Self {
+        let stage = Stage::Handshake(ServerHandshake::new());
+        Self { fd, session, stage, reply: None, split: false, interest: Interest::Read }
+    }
+
+    /// Whether frames can go out: the handshake is done.
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self.stage, Stage::Open(_))
+    }
+
+    /// Takes in what was read. `on_frame` gets each binary message.
+    pub(super) fn handle_input(
+        &mut self,
+        input: &mut [u8],
+        pings: &mut Pings,
+        mut on_frame: impl FnMut(&[u8]),
+    ) -> Consequence {
+        let mut consequence = Consequence::None;
+        let mut frames = input;
+        if let Stage::Handshake(handshake) = &mut self.stage {
+            match handshake.feed(frames, &ENDPOINT) {
+                Ok(None) => return Consequence::None,
+                Ok(Some(request)) => {
+                    // Fresh sockets take some hundred bytes; one that does not is of no use.
+                    let response = request.response();
+                    if send(&self.fd, &response, SEND_FLAGS) != Ok(response.len()) {
+                        return Consequence::Broken;
+                    }
+                    frames = &mut frames[request.consumed..];
+                    self.stage = Stage::Open(Decoder::new(Role::Server, LIMITS));
+                    consequence = Consequence::Upgraded;
+                }
+                Err(error) => return Consequence::Refused(refusal(&error)),
+            }
+        }
+        let Stage::Open(decoder) = &mut self.stage else { return consequence };
+        let mut feed = decoder.feed(frames);
+        loop {
+            match feed.next_event() {
+                Ok(None) => return consequence,
+                Ok(Some(Event::Message { kind: MessageKind::Binary, payload })) => on_frame(payload),
+                Ok(Some(Event::Message { kind: MessageKind::Text, .. })) => {
+                    let reason = "frames are binary";
+                    return Consequence::Close {
+                        frame: close_frame(Some(close::UNSUPPORTED_DATA), reason),
+                        cause: CloseCause::Text,
+                    };
+                }
+                Ok(Some(Event::Ping(payload))) => {
+                    pings.seen += 1;
+                    if !keep_reply(&mut self.reply, payload) {
+                        pings.dropped += 1;
+                    }
+                }
+                Ok(Some(Event::Pong(_))) => {}
+                Ok(Some(Event::Close { code, .. })) => {
+                    return Consequence::Close { frame: close_frame(code, ""), cause: CloseCause::Peer };
+                }
+                Err(error) => {
+                    return Consequence::Close {
+                        frame: close_frame(Some(error.close_code()), &reason(error)),
+                        cause: CloseCause::Framing,
+                    };
+                }
+            }
+        }
+    }
+
+    /// Whether a ping's answer waits to be written.
+    pub(super) fn owes_reply(&self) -> bool {
+        self.reply.is_some()
+    }
+
+    /// Writes once: what waits in the core's queue, or before it what must come first. Call it again until it is blocked or
+    /// nothing waits.
+    ///
+    /// Invariant: every segment of an [`Outbound`] ends where a frame ends, so an answer may go between two of them.
+    pub(super) fn write(&mut self, outbound: Option<&Outbound>) -> WriteOutcome {
+        if !self.split
+            && let Some(reply) = &mut self.reply
+        {
+            match send(&self.fd, &reply.frame[reply.sent..], SEND_FLAGS) {
+                Ok(bytes) => reply.sent += bytes,
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                Err(_) => return WriteOutcome::Broken,
+            }
+            if reply.sent < reply.frame.len() {
+                return WriteOutcome::Blocked(0);
+            }
+            self.reply = None;
+        }
+        let Some(outbound) = outbound else { return WriteOutcome::Taken(0) };
+        // A segment that is partly written goes alone if an answer is to follow it.
+        let pieces_max = if self.reply.is_some() { 1 } else { PIECES_MAX };
+        let mut pieces = [IoSlice::new(&[]); PIECES_MAX];
+        let mut count = 0;
+        for (piece, segment) in pieces[..pieces_max].iter_mut().zip(outbound.segments()) {
+            *piece = IoSlice::new(segment);
+            count += 1;
+        }
+        let pieces = &pieces[..count];
+        let Ok(taken) = write_vectored(&self.fd, pieces) else { return WriteOutcome::Broken };
+        let total: usize = pieces.iter().map(|piece| piece.len()).sum();
+        if taken == total {
+            self.split = false;
+            return WriteOutcome::Taken(taken);
+        }
+        self.split = taken > 0 && !ends_between(pieces, taken) || taken == 0 && self.split;
+        WriteOutcome::Blocked(taken)
+    }
+
+    /// What must still go out before a close frame may: the rest of a frame that is partly written. With `all`, also the rest
+    /// of the core's queue.
+    pub(super) fn rest(&self, outbound: Option<&Outbound>, all: bool) -> Vec<u8> {
+        let mut rest = Vec::new();
+        if let Some(reply) = self.reply.as_ref().filter(|reply| reply.sent > 0) {
+            rest.extend_from_slice(&reply.frame[reply.sent..]);
+        }
+        let segments = outbound.into_iter().flat_map(Outbound::segments);
+        let count = if all { usize::MAX } else { usize::from(self.split) };
+        segments.take(count).for_each(|segment| rest.extend_from_slice(segment));
+        rest
+    }
+}
+
+/// Never waits, and a peer that is gone is an error and not a signal.
+pub(super) const SEND_FLAGS: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
+
+/// Bytes taken; 0 also when the socket takes none now.
+fn write_vectored(fd: impl AsFd, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+    if pieces.is_empty() {
+        return Ok(0);
+    }
+    let written = match pieces {
+        // The usual case, and the cheaper call.
+        [piece] => send(fd, piece, SEND_FLAGS),
+        _ => {
+            let mut none: [MaybeUninit<u8>; 0] = [];
+            sendmsg(fd, pieces, &mut SendAncillaryBuffer::new(&mut none), SEND_FLAGS)
+        }
+    };
+    match written {
+        Ok(bytes) => Ok(bytes),
+        Err(Errno::AGAIN | Errno::INTR) => Ok(0),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether the first `taken` bytes of the pieces end where a piece ends.
+fn ends_between(pieces: &[IoSlice<'_>], taken: usize) -> bool {
+    let mut end = 0;
+    pieces.iter().any(|piece| {
+        end += piece.len();
+        end == taken
+    })
+}
+
+/// Keeps the newest ping's answer, which is all that RFC 6455 §5.5.3 asks for. `false` if one is partly written: then this
+/// ping gets none.
+fn keep_reply(reply: &mut Option<Box<Reply>>, payload: &[u8]) -> bool {
+    if reply.as_ref().is_some_and(|reply| reply.sent > 0) {
+        return false;
+    }
+    let mut frame = Vec::with_capacity(CONTROL_FRAME_BYTES_MAX);
+    encode::frame(Opcode::Pong, payload, None, &mut frame);
+    // An answer that is replaced unsent was not asked for any more.
+    *reply = Some(Box::new(Reply { frame, sent: 0 }));
+    true
+}
+
+/// A whole close frame.
+pub(super) fn close_frame(code: Option<u16>, reason: &str) -> Vec<u8> {
+    let mut frame = Vec::new();
+    encode::close(code, reason, None, &mut frame);
+    frame
+}
+
+fn reason(error: WsError) -> String {
+    error.to_string()
+}
+
+fn refusal(error: &RequestError) -> Vec<u8> {
+    error.response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_ends_between_segments_or_inside_one() {
+        let pieces = [IoSlice::new(b"abc"), IoSlice::new(b"de")];
+        let check = |taken: usize, expect: bool| assert_eq!(ends_between(&pieces, taken), expect, "{taken}");
+        check(2, false);
+        check(3, true);
+        check(4, false);
+        check(5, true);
+    }
+
+    #[test]
+    fn an_idle_connection_is_small() {
+        // Twice a cache line and a bit: the budget of 1 KiB is for the core's session, the allocator and this.
+        assert!(size_of::<Option<Connection>>() <= 136, "{}", size_of::<Option<Connection>>());
+    }
+}
