@@ -188,6 +188,8 @@ struct Error {
   message @1 :Text;
   retryAfterMs @2 :UInt32;
   # 0 when nothing better than the client's own back-off is known.
+  channel @3 :Text;
+  # Name of the channel, when this refuses to subscribe: the subscriptions of a hello share one request number.
 }
 
 struct GoAway {

@@ -171,6 +171,7 @@ pub enum ServerBody<'a> {
         code: u16,
         message: &'a str,
         retry_after_ms: u32,
+        channel: &'a str,
     },
     Ping,
     GoAway {
@@ -282,9 +283,9 @@ pub struct Message<'a> {
 }
 
 impl ServerBody<'_> {
-    /// An error with a known code.
+    /// An error with a known code, about no subscription.
     pub fn error(code: Code, message: &str) -> ServerBody<'_> {
-        ServerBody::Error { code: code.number(), message, retry_after_ms: 0 }
+        ServerBody::Error { code: code.number(), message, retry_after_ms: 0, channel: "" }
     }
 }
 

@@ -155,6 +155,7 @@ fn server_body<'a>(input: &'a [u8], frame: wire::server_frame::Reader<'_>) -> Re
                 code: error.get_code(),
                 message: share_text(input, "error.message", error.get_message())?,
                 retry_after_ms: error.get_retry_after_ms(),
+                channel: share_text(input, "error.channel", error.get_channel())?,
             }
         }
         Which::Ping(()) => ServerBody::Ping,

@@ -91,11 +91,12 @@ pub fn encode_server(frame: &ServerFrame<'_>, out: &mut Vec<u8>) {
             ServerBody::Refreshed { token_expires_ms } => {
                 to.init_refreshed().set_token_expires_ms(*token_expires_ms);
             }
-            ServerBody::Error { code, message, retry_after_ms } => {
+            ServerBody::Error { code, message, retry_after_ms, channel } => {
                 let mut to = to.init_error();
                 to.set_code(*code);
                 to.set_message(*message);
                 to.set_retry_after_ms(*retry_after_ms);
+                to.set_channel(*channel);
             }
             ServerBody::Ping => to.set_ping(()),
             ServerBody::GoAway { code, after_ms, endpoints } => {
@@ -141,7 +142,7 @@ fn server_words_max(body: &ServerBody<'_>) -> usize {
             ServerBody::Unsubscribed { reason, .. } => text_words(reason),
             ServerBody::Message(message) => text_words(message.user) + data_words(message.body),
             ServerBody::Page { messages, .. } => 1 + messages.iter().map(message_words).sum::<usize>(),
-            ServerBody::Error { message, .. } => text_words(message),
+            ServerBody::Error { message, channel, .. } => text_words(message) + text_words(channel),
             ServerBody::GoAway { endpoints, .. } => endpoints.iter().map(|endpoint| 1 + text_words(endpoint)).sum(),
             ServerBody::Published(_)
             | ServerBody::Refreshed { .. }

@@ -141,10 +141,8 @@ fn server_frame() -> impl Strategy<Value = ServerFrame<'static>> {
             more
         }),
         any::<i64>().prop_map(|token_expires_ms| ServerBody::Refreshed { token_expires_ms }),
-        (any::<u16>(), text(), any::<u32>()).prop_map(|(code, message, retry_after_ms)| ServerBody::Error {
-            code,
-            message,
-            retry_after_ms
+        (any::<u16>(), text(), any::<u32>(), text()).prop_map(|(code, message, retry_after_ms, channel)| {
+            ServerBody::Error { code, message, retry_after_ms, channel }
         }),
         Just(ServerBody::Ping),
         (any::<u16>(), any::<u32>(), vec(text(), 0..=ENDPOINTS_MAX))

@@ -151,8 +151,10 @@ pub(crate) fn server() -> Vec<(&'static str, ServerFrame<'static>)> {
         body: b"\xff\x00\xff",
     };
     let earliest = Message { time_ms: -1, user: "größe", position: at(1, 1), ..highest };
-    let error =
-        |code: Code, message, retry_after_ms| ServerBody::Error { code: code.number(), message, retry_after_ms };
+    let error = |code: Code, message, retry_after_ms, channel| {
+        let code = code.number();
+        ServerBody::Error { code, message, retry_after_ms, channel }
+    };
     let page = |messages, more| ServerBody::Page { channel: general, messages, more };
     let unsubscribed = |code, reason| ServerBody::Unsubscribed { channel: general, code, reason };
     let go_away = |after_ms, endpoints| ServerBody::GoAway { code: Code::GoingAway.number(), after_ms, endpoints };
@@ -180,12 +182,12 @@ pub(crate) fn server() -> Vec<(&'static str, ServerFrame<'static>)> {
         ("page", 10, page(vec![message(41, b"one"), message(42, b""), message(43, b"three")], true)),
         ("page-empty", 11, page(Vec::new(), false)),
         ("refreshed", 14, ServerBody::Refreshed { token_expires_ms: 1_767_232_800_000 }),
-        ("error", 6, error(Code::NoAccess, "there is no channel general for alice", 0)),
-        ("error-retry", 6, error(Code::RateLimited, "publishing too fast", 1_500)),
+        ("error", 6, error(Code::NoAccess, "there is no channel general for alice", 0, "general")),
+        ("error-retry", 6, error(Code::RateLimited, "publishing too fast", 1_500, "")),
         (
             "error-code-to-come",
             6,
-            ServerBody::Error { code: 4_199, message: "größe\n\u{1f600}", retry_after_ms: u32::MAX },
+            ServerBody::Error { code: 4_199, message: "größe\n\u{1f600}", retry_after_ms: u32::MAX, channel: "" },
         ),
         ("ping", 0, ServerBody::Ping),
         ("go-away", 0, go_away(2_500, vec!["wss://node-2.example/v1/connect", "wss://node-3.example/v1/connect"])),

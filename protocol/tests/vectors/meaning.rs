@@ -110,8 +110,8 @@ pub(crate) fn server(frame: &ServerFrame<'_>) -> Value {
         ServerBody::Refreshed { token_expires_ms } => {
             ("refreshed", json!({ "tokenExpiresMs": token_expires_ms.to_string() }))
         }
-        ServerBody::Error { code, message, retry_after_ms } => {
-            ("error", json!({ "code": code, "message": message, "retryAfterMs": retry_after_ms }))
+        ServerBody::Error { code, message, retry_after_ms, channel } => {
+            ("error", json!({ "code": code, "message": message, "retryAfterMs": retry_after_ms, "channel": channel }))
         }
         ServerBody::Ping => ("ping", Value::Null),
         ServerBody::GoAway { code, after_ms, endpoints } => {
