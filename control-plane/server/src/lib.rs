@@ -1,7 +1,11 @@
 //! The control node: REST API, node link, records and housekeeping over one store.
 #![forbid(unsafe_code)]
 
+mod config;
 mod data_plane;
 mod record;
+mod secret;
+mod transact;
 
+pub use config::RestConfig;
 pub use data_plane::DataPlane;

@@ -1,0 +1,51 @@
+//! Settings of the REST API.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use millrace_domain::Rate;
+
+/// Settings of the REST API; plain, so that whoever starts the server parses files and flags.
+#[derive(Debug, Clone)]
+pub struct RestConfig {
+    /// Where the API listens. Default 127.0.0.1:7480; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Where `/metrics` is served, beside `/healthz` and `/readyz`, which the API has too. Default `None`: on `listen`.
+    pub admin_listen: Option<SocketAddr>,
+    /// Largest payload of a message, in bytes. Default 16 KiB; the data nodes' limit should be the same.
+    pub payload_bytes_max: usize,
+    /// Requests of an API or operator key. Default 2,000 per second, 4,000 at once.
+    pub rate_of_key: Rate,
+    /// Requests of a user. Default 50 per second, 200 at once.
+    pub rate_of_user: Rate,
+    /// Requests without a valid credential, per IP address. Default 20 per second, 100 at once.
+    pub rate_of_address: Rate,
+    /// How long a transaction may take, retries included. Default 5 s.
+    pub store_deadline: Duration,
+    /// How long a message may take to its channel's home and back. Default 10 s.
+    pub publish_deadline: Duration,
+    /// How long a caller may take to send the headers, and then the body. Default 10 s each. An idle connection ends after it, too.
+    pub read_deadline: Duration,
+    /// Connections at once; more wait in the kernel's queue. Default 4,096, about 20 KiB each.
+    pub connections_max: usize,
+    /// How long requests under way may go on when the server stops. Default 10 s.
+    pub stop_grace: Duration,
+}
+
+impl Default for RestConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7480)),
+            admin_listen: None,
+            payload_bytes_max: 16 << 10,
+            rate_of_key: Rate { burst: 4_000, per_second: 2_000 },
+            rate_of_user: Rate { burst: 200, per_second: 50 },
+            rate_of_address: Rate { burst: 100, per_second: 20 },
+            store_deadline: Duration::from_secs(5),
+            publish_deadline: Duration::from_secs(10),
+            read_deadline: Duration::from_secs(10),
+            connections_max: 4_096,
+            stop_grace: Duration::from_secs(10),
+        }
+    }
+}
