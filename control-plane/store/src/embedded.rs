@@ -20,11 +20,13 @@ use crate::engine::{Engine, Snapshot, Writes};
 use crate::stats::Counters;
 use crate::{
     BoxFuture, CommitOutcome, Direction, KEY_BYTES_MAX, KeyRange, SCAN_ROWS_MAX, Store, StoreError, StoreStats,
-    TRANSACTION_BYTES_MAX, TRANSACTION_READS_MAX, Transaction, VALUE_BYTES_MAX,
+    TRANSACTION_BYTES_MAX, TRANSACTION_READS_MAX, TRANSACTION_WRITES_MAX, Transaction, VALUE_BYTES_MAX,
 };
 
 mod queue;
 mod recent;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use queue::{Queue, Request};
@@ -62,7 +64,8 @@ impl std::fmt::Debug for FailurePolicy {
 /// Bounds of the writer.
 #[derive(Debug, Clone)]
 pub struct WriterConfig {
-    /// Bytes of commits that may wait; further ones wait for room until their deadline. At least 2 MiB; default 32 MiB.
+    /// Memory for commits that wait, in bytes; further ones wait for room until their deadline. At least 8 MiB, which is more than the
+    /// largest transaction takes; default 32 MiB.
     pub queue_bytes_max: usize,
     /// Most transactions in one group. Default 1024.
     pub group_commits_max: usize,
@@ -111,6 +114,9 @@ struct Shared<S> {
 
 /// Unit of the queue's room. A commit takes at least one, so the queue is bounded in commits too.
 const ROOM_BYTES: usize = 256;
+/// Memory of a key in a queued commit besides its bytes.
+const ENTRY_BYTES: usize = 128;
+const QUEUE_BYTES_MIN: usize = 8 << 20;
 
 impl<S> Shared<S> {
     fn publish(&self, published: Option<Arc<Published<S>>>) {
@@ -143,10 +149,9 @@ impl<E: Engine> EmbeddedStore<E> {
         recovered: u64,
         config: WriterConfig,
     ) -> Result<Self, StoreError> {
-        if config.queue_bytes_max < 2 * TRANSACTION_BYTES_MAX || config.group_commits_max == 0 {
+        if config.queue_bytes_max < QUEUE_BYTES_MIN || config.group_commits_max == 0 || config.group_bytes_max == 0 {
             return Err(StoreError::Config(format!(
-                "the writer needs room for {} bytes and at least one commit per group",
-                2 * TRANSACTION_BYTES_MAX
+                "the writer needs a queue of at least {QUEUE_BYTES_MIN} bytes and groups of at least one commit and one byte"
             )));
         }
         let published = Published { sequence: recovered, snapshot: engine.snapshot()? };
@@ -177,11 +182,6 @@ impl<E: Engine> EmbeddedStore<E> {
         {
             tracing::error!("the store's writer panicked");
         }
-    }
-
-    /// A commit's share of the queue.
-    fn rooms(bytes: usize) -> u32 {
-        u32::try_from(bytes.div_ceil(ROOM_BYTES).max(1)).unwrap_or(u32::MAX)
     }
 }
 
@@ -232,6 +232,13 @@ impl<E: Engine> Drop for EmbeddedStore<E> {
         self.shared.shut();
         self.join();
     }
+}
+
+/// A commit's share of the queue.
+fn rooms(reads: &HashSet<Bytes>, writes: &Writes, write_bytes: usize) -> u32 {
+    let read_bytes: usize = reads.iter().map(Bytes::len).sum();
+    let bytes = read_bytes + write_bytes + ENTRY_BYTES * (reads.len() + writes.len());
+    u32::try_from(bytes.div_ceil(ROOM_BYTES).max(1)).unwrap_or(u32::MAX)
 }
 
 fn closed() -> StoreError {
@@ -305,17 +312,27 @@ impl<E: Engine> EmbeddedTransaction<E> {
     }
 
     fn write(&mut self, key: Bytes, value: Option<Bytes>) {
-        let checked = within("bytes of a key", key.len(), KEY_BYTES_MAX)
-            .and_then(|()| within("bytes of a value", value.as_ref().map_or(0, Bytes::len), VALUE_BYTES_MAX));
-        if let Err(error) = checked {
-            self.refused.get_or_insert(error);
-            return;
+        if self.refused.is_none()
+            && let Err(error) = self.try_write(key, value)
+        {
+            self.refused = Some(error);
         }
-        self.write_bytes += key.len() + value.as_ref().map_or(0, Bytes::len);
-        let key_bytes = key.len();
-        if let Some(old) = self.writes.insert(key, value) {
-            self.write_bytes -= key_bytes + old.map_or(0, |old| old.len());
-        }
+    }
+
+    fn try_write(&mut self, key: Bytes, value: Option<Bytes>) -> Result<(), StoreError> {
+        let value_bytes = |value: &Option<Bytes>| value.as_ref().map_or(0, Bytes::len);
+        within("bytes of a key", key.len(), KEY_BYTES_MAX)?;
+        within("bytes of a value", value_bytes(&value), VALUE_BYTES_MAX)?;
+        let (new_key, old_bytes) = match self.writes.get(&key) {
+            Some(old) => (0, key.len() + value_bytes(old)),
+            None => (1, 0),
+        };
+        let write_bytes = self.write_bytes - old_bytes + key.len() + value_bytes(&value);
+        within("bytes written by a transaction", write_bytes, TRANSACTION_BYTES_MAX)?;
+        within("keys written by a transaction", self.writes.len() + new_key, TRANSACTION_WRITES_MAX)?;
+        self.write_bytes = write_bytes;
+        self.writes.insert(key, value);
+        Ok(())
     }
 }
 
@@ -378,9 +395,7 @@ impl<E: Engine> Transaction for EmbeddedTransaction<E> {
         Box::pin(async move {
             let checked = match self.refused.take() {
                 Some(error) => Err(error),
-                None => self
-                    .check()
-                    .and_then(|()| within("bytes written by a transaction", self.write_bytes, TRANSACTION_BYTES_MAX)),
+                None => self.check(),
             };
             match checked {
                 Err(error) => {
@@ -403,8 +418,7 @@ impl<E: Engine> EmbeddedTransaction<E> {
         // The engine need not keep the snapshot's rows while the commit waits.
         drop(published);
         let timer = tokio::time::Instant::from_std(deadline);
-        let read_bytes: usize = reads.iter().map(Bytes::len).sum();
-        let rooms = EmbeddedStore::<E>::rooms(write_bytes + read_bytes);
+        let rooms = rooms(&reads, &writes, write_bytes);
         let room = match tokio::time::timeout_at(timer, Arc::clone(&shared.room).acquire_many_owned(rooms)).await {
             Ok(Ok(room)) => room,
             Ok(Err(_)) => return CommitOutcome::Failed(closed()),

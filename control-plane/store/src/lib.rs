@@ -22,5 +22,5 @@ pub use open::{EngineKind, UnknownEngine, open_fjall, open_memory, open_memory_w
 pub use stats::StoreStats;
 pub use transaction::{
     BoxFuture, CommitOutcome, Direction, KEY_BYTES_MAX, KeyRange, SCAN_BYTES_MAX, SCAN_ROWS_MAX, Store, StoreError,
-    TRANSACTION_BYTES_MAX, TRANSACTION_READS_MAX, Transaction, VALUE_BYTES_MAX,
+    TRANSACTION_BYTES_MAX, TRANSACTION_READS_MAX, TRANSACTION_WRITES_MAX, Transaction, VALUE_BYTES_MAX,
 };

@@ -19,6 +19,8 @@ pub const VALUE_BYTES_MAX: usize = 256 << 10;
 pub const TRANSACTION_BYTES_MAX: usize = 1 << 20;
 /// Most distinct keys that one transaction may read with [`Transaction::get`]: each one is validated at commit.
 pub const TRANSACTION_READS_MAX: usize = 4096;
+/// Most distinct keys that one transaction may write.
+pub const TRANSACTION_WRITES_MAX: usize = 8192;
 /// Most rows that one scan returns.
 pub const SCAN_ROWS_MAX: u32 = 4096;
 /// Most bytes that one scan returns, keys and values together; more is [`StoreError::TooLarge`], never a shorter page.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{Subject, bytes, committed, conflicted, deadline, get, range, too_large};
 use crate::{
     CommitOutcome, Direction, KEY_BYTES_MAX, KeyRange, SCAN_BYTES_MAX, SCAN_ROWS_MAX, StoreError,
-    TRANSACTION_BYTES_MAX, TRANSACTION_READS_MAX, VALUE_BYTES_MAX,
+    TRANSACTION_BYTES_MAX, TRANSACTION_READS_MAX, TRANSACTION_WRITES_MAX, VALUE_BYTES_MAX,
 };
 
 fn large(prefix: &str, length: usize) -> Bytes {
@@ -24,7 +24,7 @@ pub async fn sizes_over_the_limit_are_refused(subject: &Subject) {
     too_large(transaction.scan(range("over/a", "over/z"), Direction::Forward, SCAN_ROWS_MAX + 1).await);
 
     let value = large("", VALUE_BYTES_MAX);
-    let cases: [Vec<(Bytes, Option<Bytes>)>; 4] = [
+    let cases: [Vec<(Bytes, Option<Bytes>)>; 5] = [
         vec![(large("over/", KEY_BYTES_MAX + 1), Some(bytes("v")))],
         vec![(large("over/", KEY_BYTES_MAX + 1), None)],
         vec![(bytes("over/a"), Some(large("", VALUE_BYTES_MAX + 1)))],
@@ -32,6 +32,7 @@ pub async fn sizes_over_the_limit_are_refused(subject: &Subject) {
         (0..TRANSACTION_BYTES_MAX / VALUE_BYTES_MAX)
             .map(|row| (bytes(&format!("over/{row}")), Some(value.clone())))
             .collect(),
+        (0..=TRANSACTION_WRITES_MAX).map(|row| (bytes(&format!("over/{row}")), None)).collect(),
     ];
     for writes in cases {
         let mut transaction = subject.begin().await;

@@ -3,6 +3,7 @@
 //! A group is all that waits, bounded in count and bytes; nothing waits for a timer. While one group is synced the next one gathers, so
 //! groups grow by themselves under load.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -57,8 +58,9 @@ impl<E: Engine> Writer<E> {
 
     /// Works until the queue is closed and empty, or the engine fails. When it returns, the engine and the folder are released.
     pub(super) fn run(mut self) -> Result<(), String> {
-        let unwinding = AbortOnUnwind { shared: Arc::clone(&self.shared), config: self.config.clone() };
-        let result = self.work();
+        // A panic here is a bug after which nobody knows what is on disk: the same as a failed write.
+        let result = catch_unwind(AssertUnwindSafe(|| self.work()))
+            .unwrap_or_else(|_| Err(StoreError::Unavailable("its writer panicked".into())));
         // Nobody begins on the engine from here on, and what still waits cannot be served.
         self.shared.shut();
         self.shared.publish(None);
@@ -72,7 +74,6 @@ impl<E: Engine> Writer<E> {
                 }
             }
         }
-        std::mem::forget(unwinding);
         result.map_err(|error| error.to_string())
     }
 
@@ -172,18 +173,4 @@ impl<E: Engine> Writer<E> {
 fn answer(reply: Reply, outcome: CommitOutcome) {
     // A caller that has gone does not want to know.
     let _gone = reply.send(outcome);
-}
-
-/// A panic of the writer is a bug after which nobody knows what is on disk: handled as a failed write.
-struct AbortOnUnwind<S> {
-    shared: Arc<Shared<S>>,
-    config: WriterConfig,
-}
-
-impl<S> Drop for AbortOnUnwind<S> {
-    fn drop(&mut self) {
-        self.shared.shut();
-        self.shared.publish(None);
-        (self.config.on_failure.0)(&StoreError::Unavailable("its writer panicked".into()));
-    }
 }

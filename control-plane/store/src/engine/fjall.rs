@@ -140,20 +140,25 @@ impl Engine for FjallEngine {
 
     fn recovered(&self, baseline: u64) -> Result<u64, StoreError> {
         let sequences = self.ring()?;
-        let newest = sequences.last().copied().unwrap_or(0);
-        // Each slot must hold the sequence of its last turn: together, all of the last turn.
-        let known = newest.saturating_sub(RING_SLOTS).max(baseline);
-        let first = sequences.partition_point(|sequence| *sequence <= known);
-        for (expected, found) in (known.saturating_add(1)..).zip(&sequences[first..]) {
-            if *found != expected {
-                return Err(StoreError::Damaged(format!(
-                    "commits {expected} to {} are missing, but later ones are there",
-                    found - 1
-                )));
-            }
-        }
-        Ok(newest)
+        check_ring(&sequences, RING_SLOTS, baseline)?;
+        Ok(sequences.last().copied().unwrap_or(0))
     }
+}
+
+/// Whether a ring's sequences, ascending, are those of its last turn, apart from what may be missing up to `baseline`.
+fn check_ring(sequences: &[u64], slots: u64, baseline: u64) -> Result<(), StoreError> {
+    let newest = sequences.last().copied().unwrap_or(0);
+    let known = newest.saturating_sub(slots).max(baseline);
+    let first = sequences.partition_point(|sequence| *sequence <= known);
+    for (found, expected) in sequences[first..].iter().zip(known.saturating_add(1)..) {
+        if *found != expected {
+            return Err(StoreError::Damaged(format!(
+                "commits {expected} to {} are missing, but later ones are there",
+                found - 1
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// A fjall snapshot with the keyspace that it reads.
@@ -217,5 +222,50 @@ fn reading(error: fjall::Error) -> StoreError {
             StoreError::Damaged(error.to_string())
         }
         error => StoreError::Engine(Box::new(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hole_in_the_ring_is_damage() {
+        for (sequences, baseline, whole) in [
+            ([].as_slice(), 0, true),
+            (&[1], 0, true),
+            (&[1, 2, 3], 0, true),
+            (&[1, 3], 0, false),
+            (&[2, 3], 0, false),
+            // After more than one turn of 4 slots.
+            (&[6, 7, 8, 9], 0, true),
+            (&[5, 6, 7, 9], 0, false), // The slot of 8 holds nothing newer than 4: never written, or lost with 8.
+            (&[4, 6, 7, 9], 0, false),
+            // What was accepted as lost.
+            (&[1, 3], 3, true),
+            (&[1, 3, 4], 3, true),
+            (&[1, 3, 5], 3, false),
+            (&[1, 3], u64::MAX, true),
+        ] {
+            assert_eq!(check_ring(sequences, 4, baseline).is_ok(), whole, "{sequences:?} from {baseline}");
+        }
+    }
+
+    /// The sequence is stored with the rows of its batch, and found again.
+    #[test]
+    fn a_lost_batch_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |sequences: &[u64]| {
+            let mut engine = FjallEngine::open(folder.path(), &FjallConfig::default()).unwrap();
+            for sequence in sequences {
+                let row = (Bytes::from(sequence.to_be_bytes().to_vec()), Some(Bytes::from_static(b"row")));
+                engine.apply(*sequence, &Writes::from([row])).unwrap();
+            }
+            engine.recovered(0)
+        };
+        assert_eq!(write(&[1, 2, 3]).unwrap(), 3);
+        assert_eq!(write(&[4]).unwrap(), 4);
+        let Err(StoreError::Damaged(message)) = write(&[6, 7]) else { panic!("a hole went unnoticed") };
+        assert_eq!(message, "commits 5 to 5 are missing, but later ones are there");
     }
 }
