@@ -28,7 +28,8 @@ impl Engine for Gated {
     }
 
     fn apply(&mut self, sequence: u64, writes: &Writes) -> Result<(), StoreError> {
-        self.entered.send(writes.len()).expect("the test listens");
+        // A test that has failed no longer listens.
+        let _gone = self.entered.send(writes.len());
         match self.orders.recv().unwrap_or(Order::Write) {
             Order::Write => self.engine.apply(sequence, writes),
             Order::Fail => Err(StoreError::Engine("the disk is full".into())),
@@ -42,10 +43,11 @@ impl Engine for Gated {
 }
 
 struct Bench {
+    /// Dropped first: without it the engine writes, so that a failed test does not wait for it.
+    orders: mpsc::Sender<Order>,
     store: Arc<EmbeddedStore<Gated>>,
     /// Per group handed to the engine its number of keys.
     entered: tokio::sync::mpsc::UnboundedReceiver<usize>,
-    orders: mpsc::Sender<Order>,
     failures: Arc<AtomicUsize>,
 }
 
@@ -60,7 +62,7 @@ impl Bench {
         });
         let engine = Gated { engine: MemoryEngine::default(), entered: entered_sender, orders: orders_receiver };
         let store = EmbeddedStore::start(engine, None, 0, WriterConfig { on_failure, ..config }).expect("start");
-        Self { store: Arc::new(store), entered, orders, failures }
+        Self { orders, store: Arc::new(store), entered, failures }
     }
 
     async fn begin(&self, deadline: Instant) -> Box<dyn Transaction> {
