@@ -1,0 +1,205 @@
+//! How a client is made: where to, who as, and within which limits.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use millrace_protocol::client::AGENT_BYTES_MAX;
+use tokio::sync::{mpsc, watch};
+
+use crate::client::Client;
+use crate::endpoint::Endpoint;
+use crate::engine::{BackoffLimits, Config, QueueLimits};
+use crate::error::Error;
+use crate::inbox::Bell;
+use crate::state::State;
+use crate::task::{Setup, Task};
+use crate::token::TokenSource;
+use crate::transport::{Connector, tcp};
+use crate::window::WindowLimits;
+
+/// Commands that wait for the client's task before callers do.
+const COMMANDS_MAX: usize = 256;
+
+/// Makes a [`Client`]. Every setting but the token has a default that suits an interactive application.
+#[derive(Clone)]
+#[must_use = "a builder does nothing until it connects"]
+pub struct Builder {
+    urls: Vec<String>,
+    tokens: TokenSource,
+    agent: String,
+    queue: QueueLimits,
+    window: WindowLimits,
+    backoff: BackoffLimits,
+    connect_timeout: Duration,
+    request_timeout: Duration,
+    send_timeout: Option<Duration>,
+    close_timeout: Duration,
+    connector: Connector,
+}
+
+impl Builder {
+    pub(crate) fn new(url: String) -> Self {
+        Self {
+            urls: vec![url],
+            tokens: TokenSource::Fixed("".into()),
+            agent: concat!("millrace-rust/", env!("CARGO_PKG_VERSION")).into(),
+            queue: QueueLimits { messages_max: 1024, bytes_max: 1 << 20 },
+            window: WindowLimits { messages_max: 256, bytes_max: 4 << 20 },
+            backoff: BackoffLimits { first: Duration::from_millis(100), max: Duration::from_secs(20) },
+            connect_timeout: Duration::from_secs(10),
+            request_timeout: Duration::from_secs(30),
+            send_timeout: Some(Duration::from_secs(120)),
+            close_timeout: Duration::from_secs(5),
+            connector: tcp(),
+        }
+    }
+
+    /// Another node of the same deployment, tried when the ones before it do not answer.
+    pub fn url(mut self, url: impl Into<String>) -> Self {
+        self.urls.push(url.into());
+        self
+    }
+
+    /// An access token, used as long as it is good. When it has expired the client closes with its error; a
+    /// [`token_provider`](Self::token_provider) has no such end.
+    pub fn token(mut self, token: impl Into<String>) -> Self {
+        self.tokens = TokenSource::Fixed(token.into().into());
+        self
+    }
+
+    /// A function that gets an access token. It is asked before the first connection, when three quarters of a token's
+    /// time are over, and when a node refuses the last one; a token that is still good is used again.
+    pub fn token_provider<F, R, E>(mut self, provider: F) -> Self
+    where
+        F: Fn() -> R + Send + Sync + 'static,
+        R: Future<Output = Result<String, E>> + Send + 'static,
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        self.tokens = TokenSource::provider(provider);
+        self
+    }
+
+    /// Name and version of the application, for the operator's eyes; cut at 128 bytes. Default: those of the SDK.
+    pub fn agent(mut self, agent: impl Into<String>) -> Self {
+        self.agent = agent.into();
+        self.agent.truncate(self.agent.floor_char_boundary(AGENT_BYTES_MAX));
+        self
+    }
+
+    /// What may wait for the application in each subscription before the client stops taking messages for it.
+    /// Default: 1,024 messages and 1 MiB of bodies. The bytes are exceeded by at most one page of history (512 KiB).
+    pub fn queue(mut self, messages_max: u32, bytes_max: u32) -> Self {
+        self.queue = QueueLimits { messages_max: messages_max.max(1), bytes_max: bytes_max.max(1) };
+        self
+    }
+
+    /// What may be on its way in each channel before [`Sender::send`](crate::Sender::send) waits. Default: 256 messages
+    /// and 4 MiB of bodies.
+    pub fn window(mut self, messages_max: u32, bytes_max: u32) -> Self {
+        self.window = WindowLimits { messages_max: messages_max.max(1), bytes_max: bytes_max.max(1) };
+        self
+    }
+
+    /// Waits between tries to connect: each is drawn evenly from zero to a ceiling, which begins at `first` and doubles
+    /// up to `max`. Default: 100 ms and 20 s.
+    pub fn backoff(mut self, first: Duration, max: Duration) -> Self {
+        self.backoff = BackoffLimits { first, max };
+        self
+    }
+
+    /// How long a try to connect may take, from the first packet to the node's welcome. Default: 10 s.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// How long a request may take, over reconnects; a connection on which one is unanswered for so long is given up.
+    /// Default: 30 s.
+    pub fn request_timeout(mut self, timeout: Duration) -> Self {
+        self.request_timeout = timeout;
+        self
+    }
+
+    /// How long a message may wait for its acknowledgement, over reconnects. `None` waits for ever. Default: 120 s.
+    pub fn send_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.send_timeout = timeout.into();
+        self
+    }
+
+    /// How long [`Client::close`] waits for acknowledgements. Default: 5 s.
+    pub fn close_timeout(mut self, timeout: Duration) -> Self {
+        self.close_timeout = timeout;
+        self
+    }
+
+    /// Connects, and fails if the first try does. From then on the client reconnects by itself.
+    ///
+    /// Must be called within a tokio runtime, which the client's task runs on.
+    ///
+    /// # Errors
+    /// - [`Error::Url`] if a URL cannot be used.
+    /// - [`Error::Connect`] if no node answers there, [`Error::TimedOut`] if none does in time.
+    /// - [`Error::Refused`] if the node refuses the token or has no place.
+    /// - [`Error::Token`] if the token provider fails.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped, the connection is given up.
+    pub async fn connect(self) -> Result<Client, Error> {
+        let client = self.spawn(true)?;
+        let mut watch = client.watch_state();
+        let mut state = watch.current();
+        loop {
+            match state {
+                State::Connected { .. } => return Ok(client),
+                State::Closed { error } => return Err(error.unwrap_or(Error::Closed)),
+                State::Connecting | State::Reconnecting { .. } => {}
+            }
+            state = watch.changed().await.ok_or(Error::Closed)?;
+        }
+    }
+
+    /// A client that connects in the background and tries until it succeeds or is refused for good. What is asked of it
+    /// meanwhile waits, within its time.
+    ///
+    /// Must be called within a tokio runtime, which the client's task runs on.
+    ///
+    /// # Errors
+    /// [`Error::Url`] if a URL cannot be used.
+    pub fn connect_lazy(self) -> Result<Client, Error> {
+        self.spawn(false)
+    }
+
+    fn spawn(self, fail_fast: bool) -> Result<Client, Error> {
+        for url in &self.urls {
+            url.parse::<Endpoint>()?;
+        }
+        let config = Config {
+            agent: self.agent.into(),
+            endpoints: self.urls.into_iter().map(Arc::from).collect(),
+            tokens_renew: self.tokens.renews(),
+            fail_fast,
+            queue: self.queue,
+            backoff: self.backoff,
+            connect_timeout: self.connect_timeout,
+            request_timeout: self.request_timeout,
+            send_timeout: self.send_timeout,
+            close_timeout: self.close_timeout,
+        };
+        let mut seed = [0; 8];
+        getrandom::fill(&mut seed).expect("the system has random bytes");
+        let seed = u64::from_ne_bytes(seed);
+        let setup = Setup { config, window: self.window, tokens: self.tokens, connector: self.connector, seed };
+        let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
+        let bell = Arc::<Bell>::default();
+        let (state, watch) = watch::channel(State::Connecting);
+        tokio::spawn(Task::new(setup, receiver, bell.clone(), state).run());
+        Ok(Client::new(commands, bell, watch))
+    }
+}
+
+impl std::fmt::Debug for Builder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Never the token.
+        f.debug_struct("Builder").field("urls", &self.urls).field("agent", &self.agent).finish_non_exhaustive()
+    }
+}
