@@ -2,7 +2,7 @@
 //! reports. It decides nothing about messages.
 //!
 //! Frames are encoded and decoded here and not in the shards: a shard's turn is what clients wait for, and one thread
-//! that copies an append of 100 messages in some 20 µs keeps up with all of them.
+//! that encodes an append of 100 messages of 100 bytes in 5 µs keeps up with all of them.
 
 mod link;
 
@@ -62,6 +62,9 @@ pub(crate) enum FromShard {
     /// It has done what it was told by [`ToShard::Drain`].
     Drained,
 }
+
+// A ring's memory is its places.
+const _: () = assert!(size_of::<ToShard>() <= 256 && size_of::<FromShard>() <= 256);
 
 /// What the owner of the node wants.
 #[derive(Debug)]
@@ -222,7 +225,7 @@ impl Router {
                     self.handle_link(event);
                 }
             }
-            command = self.surroundings.commands.recv(), if self.phase == Phase::Running => self.handle_command(command),
+            command = self.surroundings.commands.recv(), if self.phase != Phase::Stopping => self.handle_command(command),
             Some(reply) = self.surroundings.reports.recv() => self.report(reply),
             () = bell.rung() => {}
             // Only to learn of room: the frame is sent in the next turn.
@@ -307,6 +310,8 @@ impl Router {
 
     fn handle_command(&mut self, command: Option<Command>) {
         match command {
+            // It drains already.
+            Some(Command::Drain(_)) if self.phase != Phase::Running => {}
             Some(Command::Drain(over)) => {
                 tracing::info!(over_ms = over.as_millis(), "node drains");
                 // Links and clients that are gone must not keep the process.

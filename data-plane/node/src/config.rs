@@ -6,6 +6,7 @@ use std::num::NonZeroU16;
 use std::time::Duration;
 
 use millrace_core::ConfigError;
+use millrace_protocol::client::ENDPOINTS_MAX;
 use millrace_token::KeyRingLimits;
 
 /// A data node's addresses, limits and times. Plain: whoever reads files and flags fills it in.
@@ -15,7 +16,8 @@ pub struct Config {
     pub client_address: SocketAddr,
     /// Metrics and health, in clear and without a login: not for the open internet. Default 127.0.0.1:7401.
     pub admin_address: SocketAddr,
-    /// URLs under which clients reach this node, told to the control plane. Default none: the one they came by.
+    /// URLs under which clients reach this node, at most 16, told to the control plane and to clients that are sent away.
+    /// Default none: the one they came by.
     pub endpoints: Vec<String>,
     /// Shards, one thread each, at most 256. Default `None`: one for each processor that this process may use.
     pub shards: Option<NonZeroU16>,
@@ -134,11 +136,14 @@ pub enum StartError {
 /// Fewest connections with which a node starts.
 const CONNECTIONS_MIN: u64 = 16;
 const SHARDS_MAX: u16 = 256;
+/// What a control node takes.
+const NODE_NAME_BYTES_MAX: usize = 128;
 const RING_SLOTS_MIN: usize = 16;
 
-/// Descriptors that connections must leave to everything else in the process: stores, links, logs, rings.
+/// Descriptors that connections must leave to everything else in the process: stores, links, logs; and for each shard its
+/// queues, rings and those who are told that there is no place.
 fn descriptors_reserved(limit: u64, shards: u16) -> u64 {
-    (limit / 8).clamp(64, 1024) + 8 * u64::from(shards)
+    (limit / 8).clamp(64, 1024) + 40 * u64::from(shards)
 }
 
 impl Config {
@@ -146,6 +151,12 @@ impl Config {
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
         self.core.check()?;
         let fail = |field, value: usize, must| Err(ConfigError { field, value: value as u64, must });
+        if self.core.node.is_empty() || self.core.node.len() > NODE_NAME_BYTES_MAX {
+            return fail("length of core.node", self.core.node.len(), "1 to 128 bytes");
+        }
+        if self.endpoints.len() > ENDPOINTS_MAX {
+            return fail("number of endpoints", self.endpoints.len(), "at most 16");
+        }
         if self.ring_slots < RING_SLOTS_MIN {
             return fail("ring_slots", self.ring_slots, "at least 16");
         }
@@ -196,10 +207,10 @@ mod tests {
             });
             assert_eq!(limit, expect, "{connections_max:?} of {descriptors:?}");
         };
-        check(None, Some(20_000), Ok(20_000 - 1024 - 16));
-        check(None, Some(1024), Ok(1024 - 128 - 16));
+        check(None, Some(20_000), Ok(20_000 - 1024 - 80));
+        check(None, Some(1024), Ok(1024 - 128 - 80));
         check(Some(100), Some(1024), Ok(100));
-        check(Some(1000), Some(1024), Err(1000 + 128 + 16));
+        check(Some(1000), Some(1024), Err(1000 + 128 + 80));
         check(None, Some(64), Err(16 + 64));
         check(None, None, Ok(u32::MAX));
     }
@@ -212,6 +223,8 @@ mod tests {
             assert_eq!(config.check().map_err(|error| error.field), Err(field));
         };
         assert_eq!(Config::default().check(), Ok(()));
+        check(|config| config.core.node = String::new(), "length of core.node");
+        check(|config| config.endpoints = vec![String::new(); 17], "number of endpoints");
         check(|config| config.ring_slots = 1, "ring_slots");
         check(|config| config.shards = NonZeroU16::new(257), "shards");
         check(|config| config.turn.accepts_max = 0, "turn");

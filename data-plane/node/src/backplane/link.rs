@@ -3,7 +3,6 @@
 //! It knows frames and heartbeats, not what they are about: the [router](super) decides what goes in and where what
 //! comes out goes. Frames are encoded here, in the backplane's thread, and all that wait go out in one write.
 
-use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -281,7 +280,7 @@ struct Link {
 impl Link {
     /// Carries frames both ways until the link ends, and says why it did.
     async fn run(&mut self, events: &mpsc::Sender<LinkEvent>, outgoing: &mut mpsc::Receiver<Outgoing>) -> LinkError {
-        let pong_due = (Cell::new(false), Notify::new());
+        let pong_due = Notify::new();
         let (term, heartbeat) = (self.term, self.heartbeat);
         let reading = read_all(&mut self.read, heartbeat, events, &pong_due);
         let writing = write_all(&mut self.write, term, heartbeat, outgoing, &pong_due);
@@ -295,13 +294,11 @@ impl Link {
     }
 }
 
-type PongDue = (Cell<bool>, Notify);
-
 async fn read_all(
     read: &mut Incoming,
     heartbeat: Duration,
     events: &mpsc::Sender<LinkEvent>,
-    pong_due: &PongDue,
+    pong_due: &Notify,
 ) -> Result<(), LinkError> {
     loop {
         // The time that the router takes to accept an event is not the peer's silence: the clock starts at each read.
@@ -310,10 +307,8 @@ async fn read_all(
             Err(_elapsed) => return Err(LinkError::Silent),
         };
         match frame.body {
-            NodeBody::Ping => {
-                pong_due.0.set(true);
-                pong_due.1.notify_one();
-            }
+            // One pong answers all pings that wait.
+            NodeBody::Ping => pong_due.notify_one(),
             NodeBody::Pong | NodeBody::Unknown => {}
             NodeBody::Challenge { .. } | NodeBody::Hello(_) | NodeBody::Welcome { .. } => {
                 return Err(LinkError::UnexpectedFrame);
@@ -328,11 +323,12 @@ async fn write_all(
     term: Term,
     heartbeat: Duration,
     outgoing: &mut mpsc::Receiver<Outgoing>,
-    pong_due: &PongDue,
+    pong_due: &Notify,
 ) -> Result<(), LinkError> {
     let mut buffer = Vec::new();
     let mut ping_at = Instant::now() + heartbeat;
     loop {
+        let mut pong = false;
         let mut next = tokio::select! {
             next = outgoing.recv() => match next {
                 Some(next) => Some(next),
@@ -342,11 +338,14 @@ async fn write_all(
                     return Err(LinkError::Stopped);
                 }
             },
-            () = pong_due.1.notified() => None,
+            () = pong_due.notified() => {
+                pong = true;
+                None
+            }
             () = tokio::time::sleep_until(ping_at) => None,
         };
         buffer.clear();
-        if pong_due.0.take() {
+        if pong {
             node::encode_delimited(&NodeFrame { id: 0, body: NodeBody::Pong }, &mut buffer)?;
         }
         if Instant::now() >= ping_at {
@@ -367,3 +366,6 @@ async fn write_all(
         buffer.shrink_to(WRITE_BYTES_GOAL);
     }
 }
+
+#[cfg(test)]
+mod tests;
