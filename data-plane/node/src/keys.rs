@@ -63,3 +63,70 @@ impl VerifyToken for Keys {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use millrace_protocol::node::{KeyAlgorithm, RevokedTokens, TokensRevoked};
+    use millrace_protocol::{TenantId, UserId};
+    use millrace_token::{Claims, SigningKey};
+
+    use super::*;
+
+    const NOW_MS: i64 = 1_000_000;
+
+    fn tenant() -> TenantId {
+        TenantId::new(1).expect("not 0")
+    }
+
+    fn key_frame(key: &SigningKey) -> NodeBody {
+        NodeBody::Keys(vec![key.tenant_key(tenant(), "k1")])
+    }
+
+    fn token(key: &SigningKey, id: &str) -> String {
+        let claims = Claims {
+            tenant: tenant(),
+            user: UserId::new("ann").expect("name"),
+            issued_at_ms: NOW_MS,
+            expires_at_ms: NOW_MS + 60_000,
+            id: id.into(),
+            roles: Vec::new(),
+            device: None,
+        };
+        key.sign("k1", &claims).expect("sign")
+    }
+
+    fn revocation(id: &str) -> NodeBody {
+        NodeBody::TokensRevoked(TokensRevoked {
+            tenant: tenant(),
+            which: RevokedTokens::Token(id.into()),
+            forget_after_ms: NOW_MS + 60_000,
+        })
+    }
+
+    /// Between the welcome and the first keys of a new link, sessions go on being opened with the keys of the old one.
+    #[test]
+    fn a_new_link_replaces_everything_at_once() {
+        let (old, new) = (SigningKey::generate(KeyAlgorithm::Hs256), SigningKey::generate(KeyAlgorithm::Hs256));
+        let (old, new) = (old.expect("key"), new.expect("key"));
+        let mut keys = Keys::new(KeyRingLimits::default());
+        let check = |keys: &Keys, key: &SigningKey, id: &str, expect: Result<&str, Code>| {
+            let verified = keys.verify(&token(key, id), NOW_MS);
+            assert_eq!(verified.as_ref().map(|token| token.id.as_str()).map_err(|&code| code), expect);
+        };
+        check(&keys, &old, "a", Err(Code::BadToken));
+        keys.handle_link_up();
+        keys.handle_frame(&key_frame(&old), NOW_MS);
+        check(&keys, &old, "a", Ok("a"));
+
+        keys.handle_link_up();
+        check(&keys, &old, "a", Ok("a"));
+        // Revocations come first on a new link, and count for both.
+        keys.handle_frame(&revocation("a"), NOW_MS);
+        check(&keys, &old, "a", Err(Code::TokenRevoked));
+        check(&keys, &old, "b", Ok("b"));
+        keys.handle_frame(&key_frame(&new), NOW_MS);
+        check(&keys, &old, "b", Err(Code::BadToken));
+        check(&keys, &new, "b", Ok("b"));
+        check(&keys, &new, "a", Err(Code::TokenRevoked));
+    }
+}

@@ -176,3 +176,30 @@ fn spawn(name: String, body: impl FnOnce() -> io::Result<()> + Send + 'static) -
     };
     Builder::new().name(name).spawn(guarded).map_err(setup_error("thread"))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+
+    use super::*;
+
+    const TOLD: &str = "MILLRACE_TEST_PANICS";
+
+    /// Half a node is worse than none. Runs itself in a process of its own, which must not survive.
+    #[test]
+    fn a_thread_that_panics_ends_the_process() {
+        if std::env::var(TOLD).is_ok() {
+            let thread = spawn("doomed".into(), || panic!("a bug")).expect("thread");
+            let _ = thread.join();
+            return;
+        }
+        let output = Command::new(std::env::current_exe().expect("own path"))
+            .args(["--exact", "node::tests::a_thread_that_panics_ends_the_process", "--nocapture"])
+            .env(TOLD, "1")
+            .output()
+            .expect("start");
+        assert_eq!(output.status.signal(), Some(6), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(String::from_utf8_lossy(&output.stderr).contains("a bug"));
+    }
+}

@@ -116,6 +116,8 @@ struct Shard {
     rings: Rings,
     /// By session index.
     connections: Vec<Option<Connection>>,
+    /// How many of them there are.
+    open: usize,
     parting: Parting,
     accepting: Accepting,
     /// Frames for the control plane that found the ring full. Bounded by what the core lets be under way.
@@ -145,10 +147,10 @@ enum Accepting {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Draining {
     No,
-    /// The core has not finished.
+    /// Homes are being given back.
     Core,
-    /// The core has; some peers have not read their last words.
-    Parting,
+    /// All are; some clients are still there, or have not read their last words.
+    Clients,
     Told,
 }
 
@@ -192,6 +194,7 @@ impl Shard {
             ready: VecDeque::with_capacity(turn.events_max),
             rings,
             connections: Vec::new(),
+            open: 0,
             parting: Parting::new(linger),
             accepting: Accepting::Open(listener),
             control_backlog: VecDeque::new(),
@@ -252,7 +255,7 @@ impl Shard {
         }
         self.send_hops();
         self.send_backlog();
-        if self.draining == Draining::Parting && self.parting.len() == 0 {
+        if self.draining == Draining::Clients && self.open == 0 && self.parting.len() == 0 {
             self.draining = Draining::Told;
             self.push_up(FromShard::Drained);
         }
@@ -409,6 +412,7 @@ impl Shard {
             self.connections.resize_with(session.index() + 1, || None);
         }
         self.connections[session.index()] = Some(Connection::new(fd, session));
+        self.open += 1;
     }
 
     /// Tells a connection that there is no place for it, while not too many are being told.
@@ -483,7 +487,7 @@ impl Shard {
             Action::Flush(session) => self.flush(now, session),
             Action::Close { session, code, reason } => self.close(now, session, code, reason),
             Action::Control(frame) => self.send_control(frame),
-            Action::Drained => self.draining = Draining::Parting,
+            Action::Drained => self.draining = Draining::Clients,
         }
     }
 
@@ -550,6 +554,7 @@ impl Shard {
         rest: impl FnOnce(&Connection, Option<&millrace_core::Outbound>) -> Vec<u8>,
     ) {
         let Some(connection) = self.connections.get_mut(session.index()).and_then(Option::take) else { return };
+        self.open -= 1;
         let rest = rest(&connection, self.core.outbound(session));
         let Connection { fd, interest, .. } = connection;
         self.core.handle_disconnected(now, session);
@@ -561,6 +566,7 @@ impl Shard {
     fn drop_connection(&mut self, now: Now, session: SessionKey) {
         if self.connection(session).is_some() {
             self.connections[session.index()] = None;
+            self.open -= 1;
             self.forget(now, session);
         }
     }
@@ -623,7 +629,7 @@ impl Shard {
                 self.control_backlog.push_back(outgoing);
             }
             // Told again in the next turn.
-            Err(FromShard::Drained) => self.draining = Draining::Parting,
+            Err(FromShard::Drained) => self.draining = Draining::Clients,
         }
     }
 }

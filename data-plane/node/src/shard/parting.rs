@@ -185,3 +185,6 @@ impl Peer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
