@@ -9,14 +9,14 @@ use std::collections::HashMap;
 
 use millrace_protocol::code::{Code, Refusal};
 use millrace_protocol::id::{Epoch, Offset, Producer, ProducerSequence, Term, UserId};
-use millrace_protocol::node::{AppendOutcome, ChannelAppend, HistoryClass, NewMessage};
+use millrace_protocol::node::{AppendOutcome, HistoryClass, NewMessage};
 
 mod head;
 mod producer;
 #[cfg(test)]
 mod tests;
 
-pub use head::{ChannelHead, HomeState};
+pub use head::{ChannelHead, HomeState, HomeView};
 pub use producer::{PRODUCER_RUNS_MAX, ProducerRow, Run};
 
 /// Why a channel takes no append, opening or closing: the home acts on an outdated view and must open the channel again.
@@ -111,7 +111,7 @@ impl<'a> Batch<'a> {
         &self.producers
     }
 
-    /// Decides what becomes of each message.
+    /// Decides what becomes of each message of a home that sees the channel so.
     ///
     /// `rows` are the producers' rows in the order of [`Batch::producers`], `None` for one that is not known. Durable: a message is stored if it
     /// is its producer's next. Windowed: all are stored, because they were delivered.
@@ -120,13 +120,13 @@ impl<'a> Batch<'a> {
     /// [`HomeError`]: nothing is to be stored; the home must open the channel again.
     pub fn plan(
         &self,
-        append: &ChannelAppend,
+        view: HomeView,
         head: Option<&ChannelHead>,
         rows: Vec<Option<ProducerRow>>,
     ) -> Result<AppendPlan, HomeError> {
         assert_eq!(rows.len(), self.producers.len(), "one row per producer");
         let head = head.ok_or(HomeError::NotOpen)?;
-        head.check_append(append.term, append.epoch, append.expected_offset)?;
+        head.check(view)?;
 
         let mut rows: Vec<_> = rows.into_iter().map(PlannedRow::new).collect();
         let mut outcomes = Vec::with_capacity(self.messages.len());

@@ -1,7 +1,7 @@
 //! Where a channel stands, and whose home may append to it.
 
 use millrace_protocol::id::{Epoch, Offset, Term};
-use millrace_protocol::node::{CloseHome, Head, HistoryClass, ProducerState};
+use millrace_protocol::node::{Head, HistoryClass, ProducerState};
 
 use super::HomeError;
 
@@ -12,6 +12,17 @@ pub enum HomeState {
     Open,
     /// The last home gave the channel back with everything stored that was delivered.
     Closed,
+}
+
+/// Where a home believes that its channel stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HomeView {
+    /// Its term.
+    pub term: Term,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// Offset of the next message.
+    pub next_offset: Offset,
 }
 
 /// Where a channel stands. Read and written back by every append, which is what fences.
@@ -70,24 +81,24 @@ impl ChannelHead {
     ///
     /// # Errors
     /// [`HomeError`] if the home's view is not the head's: the head stays open, so that a windowed channel's next home begins a new epoch.
-    pub fn close(&self, close: &CloseHome) -> Result<Self, HomeError> {
-        self.check_append(close.term, close.epoch, close.next_offset)?;
+    pub fn close(&self, view: HomeView) -> Result<Self, HomeError> {
+        self.check(view)?;
         Ok(Self { home: HomeState::Closed, ..*self })
     }
 
-    /// Whether a home with this view may append.
-    pub(super) fn check_append(&self, term: Term, epoch: Epoch, next_offset: Offset) -> Result<(), HomeError> {
-        if term != self.term {
-            return Err(HomeError::Fenced { theirs: term, ours: self.term });
+    /// Whether a home that sees the channel so may append.
+    pub(super) fn check(&self, view: HomeView) -> Result<(), HomeError> {
+        if view.term != self.term {
+            return Err(HomeError::Fenced { theirs: view.term, ours: self.term });
         }
         if self.home == HomeState::Closed {
             return Err(HomeError::NotOpen);
         }
-        if epoch != self.epoch {
-            return Err(HomeError::Epoch { theirs: epoch, ours: self.epoch });
+        if view.epoch != self.epoch {
+            return Err(HomeError::Epoch { theirs: view.epoch, ours: self.epoch });
         }
-        if next_offset != self.next_offset {
-            return Err(HomeError::Offset { theirs: next_offset, ours: self.next_offset });
+        if view.next_offset != self.next_offset {
+            return Err(HomeError::Offset { theirs: view.next_offset, ours: self.next_offset });
         }
         Ok(())
     }

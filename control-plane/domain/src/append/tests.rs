@@ -1,6 +1,4 @@
 use bytes::Bytes;
-use millrace_protocol::id::ChannelId;
-use millrace_protocol::node::CloseHome;
 use proptest::prelude::*;
 
 use super::*;
@@ -30,14 +28,17 @@ fn message(name: &str, of: u64, number: u64) -> NewMessage {
     NewMessage { user: user(name), producer: producer(of), sequence: sequence(number), time_ms: 0, body }
 }
 
-fn append(term: u64, epoch_number: u32, expected: u64, messages: Vec<NewMessage>) -> ChannelAppend {
-    ChannelAppend {
-        channel: ChannelId::new(1).unwrap(),
-        term: Term(term),
-        epoch: epoch(epoch_number),
-        expected_offset: offset(expected),
-        messages,
-    }
+struct Append {
+    view: HomeView,
+    messages: Vec<NewMessage>,
+}
+
+fn view(term: u64, epoch_number: u32, next_offset: u64) -> HomeView {
+    HomeView { term: Term(term), epoch: epoch(epoch_number), next_offset: offset(next_offset) }
+}
+
+fn append(term: u64, epoch_number: u32, next_offset: u64, messages: Vec<NewMessage>) -> Append {
+    Append { view: view(term, epoch_number, next_offset), messages }
 }
 
 /// A channel as a store would keep it: what a plan says is put, nothing else.
@@ -55,11 +56,11 @@ impl Channel {
         Ok(head)
     }
 
-    fn append(&mut self, append: &ChannelAppend) -> Result<Vec<AppendOutcome>, HomeError> {
+    fn append(&mut self, append: &Append) -> Result<Vec<AppendOutcome>, HomeError> {
         let batch = Batch::new(&append.messages);
         let key = |&(user, producer): &(&UserId, Producer)| (user.clone(), producer);
         let rows = batch.producers().iter().map(|known| self.rows.get(&key(known)).cloned()).collect();
-        let plan = batch.plan(append, self.head.as_ref(), rows)?;
+        let plan = batch.plan(append.view, self.head.as_ref(), rows)?;
         for (at, message) in plan.stored(&append.messages) {
             self.messages.push((plan.head.epoch, at, message.clone()));
         }
@@ -114,7 +115,7 @@ fn an_outdated_home_is_refused() {
     let one = || vec![message("ann", 1, 1)];
     assert_eq!(channel.append(&append(1, 1, 1, one())), Err(HomeError::NotOpen));
     channel.open(2, HistoryClass::Durable).unwrap();
-    let mut check = |request: ChannelAppend, expect: HomeError| {
+    let mut check = |request: Append, expect: HomeError| {
         assert_eq!(channel.append(&request), Err(expect));
         assert!(channel.messages.is_empty());
     };
@@ -125,12 +126,11 @@ fn an_outdated_home_is_refused() {
     assert_eq!(channel.open(1, HistoryClass::Durable), Err(HomeError::Fenced { theirs: Term(1), ours: Term(2) }));
     channel.append(&append(2, 1, 1, one())).unwrap();
 
-    let close =
-        CloseHome { channel: ChannelId::new(1).unwrap(), term: Term(2), epoch: epoch(1), next_offset: offset(2) };
+    let current = view(2, 1, 2);
     let head = channel.head.unwrap();
-    assert!(head.close(&CloseHome { next_offset: offset(1), ..close }).is_err());
-    assert!(head.close(&CloseHome { term: Term(1), ..close }).is_err());
-    channel.head = Some(head.close(&close).unwrap());
+    assert!(head.close(view(2, 1, 1)).is_err());
+    assert!(head.close(view(1, 1, 2)).is_err());
+    channel.head = Some(head.close(current).unwrap());
     assert_eq!(channel.append(&append(2, 1, 2, vec![message("ann", 1, 2)])), Err(HomeError::NotOpen));
     assert!(HomeError::NotOpen.code() == Code::Fenced && HomeError::NoHistory.code() == Code::NoHistory);
 }
@@ -143,9 +143,7 @@ fn an_epoch_ends_with_lost_history() {
         channel.open(1, history).unwrap();
         channel.append(&append(1, 1, 1, vec![message("ann", 1, 1), message("ann", 1, 2)])).unwrap();
         if closed {
-            let channel_id = ChannelId::new(1).unwrap();
-            let close = CloseHome { channel: channel_id, term: Term(1), epoch: epoch(1), next_offset: offset(3) };
-            channel.head = Some(channel.head.unwrap().close(&close).unwrap());
+            channel.head = Some(channel.head.unwrap().close(view(1, 1, 3)).unwrap());
         }
         let head = channel.open(2, history).unwrap();
         assert_eq!((head.epoch.get(), head.epoch_first_offset.get()), expect, "{history:?} {closed}");
@@ -217,7 +215,7 @@ proptest! {
         let mut channel = Channel::default();
         let mut term = 1;
         // What the home believes; not touched when an answer is lost.
-        let mut view = channel.open(term, HistoryClass::Durable).unwrap();
+        let mut believed = channel.open(term, HistoryClass::Durable).unwrap();
         for step in steps {
             match step {
                 Step::Append { batch, answered } => {
@@ -228,31 +226,31 @@ proptest! {
                         let begin = (next + 2).saturating_sub(behind).max(1);
                         messages.extend((begin..begin + count).map(|number| message(name, run, number)));
                     }
-                    let request = append(term, view.epoch.get(), view.next_offset.get(), messages);
+                    let request = append(term, believed.epoch.get(), believed.next_offset.get(), messages);
                     let before = channel.messages.clone();
                     match channel.append(&request) {
                         Ok(outcomes) => {
-                            prop_assert_eq!(view.next_offset.get(), before.len() as u64 + 1);
+                            prop_assert_eq!(believed.next_offset.get(), before.len() as u64 + 1);
                             check_outcomes(&before, &request, &outcomes, &channel);
                             if answered {
-                                view = channel.head.unwrap();
+                                believed = channel.head.unwrap();
                             }
                         }
                         Err(error) => {
                             // Only a lost answer makes the home's view outdated.
                             let outdated = matches!(error, HomeError::Offset { .. });
                             prop_assert!(outdated);
-                            prop_assert!(view.next_offset < channel.head.unwrap().next_offset);
+                            prop_assert!(believed.next_offset < channel.head.unwrap().next_offset);
                             prop_assert_eq!(&channel.messages, &before);
-                            view = channel.open(term, HistoryClass::Durable).unwrap();
+                            believed = channel.open(term, HistoryClass::Durable).unwrap();
                         }
                     }
                 }
                 Step::Takeover => {
                     term += 1;
-                    view = channel.open(term, HistoryClass::Durable).unwrap();
+                    believed = channel.open(term, HistoryClass::Durable).unwrap();
                 }
-                Step::Reopen => view = channel.open(term, HistoryClass::Durable).unwrap(),
+                Step::Reopen => believed = channel.open(term, HistoryClass::Durable).unwrap(),
                 Step::Stale { producer: who } => {
                     let (name, run) = PRODUCERS[who];
                     let next = stored_of(&channel, who) + 1;
@@ -311,7 +309,7 @@ fn stored_of(channel: &Channel, who: usize) -> u64 {
 /// The slow model: every outcome follows from a search through what was stored before and what the batch stored already.
 fn check_outcomes(
     before: &[(Epoch, Offset, NewMessage)],
-    request: &ChannelAppend,
+    request: &Append,
     outcomes: &[AppendOutcome],
     after: &Channel,
 ) {
