@@ -5,11 +5,23 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use millrace_domain::append::{ChannelHead, HomeState};
-use millrace_protocol::id::{Epoch, Offset, Term};
+use millrace_protocol::id::{ChannelId, Epoch, Offset, Term};
 use millrace_protocol::node::HistoryClass;
+use millrace_store::{StoreError, Transaction};
+
+use super::key;
 
 const VERSION: u8 = 1;
 const BYTES: usize = 1 + 4 + 4 * 8 + 2;
+
+/// The head of a channel; `None` if no home has opened it yet.
+pub(crate) async fn get(
+    transaction: &mut dyn Transaction,
+    channel: ChannelId,
+) -> Result<Option<ChannelHead>, StoreError> {
+    let Some(value) = transaction.get(&key::head(channel)).await? else { return Ok(None) };
+    decode(&value).map(Some).ok_or_else(|| StoreError::Damaged(format!("head of channel {channel}")))
+}
 
 /// The bytes of a head.
 pub(crate) fn encode(head: &ChannelHead) -> Bytes {
