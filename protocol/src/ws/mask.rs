@@ -9,16 +9,15 @@ use super::MaskKey;
 ///
 /// Source: RFC 6455 §5.3.
 pub fn mask(data: &mut [u8], key: MaskKey, phase: usize) {
-    let at = |index: usize| key[(index + phase % 4) % 4];
-    let lane = u32::from_ne_bytes([at(0), at(1), at(2), at(3)]);
-    // All lanes are equal, so the order of bytes in memory is that of the key on every machine. The fixed width lets the
-    // compiler use the widest vector registers it may.
-    let lanes = u128::from(lane) * 0x0000_0001_0000_0001_0000_0001_0000_0001;
-    let (blocks, rest) = data.as_chunks_mut::<16>();
-    for block in blocks {
-        *block = (u128::from_ne_bytes(*block) ^ lanes).to_ne_bytes();
+    let mut turned = key;
+    turned.rotate_left(phase % 4);
+    let lane = u32::from_ne_bytes(turned);
+    let (words, rest) = data.as_chunks_mut::<4>();
+    // A loop over words of the key's length is what the compiler turns into vector instructions; over u64 and u128 it does not.
+    for word in words {
+        *word = (u32::from_ne_bytes(*word) ^ lane).to_ne_bytes();
     }
-    for (byte, key) in rest.iter_mut().zip(lanes.to_ne_bytes()) {
+    for (byte, key) in rest.iter_mut().zip(turned) {
         *byte ^= key;
     }
 }
