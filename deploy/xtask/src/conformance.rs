@@ -51,6 +51,8 @@ fn echo(workspace: &Workspace, tally: &mut Tally) -> Result<()> {
     let clients = workspace.path("sdk/conformance/clients");
     let mut python = workspace.command(workspace.python());
     suite("echo: Python websockets", python.current_dir(&clients).args(["echo.py", "--url", &url]), tally);
+    let mut python = workspace.command(workspace.python());
+    suite("echo: Autobahn's cases", python.current_dir(&clients).args(["autobahn.py", "--url", &url]), tally);
     let mut node = workspace.command("node");
     suite("echo: npm ws", node.current_dir(&clients).args(["echo.mjs", "--url", &url]), tally);
     Ok(())
