@@ -2,12 +2,7 @@
 
 use std::time::Duration;
 
-/// Hard cap of a message's body, in bytes.
-const PAYLOAD_BYTES_CAP: usize = 64 << 10;
-/// Hard cap of subscriptions of one session.
-const SUBSCRIPTIONS_CAP: usize = 1_000;
-const PAGE_BODY_BYTES_MAX: usize = 512 << 10;
-const PAGE_MESSAGES_MAX: usize = 1_000;
+use millrace_protocol::client::{PAGE_BODY_BYTES_MAX, PAGE_MESSAGES_MAX, PAYLOAD_BYTES_CAP, SUBSCRIPTIONS_CAP};
 
 /// Limits and times of a shard; the same for every shard of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,9 +15,9 @@ pub struct Config {
     pub handshake_timeout: Duration,
     /// A session is pinged after this long without a frame from the client, and ended after twice as long. Default 25 s.
     pub heartbeat: Duration,
-    /// Largest body of a message, in bytes. Default 16 KiB, at most 64 KiB.
+    /// Largest body of a message, in bytes. Default 16 KiB, at most [`PAYLOAD_BYTES_CAP`].
     pub payload_bytes_max: u32,
-    /// Most subscriptions of a session. Default 1,000, at most 1,000.
+    /// Most subscriptions of a session. Default 1,000, at most [`SUBSCRIPTIONS_CAP`].
     pub subscriptions_max: u32,
     /// Most bytes that wait in a session's queue, counting what it shares with others. Default 256 KiB.
     pub queue_bytes_max: u32,

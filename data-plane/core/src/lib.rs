@@ -18,19 +18,34 @@
 #![forbid(unsafe_code)]
 
 mod action;
+mod arena;
+mod backplane;
 mod config;
+mod grant;
+mod home;
+mod homes;
 mod hop;
 mod id;
+mod links;
 mod outbound;
+mod rate_limit;
+mod recent;
+mod replay;
+mod run;
+mod session;
 mod shard;
 mod stats;
+mod subscription;
 mod token;
+mod user;
+mod wheel;
 
 pub use action::{Action, ControlEvent, Drain, Written};
 pub use config::{Config, ConfigError, HomeConfig, Rate};
 pub use hop::Hop;
 pub use id::{Now, SLOTS, SessionKey, ShardIndex, home_of};
 pub use outbound::Outbound;
+pub use run::Run;
 pub use shard::Shard;
 pub use stats::Stats;
 pub use token::{VerifiedToken, VerifyToken};

@@ -1,22 +1,79 @@
 //! One shard: routes between its concerns and keeps their time.
 
+mod access;
+mod control;
+mod deliver;
+mod request;
+mod subscribe;
+mod time;
+
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use millrace_protocol::Code;
+use millrace_protocol::client::{ServerBody, ServerFrame};
+use millrace_protocol::{ChannelId, Code};
 
+use crate::arena::Arena;
+use crate::backplane::Backplane;
+use crate::grant::Grants;
+use crate::home::{Context, Wants};
+use crate::homes::Homes;
+use crate::hop::HopBody;
+use crate::links::Links;
+use crate::outbound::Outbound;
+use crate::session::{Session, State};
+use crate::subscription::Channels;
+use crate::user::Users;
+use crate::wheel::{TICK_MS, Tick, Wheel};
 use crate::{
-    Action, Config, ConfigError, ControlEvent, Drain, Hop, Now, Outbound, SessionKey, ShardIndex, Stats, VerifyToken,
-    Written,
+    Action, Config, ConfigError, ControlEvent, Drain, Hop, Now, SessionKey, ShardIndex, Stats, VerifyToken, Written,
 };
+
+use self::control::Reauthorize;
+use self::request::Waiter;
+use self::time::{Chore, Random};
 
 /// One shard of a data node: the sessions that connected to it, and the homes of the channels whose slots are its own.
 pub struct Shard<V> {
     config: Config,
     index: ShardIndex,
+    shards: u16,
     verifier: V,
+    began: Instant,
+    random: Random,
+
+    sessions: Arena<Session>,
+    users: Users,
+    channels: Channels,
+    grants: Grants<Waiter>,
+    homes: Homes,
+
+    links: Links,
+    backplane: Backplane,
+    wants: Wants,
+    reauthorize: Reauthorize,
+
+    wheel: Wheel<SessionKey>,
+    chores: Wheel<Chore>,
+    draining: Draining,
+
     actions: VecDeque<Action>,
+    flushes: VecDeque<SessionKey>,
+    /// Sessions that may start their next page.
+    paced: Vec<SessionKey>,
+    /// Channels whose group is to join.
+    groups: Vec<ChannelId>,
+    /// The last join's number.
+    joins: u32,
+    scratch: Vec<u8>,
     stats: Stats,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Draining {
+    No,
+    Begun,
+    Done,
 }
 
 impl<V: VerifyToken> Shard<V> {
@@ -32,9 +89,39 @@ impl<V: VerifyToken> Shard<V> {
         seed: u64,
         verifier: V,
     ) -> Result<Self, ConfigError> {
-        let _ = (now, shards, seed);
         config.check()?;
-        Ok(Self { config, index, verifier, actions: VecDeque::new(), stats: Stats::default() })
+        if shards == 0 || index.0 >= shards {
+            let must = "below the number of shards";
+            return Err(ConfigError { field: "index", value: index.0.into(), must });
+        }
+        let mut random = Random::new(seed ^ u64::from(index.0) << 48);
+        Ok(Self {
+            index,
+            shards,
+            verifier,
+            began: now.instant,
+            sessions: Arena::new(),
+            users: Users::new(random.next()),
+            channels: Channels::default(),
+            grants: Grants::new(config.grants_max, random.next()),
+            homes: Homes::new(),
+            links: Links::new(index, shards, config.hop_deliveries_max, config.hop_requests_max),
+            backplane: Backplane::new(index),
+            wants: Wants::default(),
+            reauthorize: Reauthorize::default(),
+            wheel: Wheel::new(),
+            chores: Wheel::new(),
+            draining: Draining::No,
+            actions: VecDeque::new(),
+            flushes: VecDeque::new(),
+            paced: Vec::new(),
+            groups: Vec::new(),
+            joins: 0,
+            scratch: Vec::new(),
+            stats: Stats::default(),
+            random,
+            config,
+        })
     }
 
     /// Which shard it is.
@@ -52,80 +139,294 @@ impl<V: VerifyToken> Shard<V> {
     /// # Errors
     /// The code to close it with: `Busy` when there are [`sessions_max`](Config::sessions_max), `GoingAway` while draining.
     pub fn handle_connected(&mut self, now: Now) -> Result<SessionKey, Code> {
-        let _ = (now, &self.config);
-        Err(Code::Busy)
+        if self.draining != Draining::No {
+            return Err(Code::GoingAway);
+        }
+        if self.sessions.len() >= self.config.sessions_max {
+            self.stats.busy_total += 1;
+            return Err(Code::Busy);
+        }
+        let tick = self.tick(now);
+        let key = self.sessions.insert(Session::new(tick));
+        self.stats.sessions_opened_total += 1;
+        self.set_timer(key, tick + time::ticks(self.config.handshake_timeout));
+        Ok(key)
     }
 
     /// A whole frame came from a client: one binary WebSocket message.
     pub fn handle_frame(&mut self, now: Now, session: SessionKey, payload: &[u8]) {
-        let _ = (now, session, payload);
+        self.request(now, session, payload);
     }
 
     /// The transport is gone, by whichever side. The key names nothing any more.
-    pub fn handle_disconnected(&mut self, now: Now, session: SessionKey) {
-        let _ = (now, session);
+    pub fn handle_disconnected(&mut self, _now: Now, session: SessionKey) {
+        self.forget(session);
+        if let Some(gone) = self.sessions.remove(session) {
+            self.stats.sessions_closed_total += 1;
+            self.stats.queued_bytes -= gone.outbound.queued_bytes() as u64;
+        }
     }
 
     /// The transport took bytes of the session's [`Outbound`], or takes more again.
     pub fn handle_written(&mut self, now: Now, session: SessionKey, written: Written) {
-        let _ = (now, session, written);
+        let tick = self.tick(now);
+        let Some(of) = self.sessions.get_mut(session) else { return };
+        let before = of.outbound.queued_bytes();
+        of.outbound.advance(tick, written.bytes, written.blocked);
+        let after = of.outbound.queued_bytes();
+        self.stats.queued_bytes -= (before - after) as u64;
+        if !written.blocked && after > 0 {
+            // The transport took a part although it is not blocked: go on.
+            self.flush(session);
+        }
+        self.pace_later(session);
     }
 
     /// A hop came from another shard's ring.
     pub fn handle_hop(&mut self, now: Now, from: ShardIndex, hop: Hop) {
-        let _ = (now, from, hop);
+        match hop.0 {
+            HopBody::Publish(publish) => self.with_homes(now, |homes, context| homes.publish(context, *publish)),
+            HopBody::Join(join) => self.with_homes(now, |homes, context| homes.join(context, from, join)),
+            HopBody::Read(read) => self.with_homes(now, |homes, context| homes.read(context, from, read)),
+            HopBody::Leave(channel) => self.with_homes(now, |homes, context| homes.leave(context, from, channel)),
+            HopBody::Acks(acks) => self.handle_acks(from, *acks),
+            HopBody::Joined(joined) => self.handle_joined(now, from, *joined),
+            HopBody::Page(page) => self.handle_page(from, *page),
+            HopBody::Live(run) => self.handle_live(*run),
+            HopBody::Lagged(channel) => self.handle_lagged(channel),
+            HopBody::Gone(channel, code) => self.handle_gone(channel, code),
+        }
     }
 
     /// Something came from the backplane.
     pub fn handle_control(&mut self, now: Now, event: ControlEvent) {
-        let _ = (now, event);
+        match event {
+            ControlEvent::LinkUp { term } => self.link_up(now, term),
+            ControlEvent::LinkDown => self.link_down(now),
+            ControlEvent::Frame(frame) => self.control_frame(now, frame),
+        }
     }
 
     /// The time of [`poll_timeout`](Self::poll_timeout) has come; harmless when it has not.
     pub fn handle_timeout(&mut self, now: Now) {
-        let _ = now;
+        self.fire_timers(now);
     }
 
     /// Begins a clean stop: clients are told when and where to come back, no publish is taken any more, what was delivered is
     /// stored, homes are given back. [`Action::Drained`] says when that is done; sessions left after `drain.over` are closed.
     pub fn handle_drain(&mut self, now: Now, drain: Drain) {
-        let _ = (now, drain);
+        self.drain(now, &drain);
     }
 
     /// Ends a turn: what arrived together leaves together.
     pub fn end_turn(&mut self, now: Now) {
-        let _ = now;
+        self.start_pages(now);
+        self.join_groups(now);
+        self.take_local_hops(now);
+        self.ask_again();
+        self.repeat_reauthorize(now);
+        self.with_homes(now, Homes::end_turn);
+        self.take_local_hops(now);
+        self.ask_grants();
+        if self.draining == Draining::Begun && self.homes.is_drained() {
+            self.draining = Draining::Done;
+            self.actions.push_back(Action::Drained);
+        }
+        self.stats.sessions = self.sessions.len().into();
+        self.stats.homes = self.homes.len() as u64;
+        self.stats.channels = self.channels.len() as u64;
+        self.stats.grants = self.grants.len() as u64;
+    }
+
+    fn take_local_hops(&mut self, now: Now) {
+        // Ends: what a page sets off waits for the next turn, in `paced` and `groups`.
+        while let Some(hop) = self.links.poll_local() {
+            self.handle_hop(now, self.index, hop);
+        }
     }
 
     /// The next thing to do, or `None`.
     pub fn poll_action(&mut self) -> Option<Action> {
-        self.actions.pop_front()
+        if let Some(frame) = self.backplane.poll() {
+            return Some(Action::Control(frame));
+        }
+        if let Some(action) = self.actions.pop_front() {
+            return Some(action);
+        }
+        while let Some(key) = self.flushes.pop_front() {
+            if self.sessions.get(key).is_some_and(|session| session.outbound.flushing && !session.outbound.is_empty()) {
+                return Some(Action::Flush(key));
+            }
+        }
+        None
     }
 
     /// The next hop for another shard's ring, or `None`. Take one only when there is room for it.
     pub fn poll_hop(&mut self, to: ShardIndex) -> Option<Hop> {
-        let _ = to;
-        None
+        if to == self.index {
+            return None;
+        }
+        let hop = self.links.poll(to)?;
+        self.stats.hops_out_total += 1;
+        Some(hop)
     }
 
     /// Whether another turn has something to do without a further event.
     pub fn has_work(&self) -> bool {
-        false
+        !self.paced.is_empty() || !self.groups.is_empty() || !self.wants.offers.is_empty() || self.asks_again()
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) is due.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        None
+        let next = [self.wheel.next(), self.chores.next(), self.homes.poll_timeout()].into_iter().flatten().min()?;
+        Some(self.began + std::time::Duration::from_millis(u64::from(next) * TICK_MS))
     }
 
     /// What waits to be written to a session; `None` for one that is gone.
     pub fn outbound(&self, session: SessionKey) -> Option<&Outbound> {
-        let _ = session;
-        None
+        self.sessions.get(session).map(|session| &session.outbound)
     }
 
-    /// Counters and gauges.
+    /// Counters and gauges; gauges are of the end of the last turn.
     pub fn stats(&self) -> &Stats {
         &self.stats
     }
+
+    /// Nothing is left of any session, channel or request, and nothing is under way. Grants may still be remembered.
+    pub fn is_idle(&self) -> bool {
+        self.sessions.len() == 0
+            && self.users.is_empty()
+            && self.channels.len() == 0
+            && self.homes.len() == 0
+            && self.links.is_idle()
+            && self.backplane.is_idle()
+            && !self.has_work()
+    }
+
+    /// The homes, and everything that they work with.
+    fn with_homes(&mut self, now: Now, act: impl FnOnce(&mut Homes, &mut Context<'_>)) {
+        let now_ms = self.ms(now);
+        let mut context = Context {
+            config: &self.config,
+            now_ms,
+            unix_ms: now.unix_ms,
+            draining: self.draining != Draining::No,
+            links: &mut self.links,
+            backplane: &mut self.backplane,
+            wants: &mut self.wants,
+            scratch: &mut self.scratch,
+            stats: &mut self.stats,
+        };
+        act(&mut self.homes, &mut context);
+    }
+
+    /// Puts a control frame into a session's queue. A client that asks and never reads meets its end here.
+    fn send(&mut self, key: SessionKey, request: u32, body: ServerBody<'_>) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        if matches!(session.state, State::Closing) {
+            return;
+        }
+        if session.outbound.control_frames() >= self.config.control_frames_max {
+            self.end_session(key, Code::SlowConsumer, "too many replies wait to be read", Queue::Drop);
+            return;
+        }
+        let before = session.outbound.queued_bytes();
+        session.outbound.push_control(&mut self.scratch, &ServerFrame { request, body });
+        let bytes = (session.outbound.queued_bytes() - before) as u64;
+        self.stats.queued_bytes += bytes;
+        self.stats.outbound_bytes_total += bytes;
+        self.flush(key);
+    }
+
+    /// Answers a request with an error.
+    fn send_error(&mut self, key: SessionKey, request: u32, code: Code) {
+        self.send_error_about(key, request, code, code.meaning().trim(), 0, "");
+    }
+
+    fn send_error_about(
+        &mut self,
+        key: SessionKey,
+        request: u32,
+        code: Code,
+        message: &str,
+        retry_after_ms: u32,
+        channel: &str,
+    ) {
+        self.stats.refused_total += 1;
+        match code {
+            Code::RateLimited => self.stats.rate_limited_total += 1,
+            Code::Busy => self.stats.busy_total += 1,
+            _ => {}
+        }
+        self.send(key, request, ServerBody::Error { code: code.number(), message, retry_after_ms, channel });
+    }
+
+    /// Asks the shell to write, once, unless the transport is known to take nothing.
+    fn flush(&mut self, key: SessionKey) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let outbound = &mut session.outbound;
+        if !outbound.flushing && !outbound.is_blocked() && !outbound.is_empty() {
+            outbound.flushing = true;
+            self.flushes.push_back(key);
+        }
+    }
+
+    /// Ends a session: it hears nothing more but what `queue` says, and the shell closes its transport.
+    fn end_session(&mut self, key: SessionKey, code: Code, reason: &'static str, queue: Queue) {
+        let Some(session) = self.sessions.get(key) else { return };
+        if matches!(session.state, State::Closing) {
+            return;
+        }
+        match code {
+            Code::SlowConsumer => self.stats.slow_consumers_total += 1,
+            Code::HeartbeatTimeout => self.stats.heartbeat_timeouts_total += 1,
+            Code::HandshakeTimeout => self.stats.handshake_timeouts_total += 1,
+            Code::TokenExpired | Code::TokenRevoked => self.stats.token_ends_total += 1,
+            _ => {}
+        }
+        self.forget(key);
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        session.state = State::Closing;
+        let before = session.outbound.queued_bytes();
+        if queue == Queue::Drop {
+            session.outbound.drop_all();
+        }
+        self.stats.queued_bytes -= (before - session.outbound.queued_bytes()) as u64;
+        self.actions.push_back(Action::Close { session: key, code, reason });
+    }
+
+    /// Lets go of everything that a session holds elsewhere.
+    fn forget(&mut self, key: SessionKey) {
+        self.users.remove(&mut self.sessions, key);
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        session.pacing = None;
+        let channels: Vec<ChannelId> = session.subscriptions.iter().map(|subscription| subscription.channel).collect();
+        for channel in channels {
+            self.drop_subscription(key, channel);
+        }
+        if let Some(session) = self.sessions.get_mut(key)
+            && matches!(session.state, State::Open(_))
+        {
+            // The chain of the user's sessions has let go of it; it must not do so twice.
+            session.state = State::Closing;
+        }
+    }
+
+    fn tick(&self, now: Now) -> Tick {
+        Tick::try_from(self.ms(now) / TICK_MS).unwrap_or(Tick::MAX)
+    }
+
+    /// Ms since the shard began.
+    fn ms(&self, now: Now) -> u64 {
+        u64::try_from(now.instant.saturating_duration_since(self.began).as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// What becomes of a queue whose session ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Queue {
+    /// It is still written: the last frame says why.
+    Keep,
+    /// It is dropped but for the rest of a frame that is partly written.
+    Drop,
 }

@@ -1,0 +1,86 @@
+//! The last sequence of each producer of a windowed channel: what control checks for a durable one, the home checks here.
+
+use millrace_protocol::node::ProducerState;
+use millrace_protocol::{Offset, Producer, ProducerSequence, UserId};
+use rustc_hash::FxBuildHasher;
+
+use crate::recent::{Recent, Weigh};
+
+/// Bounded: the producer that was silent for longest is forgotten, and must begin anew.
+pub(crate) struct Producers {
+    last: Recent<(UserId, Producer), Last, FxBuildHasher>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Last {
+    sequence: ProducerSequence,
+    offset: Offset,
+}
+
+impl Weigh for Last {}
+
+/// What a publish is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Check {
+    Next,
+    /// Accepted before; where, if it was the last one.
+    Duplicate(Option<Offset>),
+    OutOfOrder {
+        expected: ProducerSequence,
+    },
+}
+
+impl Producers {
+    pub(crate) fn new(producers_max: u32, known: &[ProducerState]) -> Self {
+        let mut last = Recent::new(producers_max as usize, FxBuildHasher);
+        for state in known {
+            let of = Last { sequence: state.sequence, offset: state.offset };
+            last.insert((state.user.clone(), state.producer), of);
+        }
+        Self { last }
+    }
+
+    pub(crate) fn check(&mut self, user: &UserId, producer: Producer, sequence: ProducerSequence) -> Check {
+        let last = self.last.get(&(user.clone(), producer)).copied();
+        let expected = last.map_or(ProducerSequence::FIRST, |last| last.sequence.next());
+        match (last, sequence.cmp(&expected)) {
+            (_, std::cmp::Ordering::Equal) => Check::Next,
+            (_, std::cmp::Ordering::Greater) => Check::OutOfOrder { expected },
+            (Some(last), std::cmp::Ordering::Less) if last.sequence == sequence => Check::Duplicate(Some(last.offset)),
+            (_, std::cmp::Ordering::Less) => Check::Duplicate(None),
+        }
+    }
+
+    pub(crate) fn accept(&mut self, user: &UserId, producer: Producer, sequence: ProducerSequence, offset: Offset) {
+        self.last.insert((user.clone(), producer), Last { sequence, offset });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sequences_are_taken_once_and_in_order() {
+        let user = |name: &str| UserId::new(name).unwrap();
+        let sequence = |n| ProducerSequence::new(n).unwrap();
+        let offset = |n| Offset::new(n).unwrap();
+        let producer = Producer::new(5).unwrap();
+        let known = ProducerState { user: user("ann"), producer, sequence: sequence(4), offset: offset(40) };
+        let mut producers = Producers::new(100, &[known]);
+        let mut check = |name: &str, n: u64, expect: Check| {
+            assert_eq!(producers.check(&user(name), producer, sequence(n)), expect, "{name} {n}");
+            if expect == Check::Next {
+                producers.accept(&user(name), producer, sequence(n), offset(n + 100));
+            }
+        };
+        check("ann", 4, Check::Duplicate(Some(offset(40))));
+        check("ann", 3, Check::Duplicate(None));
+        check("ann", 6, Check::OutOfOrder { expected: sequence(5) });
+        check("ann", 5, Check::Next);
+        check("ann", 5, Check::Duplicate(Some(offset(105))));
+        check("bob", 2, Check::OutOfOrder { expected: sequence(1) });
+        check("bob", 1, Check::Next);
+        check("bob", 2, Check::Next);
+    }
+}

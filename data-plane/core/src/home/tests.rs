@@ -1,0 +1,1 @@
+//! The machine of one home, without a shard around it.

@@ -1,0 +1,247 @@
+//! One session: who it is, what it is subscribed to, its queue, its limits. About 250 bytes while idle.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use millrace_protocol::{ChannelId, Code, Position, Producer, ProducerSequence, TenantId, UserId};
+
+use crate::VerifiedToken;
+use crate::grant::Access;
+use crate::outbound::Outbound;
+use crate::rate_limit::Bucket;
+use crate::replay::Pacing;
+use crate::wheel::Tick;
+
+/// Producers of a session whose refused publish bars the later ones. The oldest goes first; stored channels keep order anyway.
+const BARRED_MAX: usize = 32;
+
+pub(crate) struct Session {
+    pub(crate) state: State,
+    /// Sorted by channel.
+    pub(crate) subscriptions: Vec<Subscription>,
+    pub(crate) outbound: Outbound,
+    pub(crate) publishes: Bucket,
+    pub(crate) requests: Bucket,
+    /// When the last frame came from the client.
+    pub(crate) heard: Tick,
+    /// The wheel's entry that counts.
+    pub(crate) due: Tick,
+    /// Requests that wait for an answer.
+    pub(crate) in_flight: u32,
+    /// Other sessions of the same user: places in the arena, or `NONE`.
+    pub(crate) user_previous: u32,
+    pub(crate) user_next: u32,
+    pub(crate) pacing: Option<Box<Pacing>>,
+    barred: Option<Box<Barring>>,
+}
+
+pub(crate) enum State {
+    /// Waits for `hello`.
+    Handshake,
+    Open(Identity),
+    /// The shell was told to close it; its frames are ignored.
+    Closing,
+}
+
+/// Whose session it is, by its present token.
+pub(crate) struct Identity {
+    pub(crate) tenant: TenantId,
+    pub(crate) user: UserId,
+    /// Hash of the token's id, to find it when it is revoked.
+    pub(crate) token: u64,
+    pub(crate) issued_ms: i64,
+    pub(crate) expires_ms: i64,
+}
+
+/// A session's standing interest in a channel.
+pub(crate) struct Subscription {
+    pub(crate) channel: ChannelId,
+    pub(crate) state: SubscriptionState,
+    pub(crate) access: Access,
+    /// Which join counts: answers to others are stale.
+    pub(crate) number: u32,
+    /// Place in the channel's list of subscriptions on this shard.
+    pub(crate) member: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SubscriptionState {
+    /// Waits for the first answer of the home; then the client hears `subscribed`, in answer to its `request`.
+    Joining { request: u32, from: From },
+    /// Messages up to this position are in its queue or beyond; the next page comes when there is room for it.
+    Replaying { position: Position, phase: Phase },
+    /// In the channel's list of live ones: it has what the channel's entry has.
+    Live,
+    /// Only to publish and to read history.
+    Attached,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum From {
+    Tail,
+    After(Position),
+    Nowhere,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Waits for its turn in the session's pace, or for its page.
+    Paced,
+    /// It is ahead of the shard's live subscriptions, which catch up; it goes on when they have.
+    Parked,
+}
+
+/// Boxed, and only there while a refused publish is still to be sent again.
+#[derive(Default)]
+struct Barring {
+    bars: Vec<Barred>,
+}
+
+/// A refused publish: later ones of its producer are refused too, until it is sent again.
+struct Barred {
+    channel: ChannelId,
+    producer: Producer,
+    sequence: ProducerSequence,
+}
+
+impl Session {
+    pub(crate) fn new(now: Tick) -> Self {
+        Self {
+            state: State::Handshake,
+            subscriptions: Vec::new(),
+            outbound: Outbound::default(),
+            publishes: Bucket::default(),
+            requests: Bucket::default(),
+            heard: now,
+            due: 0,
+            in_flight: 0,
+            user_previous: crate::user::NONE,
+            user_next: crate::user::NONE,
+            pacing: None,
+            barred: None,
+        }
+    }
+
+    pub(crate) fn identity(&self) -> Option<&Identity> {
+        match &self.state {
+            State::Open(identity) => Some(identity),
+            State::Handshake | State::Closing => None,
+        }
+    }
+
+    pub(crate) fn subscription(&self, channel: ChannelId) -> Option<&Subscription> {
+        let place = self.subscriptions.binary_search_by_key(&channel, |subscription| subscription.channel).ok()?;
+        self.subscriptions.get(place)
+    }
+
+    pub(crate) fn subscription_mut(&mut self, channel: ChannelId) -> Option<&mut Subscription> {
+        let place = self.subscriptions.binary_search_by_key(&channel, |subscription| subscription.channel).ok()?;
+        self.subscriptions.get_mut(place)
+    }
+
+    /// Adds a subscription to a channel that the session has none of.
+    pub(crate) fn add(&mut self, subscription: Subscription) {
+        let place = self.subscriptions.partition_point(|other| other.channel < subscription.channel);
+        debug_assert!(self.subscriptions.get(place).is_none_or(|other| other.channel != subscription.channel));
+        if self.subscriptions.is_empty() {
+            // Most sessions have few: no spare room for the first.
+            self.subscriptions.reserve_exact(1);
+        }
+        self.subscriptions.insert(place, subscription);
+    }
+
+    pub(crate) fn remove(&mut self, channel: ChannelId) -> Option<Subscription> {
+        let place = self.subscriptions.binary_search_by_key(&channel, |subscription| subscription.channel).ok()?;
+        let subscription = self.subscriptions.remove(place);
+        if self.subscriptions.is_empty() {
+            self.subscriptions = Vec::new();
+        }
+        Some(subscription)
+    }
+
+    /// Room kept in the queue for pages on their way, in bytes.
+    #[inline]
+    pub(crate) fn reserved_bytes(&self) -> u32 {
+        self.pacing.as_ref().map_or(0, |pacing| pacing.reserved_bytes())
+    }
+
+    /// Whether this publish must wait because an earlier one of its producer was refused.
+    pub(crate) fn check_barred(
+        &mut self,
+        channel: ChannelId,
+        producer: Producer,
+        sequence: ProducerSequence,
+    ) -> Result<(), Code> {
+        let Some(barring) = &mut self.barred else { return Ok(()) };
+        let barred = &mut barring.bars;
+        let of = |bar: &Barred| bar.channel == channel && bar.producer == producer;
+        match barred.iter().find(|bar| of(bar)) {
+            Some(bar) if sequence > bar.sequence => return Err(Code::Blocked),
+            Some(_) => barred.retain(|bar| !of(bar)),
+            None => {}
+        }
+        if barred.is_empty() {
+            self.barred = None;
+        }
+        Ok(())
+    }
+
+    /// A publish was refused here: those after it wait.
+    pub(crate) fn bar(&mut self, channel: ChannelId, producer: Producer, sequence: ProducerSequence) {
+        let barred = &mut self.barred.get_or_insert_default().bars;
+        if let Some(bar) = barred.iter_mut().find(|bar| bar.channel == channel && bar.producer == producer) {
+            bar.sequence = bar.sequence.min(sequence);
+            return;
+        }
+        if barred.len() >= BARRED_MAX {
+            barred.remove(0);
+        }
+        barred.push(Barred { channel, producer, sequence });
+    }
+}
+
+impl Identity {
+    pub(crate) fn new(token: VerifiedToken) -> Self {
+        let VerifiedToken { tenant, user, id, issued_ms, expires_ms } = token;
+        Self { tenant, user, token: token_hash(&id), issued_ms, expires_ms }
+    }
+}
+
+/// 64 bits of SipHash tell a deployment's live tokens apart.
+pub(crate) fn token_hash(id: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    id.hash(&mut hasher);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn later_sequences_wait_for_a_refused_one() {
+        let channel = ChannelId::new(1).unwrap();
+        let producer = |n| Producer::new(n).unwrap();
+        let sequence = |n| ProducerSequence::new(n).unwrap();
+        let mut session = Session::new(0);
+        session.bar(channel, producer(5), sequence(3));
+        let mut check = |of: u64, n: u64, expect| {
+            assert_eq!(session.check_barred(channel, producer(of), sequence(n)), expect, "{of} {n}");
+        };
+        check(5, 4, Err(Code::Blocked));
+        check(6, 4, Ok(()));
+        check(5, 5, Err(Code::Blocked));
+        check(5, 3, Ok(()));
+        check(5, 4, Ok(()));
+        assert!(session.barred.is_none(), "nothing left to remember");
+        for n in 1..100 {
+            session.bar(channel, producer(n), sequence(1));
+        }
+        assert_eq!(session.barred.as_ref().unwrap().bars.len(), BARRED_MAX);
+    }
+
+    #[test]
+    fn an_idle_session_is_small() {
+        let bytes = size_of::<Session>() + size_of::<Subscription>();
+        assert!(bytes <= 320, "{bytes}");
+    }
+}

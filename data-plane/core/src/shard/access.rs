@@ -1,0 +1,77 @@
+//! What the control plane takes back: memberships, channels, tokens. Open sessions hear of it at once.
+
+use millrace_protocol::node::{MemberChanged, RevokedTokens, TokensRevoked};
+use millrace_protocol::{ChannelId, Code};
+
+use super::{Queue, Shard};
+use crate::session::token_hash;
+use crate::{Now, SessionKey, VerifyToken, home_of};
+
+impl<V: VerifyToken> Shard<V> {
+    pub(super) fn member_changed(&mut self, change: &MemberChanged) {
+        self.grants.forget_member(change);
+        for key in self.users.find(&self.sessions, change.tenant, &change.user) {
+            match change.membership {
+                Some((_, can_publish)) => {
+                    let session = self.sessions.get_mut(key);
+                    if let Some(subscription) = session.and_then(|session| session.subscription_mut(change.channel)) {
+                        subscription.access.can_publish = can_publish;
+                    }
+                }
+                None => self.cut_off(key, change.channel, Code::Removed),
+            }
+        }
+    }
+
+    pub(super) fn channel_changed(&mut self, now: Now, channel: ChannelId, archived: bool) {
+        self.grants.forget_channel(channel);
+        let members = self.channels.get(channel).map(|entry| entry.members().to_vec()).unwrap_or_default();
+        for index in members {
+            let Some(key) = self.sessions.key(index) else { continue };
+            if archived {
+                self.cut_off(key, channel, Code::Archived);
+            } else {
+                self.reauthorize.push(key, channel);
+            }
+        }
+        if archived && home_of(channel, self.shards) == self.index {
+            self.with_homes(now, |homes, context| homes.end(context, channel, Code::Archived));
+        }
+    }
+
+    /// The session hears no more of the channel, not even what waits in its queue.
+    pub(super) fn cut_off(&mut self, key: SessionKey, channel: ChannelId, code: Code) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        if session.subscription(channel).is_none() {
+            return;
+        }
+        let before = session.outbound.queued_bytes();
+        session.outbound.drop_channel(channel);
+        self.stats.queued_bytes -= (before - session.outbound.queued_bytes()) as u64;
+        self.unsubscribed(key, channel, code);
+    }
+
+    pub(super) fn tokens_revoked(&mut self, revoked: &TokensRevoked) {
+        let keys = match &revoked.which {
+            RevokedTokens::Token(id) => {
+                let hash = token_hash(id);
+                let holds = |key: &SessionKey| {
+                    let identity = self.sessions.get(*key).and_then(|session| session.identity());
+                    identity.is_some_and(|identity| identity.tenant == revoked.tenant && identity.token == hash)
+                };
+                (0..self.sessions.end()).filter_map(|index| self.sessions.key(index)).filter(holds).collect()
+            }
+            RevokedTokens::UserBefore(user, before_ms) => {
+                let mut keys = self.users.find(&self.sessions, revoked.tenant, user);
+                keys.retain(|&key| {
+                    let identity = self.sessions.get(key).and_then(|session| session.identity());
+                    identity.is_some_and(|identity| identity.issued_ms < *before_ms)
+                });
+                keys
+            }
+        };
+        for key in keys {
+            self.end_session(key, Code::TokenRevoked, "the token was revoked", Queue::Drop);
+        }
+    }
+}
