@@ -455,7 +455,7 @@ fn overlapping_pointers_do_not_make_a_frame_larger() {
     let (first, second) = (words - 6, words - 3);
     let at = (0..second).find(|&at| bytes[at * 8..at * 8 + 8] == pointer(second, at)).unwrap();
     bytes[at * 8..at * 8 + 8].copy_from_slice(&pointer(first, at));
-    // Reading the one text twice takes as many words as the frame has; a third use would be refused.
+    // Reading the one text twice takes no more words than the frame has; without those of the second text it does.
     let shared = decode_client(&bytes);
     assert!(shared.is_ok());
     let without_second = &bytes[..second * 8];
