@@ -9,7 +9,7 @@ use bytes::Bytes;
 use millrace_store::{CommitOutcome, Direction, FjallConfig, KeyRange, Store, open_fjall};
 
 const ROWS: u8 = 64;
-const BATCHES: u64 = 600;
+const BATCHES: u64 = 300;
 
 async fn write(store: Arc<dyn Store>) {
     for batch in 0..BATCHES {

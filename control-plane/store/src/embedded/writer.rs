@@ -135,16 +135,16 @@ impl<E: Engine> Writer<E> {
             bytes += request.bytes;
             accepted.push(request.reply);
         }
-        if !accepted.is_empty()
-            && let Err(error) = self.write(sequence, &writes)
-        {
-            for reply in accepted {
-                answer(reply, CommitOutcome::Unknown(StoreError::Unavailable(format!("its engine failed: {error}"))));
-            }
-            return Err(error);
-        }
         if !accepted.is_empty() {
-            self.shared.counters.group(accepted.len(), bytes, now.elapsed());
+            let begun = Instant::now();
+            if let Err(error) = self.write(sequence, &writes) {
+                for reply in accepted {
+                    let error = StoreError::Unavailable(format!("its engine failed: {error}"));
+                    answer(reply, CommitOutcome::Unknown(error));
+                }
+                return Err(error);
+            }
+            self.shared.counters.group(accepted.len(), bytes, begun.elapsed());
         }
         for reply in accepted {
             answer(reply, CommitOutcome::Committed);

@@ -40,8 +40,13 @@ pub(crate) struct RedbEngine {
 impl RedbEngine {
     /// Opens or creates the database in the file `path`.
     pub(crate) fn open(path: &Path, config: &RedbConfig) -> Result<Self, StoreError> {
-        let database =
-            Database::builder().set_cache_size(config.cache_bytes).create(path).map_err(|error| match error {
+        let database = Database::builder()
+            .set_cache_size(config.cache_bytes)
+            .set_repair_callback(|session| {
+                tracing::info!(progress = session.progress(), "reading the whole store after a crash");
+            })
+            .create(path)
+            .map_err(|error| match error {
                 DatabaseError::DatabaseAlreadyOpen => {
                     StoreError::Unavailable(format!("another process has {} open", path.display()))
                 }
