@@ -70,17 +70,21 @@ impl FromStr for EngineKind {
 }
 
 /// Opens a store that lives in memory.
+///
+/// # Panics
+/// If the system refuses a thread.
 pub fn open_memory() -> Arc<dyn Store> {
-    open_memory_with(WriterConfig::default())
+    let store = open_memory_with(WriterConfig::default());
+    store.expect("the default bounds are within range, and a memory engine has nothing else that can fail but the start of its thread")
 }
 
 /// Opens a store that lives in memory, with a writer of one's own choice.
 ///
-/// # Panics
-/// If the system refuses a thread.
-pub fn open_memory_with(writer: WriterConfig) -> Arc<dyn Store> {
-    let store = EmbeddedStore::start(MemoryEngine::default(), None, 0, writer);
-    Arc::new(store.expect("a memory engine has nothing that can fail but the start of its thread"))
+/// # Errors
+/// - [`StoreError::Config`] if a bound of the writer is out of range.
+/// - [`StoreError::Engine`] if the system refuses a thread.
+pub fn open_memory_with(writer: WriterConfig) -> Result<Arc<dyn Store>, StoreError> {
+    Ok(Arc::new(EmbeddedStore::start(MemoryEngine::default(), None, 0, writer)?))
 }
 
 /// Opens the fjall store in the folder `path`, or creates it. Reads the journals that a crash left: up to a second or so; do it at start.
