@@ -19,16 +19,16 @@ mod tests;
 pub use head::{ChannelHead, HomeState, HomeView};
 pub use producer::{PRODUCER_RUNS_MAX, ProducerRow, Run};
 
-/// Why a channel takes no append, opening or closing: the home acts on an outdated view and must open the channel again.
+/// Why a channel takes no append, opening or closing: the home's view of it is outdated.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HomeError {
     /// No home has opened the channel, or it was closed.
     #[error("the channel is not open")]
     NotOpen,
-    /// A home on a newer link has opened the channel since.
+    /// Another link has opened the channel. If its term is the higher one, this home is over.
     #[error("the home's term is {theirs:?}, the channel is open under {ours:?}")]
-    Fenced {
+    Term {
         /// The home's.
         theirs: Term,
         /// The head's.
@@ -56,11 +56,13 @@ pub enum HomeError {
 }
 
 impl HomeError {
-    /// The code that goes to the data node.
+    /// The code that goes to the data node: [`Code::Fenced`] for a home that is over, [`Code::UnknownOutcome`] for one that has to open the
+    /// channel again and see what is stored.
     pub const fn code(&self) -> Code {
         match self {
             Self::NoHistory => Code::NoHistory,
-            _ => Code::Fenced,
+            Self::Term { theirs, ours } if theirs.0 < ours.0 => Code::Fenced,
+            Self::Term { .. } | Self::NotOpen | Self::Epoch { .. } | Self::Offset { .. } => Code::UnknownOutcome,
         }
     }
 }

@@ -64,10 +64,10 @@ impl ChannelHead {
     /// That holds under the same term too, because nobody can tell what a home forgot that opens twice.
     ///
     /// # Errors
-    /// [`HomeError::Fenced`] if a newer link has opened the channel.
+    /// [`HomeError::Term`] if a newer link has opened the channel.
     pub fn open(&self, term: Term, history: HistoryClass) -> Result<Self, HomeError> {
         if term < self.term {
-            return Err(HomeError::Fenced { theirs: term, ours: self.term });
+            return Err(HomeError::Term { theirs: term, ours: self.term });
         }
         let mut opened = Self { history, term, home: HomeState::Open, ..*self };
         if self.history == HistoryClass::Windowed && self.home == HomeState::Open {
@@ -89,7 +89,7 @@ impl ChannelHead {
     /// Whether a home that sees the channel so may append.
     pub(super) fn check(&self, view: HomeView) -> Result<(), HomeError> {
         if view.term != self.term {
-            return Err(HomeError::Fenced { theirs: view.term, ours: self.term });
+            return Err(HomeError::Term { theirs: view.term, ours: self.term });
         }
         if self.home == HomeState::Closed {
             return Err(HomeError::NotOpen);

@@ -76,7 +76,7 @@ impl Link {
         for _ in 0..ATTEMPTS_MAX {
             let mut transaction = self.shared.db.begin().await.map_err(|error| refusal(&error))?;
             let (head, rows) = read(&mut *transaction, channel, &batch).await.map_err(|error| refusal(&error))?;
-            let plan = batch.plan(view, head.as_ref(), rows).map_err(|error| self.fenced(&error))?;
+            let plan = batch.plan(view, head.as_ref(), rows).map_err(|error| self.outdated(&error))?;
             if plan.is_empty() {
                 // What was read is one consistent state in which the home was not fenced.
                 return Ok((plan.outcomes, plan.head.next_offset));

@@ -81,7 +81,7 @@ impl Link {
         let head = record::head::get(transaction, id).await?.unwrap_or(ChannelHead::empty(channel.history));
         let opened = match head.open(self.term, channel.history) {
             Ok(opened) => opened,
-            Err(error) => return Ok(Err(self.fenced(&error))),
+            Err(error) => return Ok(Err(self.outdated(&error))),
         };
         transaction.put(key, record::head::encode(&opened));
         Ok(Ok(opened))
@@ -107,7 +107,7 @@ impl Link {
                 let head = record::head::get(&mut *transaction, home.channel).await.map_err(|error| refusal(&error))?;
                 let Some(head) = head else { return Ok(()) };
                 let view = HomeView { term: home.term, epoch: home.epoch, next_offset: home.next_offset };
-                let closed = head.close(view).map_err(|error| self.fenced(&error))?;
+                let closed = head.close(view).map_err(|error| self.outdated(&error))?;
                 transaction.put(key::head(home.channel), record::head::encode(&closed));
                 match transaction.commit().await {
                     CommitOutcome::Committed => return Ok(()),
@@ -123,8 +123,8 @@ impl Link {
     }
 
     /// An outdated home, counted.
-    pub(super) fn fenced(&self, error: &HomeError) -> Refusal {
-        self.shared.metrics.fenced.inc();
+    pub(super) fn outdated(&self, error: &HomeError) -> Refusal {
+        self.shared.metrics.outdated.inc();
         Refusal::new(error.code(), error.to_string())
     }
 }

@@ -35,7 +35,7 @@ impl RequestKind {
 pub(super) struct LinkMetrics {
     pub(super) up: IntGauge,
     pub(super) queue_bytes: IntGauge,
-    pub(super) fenced: IntCounter,
+    pub(super) outdated: IntCounter,
     pub(super) append_conflicts: IntCounter,
     pub(super) lookups_repeated: IntCounter,
     ends: [IntCounter; LinkEnd::ALL.len()],
@@ -78,8 +78,8 @@ impl LinkMetrics {
         Ok(Self {
             up: gauge("millrace_control_link_up", "Whether a data node is linked")?,
             queue_bytes: gauge("millrace_control_link_queue_bytes", "Bytes that wait to be written to the data node")?,
-            fenced: counter(
-                "millrace_control_homes_fenced_total",
+            outdated: counter(
+                "millrace_control_homes_outdated_total",
                 "Requests of homes whose view of their channel was outdated",
             )?,
             append_conflicts: counter(
