@@ -53,7 +53,7 @@ shell_stats! {
     written_bytes_total,
     /// Writes that did not take everything.
     short_writes_total,
-    /// Connections reset because the peer did not read why it was closed.
+    /// Connections reset because the peer had not closed when its linger time was over.
     resets_total,
     /// Times another shard's ring was full.
     ring_full_total,

@@ -29,7 +29,7 @@ pub(super) enum Origin {
 pub(super) struct Gone {
     /// Places that are free again.
     pub(super) counted: u32,
-    /// Connections reset because their peer had not read what was written.
+    /// Connections reset because their peer had not closed in time.
     pub(super) resets: u64,
 }
 
@@ -126,12 +126,10 @@ impl Parting {
         {
             self.deadlines.pop_front();
             let Some(key) = self.key_of(token) else { continue };
-            let peer = &self.peers[key];
-            if peer.sent < peer.rest.len() {
-                // It reads nothing: what is in the kernel for it is thrown away instead of kept for minutes.
-                let _ = sockopt::set_socket_linger(&peer.fd, Some(Duration::ZERO));
-                all.resets += 1;
-            }
+            // What the kernel still holds for it is thrown away instead of kept for minutes. Who has read everything and only
+            // did not close sees the end that came before.
+            let _ = sockopt::set_socket_linger(&self.peers[key].fd, Some(Duration::ZERO));
+            all.resets += 1;
             all.counted += self.remove(key).counted;
         }
         all
