@@ -1,0 +1,13 @@
+//! A whole data node from outside: real sockets and threads, a small control plane in memory, clients that retry nothing.
+
+mod admin;
+mod drain;
+mod driver;
+mod garbage;
+mod handshake;
+mod limits;
+mod link;
+mod messages;
+mod slow_reader;
+mod support;
+mod websocket;

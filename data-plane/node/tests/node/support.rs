@@ -1,0 +1,72 @@
+//! A world for a data node: a small control plane at the other end of its link, and clients made of our own codec.
+
+mod client;
+mod control;
+
+use std::num::NonZeroU16;
+use std::time::{Duration, Instant};
+
+pub(crate) use client::{Client, Frame, Got, Hello, dial, exchange, parse_answer};
+pub(crate) use control::Control;
+use millrace_data::{Config, DataNode, LinkConfig, Pinning, start};
+
+/// Nothing in these tests takes long; whoever waits longer waits for something that will not come.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A node of two shards on ports that the system chose, otherwise with the limits of production.
+pub(crate) fn config() -> Config {
+    Config {
+        client_address: ([127, 0, 0, 1], 0).into(),
+        admin_address: ([127, 0, 0, 1], 0).into(),
+        shards: NonZeroU16::new(2),
+        // Tests of several nodes share the processors.
+        pinning: Pinning::Floating,
+        // Clients of these tests often just wait when their node stops.
+        linger: Duration::from_millis(300),
+        ..Config::default()
+    }
+}
+
+/// Starts a node on this control plane and waits until it is ready.
+pub(crate) fn node(control: &Control, config: Config) -> DataNode {
+    let node = start(config, link(control)).expect("start");
+    until("the node is ready", || admin(&node, "/readyz").0 == 200);
+    node
+}
+
+pub(crate) fn link(control: &Control) -> LinkConfig {
+    LinkConfig { target: control.target(), secret: control::SECRET.to_vec() }
+}
+
+/// Asks again until it holds; each time is a round trip or a lock, so others get their turn.
+pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        std::thread::yield_now();
+    }
+}
+
+/// Asks the admin port: status and body.
+pub(crate) fn admin(node: &DataNode, path: &str) -> (u16, String) {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n");
+    let answer = client::exchange(node.admin_address, request.as_bytes());
+    client::parse_answer(&answer)
+}
+
+/// A number of the node, summed over its shards.
+pub(crate) fn metric(node: &DataNode, name: &str) -> f64 {
+    let (status, text) = admin(node, "/metrics");
+    assert_eq!(status, 200, "{text}");
+    let values = text.lines().filter_map(|line| {
+        let (key, value) = line.rsplit_once(' ')?;
+        (key.split('{').next() == Some(name)).then(|| value.parse::<f64>().expect("a number"))
+    });
+    values.reduce(|a, b| a + b).unwrap_or_else(|| panic!("no metric {name} in\n{text}"))
+}
+
+/// Stops a node and waits for its end.
+pub(crate) fn stop(node: DataNode) {
+    node.drain(Duration::ZERO);
+    node.join();
+}
