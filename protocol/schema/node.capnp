@@ -32,7 +32,8 @@ struct NodeFrame {
     publish @17 :PublishOrder;
     published @18 :PublishResult;
 
-    # What the control node tells, unasked and without a reply.
+    # What the control node tells, unasked and without a reply. Behind the welcome come all revocations, then all keys in one
+    # frame or more: the node's former ones are over. Only then are its requests answered.
     keys @19 :List(TenantKey);
     # Replaces all keys of the tenants it names; `remove` ends a key.
     memberChanged @20 :MemberChanged;

@@ -272,3 +272,110 @@ fn encode_reply(id: u64, body: NodeBody) -> Vec<u8> {
     }
     bytes
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use millrace_protocol::node::{History, MemberChanged, NewMessage, StoredMessage};
+    use millrace_protocol::{Epoch, Offset, Producer, ProducerSequence};
+
+    use super::*;
+
+    /// A reply of about so many bytes.
+    fn reply(bytes: usize) -> NodeBody {
+        let message = NewMessage {
+            user: UserId::new("ann").unwrap(),
+            producer: Producer::new(1).unwrap(),
+            sequence: ProducerSequence::FIRST,
+            time_ms: 0,
+            body: Bytes::from(vec![0; bytes]),
+        };
+        let stored = StoredMessage { epoch: Epoch::FIRST, offset: Offset::FIRST, message };
+        NodeBody::History(History { channel: channel(1), messages: vec![Arc::new(stored)], more: false })
+    }
+
+    fn channel(number: u64) -> ChannelId {
+        ChannelId::new(number).unwrap()
+    }
+
+    fn change(number: u64) -> NodeBody {
+        NodeBody::MemberChanged(MemberChanged {
+            tenant: TenantId::new(1).unwrap(),
+            channel: channel(number),
+            user: UserId::new("ann").unwrap(),
+            membership: None,
+        })
+    }
+
+    async fn waits(future: impl Future) -> bool {
+        tokio::time::timeout(Duration::from_millis(20), future).await.is_err()
+    }
+
+    #[tokio::test]
+    async fn replies_wait_for_room_and_changes_have_their_own() {
+        let outbox = Outbox::new(1000);
+        outbox.reply(1, reply(5000)).await.unwrap();
+        assert!(waits(outbox.reply(2, reply(1))).await, "a large frame fits alone, and nothing beside it");
+        outbox.change(change(1));
+        assert_eq!(outbox.changes(), 1);
+        assert!(outbox.urgent(&NodeFrame { id: 0, body: NodeBody::Ping }).unwrap());
+
+        let mut buffer = Vec::new();
+        outbox.take(&mut buffer).await.unwrap();
+        assert_eq!(outbox.bytes(), buffer.len());
+        assert!(waits(outbox.reply(2, reply(1))).await, "what is being written still takes room");
+        outbox.written();
+        outbox.reply(2, reply(1)).await.unwrap();
+        assert!(outbox.bytes() < 1000);
+
+        // The reserve is bounded too: it ends the link, never the memory.
+        let large = NodeBody::Keys(vec![]);
+        while outbox.bytes() < 1000 + RESERVE_BYTES - 100 {
+            outbox.change(large.clone());
+        }
+        for _ in 0..10 {
+            outbox.change(change(1));
+        }
+        assert!(outbox.bytes() <= 1000 + RESERVE_BYTES);
+        assert_eq!(outbox.reply(3, reply(1)).await, Err(LinkEnd::QueueFull));
+        // What was queued before is still written.
+        buffer.clear();
+        outbox.take(&mut buffer).await.unwrap();
+        buffer.clear();
+        assert_eq!(outbox.take(&mut buffer).await, Err(LinkEnd::QueueFull));
+    }
+
+    #[tokio::test]
+    async fn grants_learn_which_changes_they_overlap() {
+        let outbox = Outbox::new(1 << 20);
+        let grants = |seen| outbox.grants(1, NodeBody::Authorized(vec![]), seen);
+        let seen = outbox.changes();
+        assert!(matches!(grants(seen).await.unwrap(), Queued::Yes));
+        outbox.change(NodeBody::Keys(vec![]));
+        assert!(matches!(grants(seen).await.unwrap(), Queued::Yes), "keys say nothing about grants");
+        for number in 1..=3 {
+            outbox.change(change(number));
+        }
+        let Queued::Overlapped { concerns, changes } = grants(seen + 1).await.unwrap() else { panic!("stale grants") };
+        let member = |number| Concern::Member(TenantId::new(1).unwrap(), channel(number), UserId::new("ann").unwrap());
+        assert_eq!((concerns, changes), (Some(vec![member(2), member(3)]), 3));
+        for number in 0..CHANGES_REMEMBERED as u64 {
+            outbox.change(change(number + 1));
+        }
+        let Queued::Overlapped { concerns, changes } = grants(1).await.unwrap() else { panic!("stale grants") };
+        assert_eq!((concerns, changes), (None, 3 + CHANGES_REMEMBERED as u64), "more than are remembered");
+    }
+
+    #[tokio::test]
+    async fn an_answer_too_large_for_a_frame_is_a_refusal() {
+        let outbox = Outbox::new(1 << 20);
+        outbox.reply(9, reply(node::FRAME_BYTES_MAX)).await.unwrap();
+        let mut buffer = Vec::new();
+        outbox.take(&mut buffer).await.unwrap();
+        let frame = node::decode(Bytes::from(buffer).slice(4..)).unwrap();
+        assert!(matches!(frame, NodeFrame { id: 9, body: NodeBody::Refused(_) }), "{frame:?}");
+    }
+}
