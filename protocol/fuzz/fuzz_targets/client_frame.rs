@@ -25,7 +25,7 @@ fuzz_target!(|input: &[u8]| {
             return;
         }
     };
-    assert!(input.len() <= CLIENT_FRAME_BYTES_MAX && input.len() % 8 == 0);
+    assert!(input.len() <= CLIENT_FRAME_BYTES_MAX && input.len().is_multiple_of(8));
     let borrowed = match &frame.body {
         ClientBody::Hello(hello) => {
             assert!(hello.subscriptions.len() <= SUBSCRIPTIONS_CAP);
