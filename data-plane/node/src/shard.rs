@@ -3,33 +3,32 @@
 //! It decides nothing about sessions or channels. It has the sockets, the rings, both clocks and the randomness that the
 //! [core](millrace_core::Shard) must not have.
 
+mod accept;
 mod connection;
 mod parting;
+mod traffic;
 
 use std::collections::VecDeque;
 use std::io;
 use std::net::TcpListener;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::AtomicU32;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use millrace_core::{Action, ControlEvent, Hop, Now, SessionKey, ShardIndex, Written};
-use millrace_protocol::Code;
+use millrace_core::{Action, ControlEvent, Hop, Now, SessionKey, ShardIndex};
 use millrace_protocol::id::Term;
 use millrace_protocol::node::NodeFrame;
 use millrace_token::KeyRingLimits;
 use monoio::RuntimeBuilder;
-use rustix::io::Errno;
-use rustix::net::{RecvFlags, recv};
 
-use self::connection::{CloseCause, Connection, Consequence, Pings, WriteOutcome, close_frame};
-use self::parting::{Gone, Origin, Parting, TOKENS_FROM};
+use self::accept::Door;
+use self::connection::Connection;
+use self::parting::{Parting, TOKENS_FROM};
 use crate::backplane::{FromShard, Outgoing, ToShard};
 use crate::config::TurnLimits;
 use crate::keys::Keys;
-use crate::listener::{Accepted, Listener};
+use crate::listener::Listener;
 use crate::machine;
 use crate::poller::{Interest, Poller, Ready};
 use crate::report::{ShardReport, ShellStats};
@@ -43,12 +42,8 @@ const LISTENER: u64 = u64::MAX - 2;
 const READ_BYTES: usize = 64 << 10;
 /// The ring of monoio only carries the wait for the epoll set.
 const URING_ENTRIES: u32 = 256;
-/// After running out of descriptors or memory.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Until a full ring is tried again. Its reader does not tell us when there is room.
 const RING_RETRY: Duration = Duration::from_millis(1);
-/// Connections above the limit that are told so, at one time; more are closed without a word.
-const REFUSED_MAX: usize = 32;
 /// How often revocations that have run out are forgotten.
 const FORGET_EVERY: Duration = Duration::from_secs(60);
 
@@ -76,10 +71,11 @@ pub(crate) type Rings = ShardRings<Hop, ToShard, FromShard>;
 /// # Errors
 /// From the operating system, when waiting itself fails: nothing can go on then.
 pub(crate) fn run(setup: Setup, ready: &SyncSender<io::Result<()>>) -> io::Result<()> {
+    let _span = tracing::info_span!("shard", index = setup.index.0).entered();
     let processor = setup.processor.filter(|&processor| match machine::pin_to(processor) {
         Ok(()) => true,
         Err(error) => {
-            tracing::warn!(shard = setup.index.0, processor, %error, "shard floats, it could not be pinned");
+            tracing::warn!(processor, %error, "shard floats, it could not be pinned");
             false
         }
     });
@@ -87,7 +83,7 @@ pub(crate) fn run(setup: Setup, ready: &SyncSender<io::Result<()>>) -> io::Resul
         Ok(mut runtime) => runtime.block_on(serve(setup, processor, ready)),
         // io_uring is there but refuses a ring, as under a limit of locked memory.
         Err(error) => {
-            tracing::warn!(shard = setup.index.0, %error, "no io_uring, epoll it is");
+            tracing::warn!(%error, "no io_uring, epoll it is");
             let mut runtime = RuntimeBuilder::<monoio::LegacyDriver>::new().build()?;
             runtime.block_on(serve(setup, processor, ready))
         }
@@ -119,7 +115,7 @@ struct Shard {
     /// How many of them there are.
     open: usize,
     parting: Parting,
-    accepting: Accepting,
+    door: Door,
     /// Frames for the control plane that found the ring full. Bounded by what the core lets be under way.
     control_backlog: VecDeque<Outgoing>,
     term: Option<Term>,
@@ -134,14 +130,6 @@ struct Shard {
     processor: Option<usize>,
     /// A ring was full in this turn.
     ring_was_full: bool,
-}
-
-enum Accepting {
-    Open(Listener),
-    /// No descriptor was left.
-    Paused(Listener, Instant),
-    /// The node drains.
-    Ended,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -165,17 +153,6 @@ fn now() -> Now {
     Now { instant: Instant::now(), unix_ms: i64::try_from(unix.as_millis()).unwrap_or(i64::MAX) }
 }
 
-/// The answer to a connection for which there is no place.
-fn full() -> Vec<u8> {
-    let body = "this node takes no more connections now, try again in a few seconds\n";
-    let len = body.len();
-    format!(
-        "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 5\r\n\
-         Content-Type: text/plain; charset=utf-8\r\nContent-Length: {len}\r\n\r\n{body}"
-    )
-    .into_bytes()
-}
-
 impl Shard {
     fn new(setup: Setup, processor: Option<usize>) -> io::Result<Self> {
         let now = now();
@@ -185,8 +162,7 @@ impl Shard {
         let keys = Keys::new(keys);
         let core = millrace_core::Shard::new(now, core, index, shards, seed, keys).map_err(io::Error::other)?;
         let poller = Poller::new(turn.events_max)?;
-        let listener = Listener::new(listener);
-        poller.add(&listener, LISTENER, Interest::Read)?;
+        let door = Door::new(&poller, Listener::new(listener))?;
         poller.add(&*rings.bell, BELL, Interest::Read)?;
         Ok(Self {
             core,
@@ -196,7 +172,7 @@ impl Shard {
             connections: Vec::new(),
             open: 0,
             parting: Parting::new(linger),
-            accepting: Accepting::Open(listener),
+            door,
             control_backlog: VecDeque::new(),
             term: None,
             draining: Draining::No,
@@ -248,7 +224,7 @@ impl Shard {
             self.forget_at = now.instant + FORGET_EVERY;
             self.core.verifier_mut().forget(now.unix_ms);
         }
-        self.resume_accepting(now.instant);
+        self.door.resume(&self.poller, now.instant);
         self.core.end_turn(now);
         while let Some(action) = self.core.poll_action() {
             self.act(now, action);
@@ -264,12 +240,11 @@ impl Shard {
     }
 
     fn poll_timeout(&self, now: Instant) -> Option<Instant> {
-        let paused = match self.accepting {
-            Accepting::Paused(_, until) => Some(until),
-            _ => None,
-        };
         let retry = (self.ring_was_full || !self.control_backlog.is_empty()).then(|| now + RING_RETRY);
-        [self.core.poll_timeout(), self.parting.poll_timeout(), paused, retry].into_iter().flatten().min()
+        [self.core.poll_timeout(), self.parting.poll_timeout(), self.door.poll_timeout(), retry]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Ready descriptors, until the turn has read enough. The rest is first in the next one, so that nobody starves.
@@ -318,7 +293,7 @@ impl Shard {
                 // Who asked may have gone.
                 Some(ToShard::Report(reply)) => drop(reply.send(self.report())),
                 Some(ToShard::Drain(drain)) => {
-                    self.accepting = Accepting::Ended;
+                    self.door.close();
                     self.draining = Draining::Core;
                     self.core.handle_drain(now, drain);
                 }
@@ -353,233 +328,12 @@ impl Shard {
         ShardReport { driver: self.driver, processor: self.processor, core: self.core.stats().clone(), shell }
     }
 
-    fn accept(&mut self, now: Now) -> io::Result<()> {
-        for _ in 0..self.turn.accepts_max {
-            let Accepting::Open(listener) = &self.accepting else { return Ok(()) };
-            match listener.accept()? {
-                Accepted::Nobody => return Ok(()),
-                Accepted::Connection(fd) => self.welcome(now, fd),
-                Accepted::NoDescriptors => {
-                    self.stats.accept_pauses_total += 1;
-                    if self.stats.accept_pauses_total == 1 {
-                        tracing::warn!("no descriptor or memory is left, accepting pauses; told once, counted always");
-                    }
-                    self.poller.remove(listener)?;
-                    let until = now.instant + ACCEPT_PAUSE;
-                    if let Accepting::Open(listener) = std::mem::replace(&mut self.accepting, Accepting::Ended) {
-                        self.accepting = Accepting::Paused(listener, until);
-                    }
-                    return Ok(());
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn resume_accepting(&mut self, now: Instant) {
-        let Accepting::Paused(listener, until) = &self.accepting else { return };
-        // Without memory for the watch it stays paused, and is tried again with the next turn.
-        if *until > now || self.poller.add(listener, LISTENER, Interest::Read).is_err() {
-            return;
-        }
-        if let Accepting::Paused(listener, _) = std::mem::replace(&mut self.accepting, Accepting::Ended) {
-            self.accepting = Accepting::Open(listener);
-        }
-    }
-
-    fn welcome(&mut self, now: Now, fd: OwnedFd) {
-        self.stats.connections_accepted_total += 1;
-        if self.node_connections.fetch_add(1, Ordering::Relaxed) >= self.connections_max {
-            self.node_connections.fetch_sub(1, Ordering::Relaxed);
-            self.stats.connections_refused_full_total += 1;
-            self.refuse(now, fd);
-            return;
-        }
-        let session = match self.core.handle_connected(now) {
-            Ok(session) => session,
-            Err(_busy_or_going_away) => {
-                self.node_connections.fetch_sub(1, Ordering::Relaxed);
-                self.stats.connections_refused_busy_total += 1;
-                self.refuse(now, fd);
-                return;
-            }
-        };
-        if self.poller.add(&fd, session.as_u64(), Interest::Read).is_err() {
-            self.forget(now, session);
-            return;
-        }
-        if self.connections.len() <= session.index() {
-            self.connections.resize_with(session.index() + 1, || None);
-        }
-        self.connections[session.index()] = Some(Connection::new(fd, session));
-        self.open += 1;
-    }
-
-    /// Tells a connection that there is no place for it, while not too many are being told.
-    fn refuse(&mut self, now: Now, fd: OwnedFd) {
-        if self.parting.refused() < REFUSED_MAX {
-            self.parting.insert(now.instant, &self.poller, fd, full(), Origin::Refused, None);
-        }
-    }
-
-    /// The session's connection, unless the key is an old one.
-    fn connection(&mut self, session: SessionKey) -> Option<&mut Connection> {
-        self.connections.get_mut(session.index())?.as_mut().filter(|connection| connection.session == session)
-    }
-
-    fn read(&mut self, now: Now, session: SessionKey) {
-        let Self { core, connections, buffer, stats, .. } = self;
-        let Some(Some(connection)) = connections.get_mut(session.index()) else { return };
-        if connection.session != session {
-            return;
-        }
-        let bytes = match recv(&connection.fd, &mut buffer[..], RecvFlags::DONTWAIT) {
-            Ok((_, bytes)) => bytes,
-            Err(Errno::AGAIN | Errno::INTR) => return,
-            // Gone without a word, which is common.
-            Err(_) => 0,
-        };
-        if bytes == 0 {
-            self.drop_connection(now, session);
-            return;
-        }
-        stats.read_bytes_total += bytes as u64;
-        let mut pings = Pings::default();
-        let consequence = connection.handle_input(&mut buffer[..bytes], &mut pings, |frame| {
-            core.handle_frame(now, session, frame);
-        });
-        stats.ws_pings_total += pings.seen;
-        stats.ws_pings_dropped_total += pings.dropped;
-        let owes_reply = connection.owes_reply();
-        match consequence {
-            Consequence::None => {}
-            Consequence::Upgraded => stats.upgrades_total += 1,
-            Consequence::Refused(answer) => {
-                stats.http_refused_total += 1;
-                self.part(now, session, |_, _| answer);
-                return;
-            }
-            Consequence::Close { frame, cause } => {
-                match cause {
-                    CloseCause::Peer => {}
-                    CloseCause::Framing => stats.ws_errors_total += 1,
-                    CloseCause::Text => stats.text_messages_total += 1,
-                }
-                self.part(now, session, |connection, outbound| {
-                    let mut rest = connection.rest(outbound, false);
-                    rest.extend_from_slice(&frame);
-                    rest
-                });
-                return;
-            }
-            Consequence::Broken => {
-                self.drop_connection(now, session);
-                return;
-            }
-        }
-        if owes_reply {
-            self.flush(now, session);
-        }
-    }
-
     fn act(&mut self, now: Now, action: Action) {
         match action {
             Action::Flush(session) => self.flush(now, session),
             Action::Close { session, code, reason } => self.close(now, session, code, reason),
             Action::Control(frame) => self.send_control(frame),
             Action::Drained => self.draining = Draining::Clients,
-        }
-    }
-
-    /// Writes until nothing waits or the socket takes no more.
-    fn flush(&mut self, now: Now, session: SessionKey) {
-        loop {
-            let Self { core, connections, poller, stats, .. } = self;
-            let Some(Some(connection)) = connections.get_mut(session.index()) else { return };
-            if connection.session != session || !connection.is_open() {
-                return;
-            }
-            let outbound = core.outbound(session);
-            let wrote = connection.write(outbound);
-            stats.writes_total += 1;
-            let interest = match wrote {
-                WriteOutcome::Broken => {
-                    self.drop_connection(now, session);
-                    return;
-                }
-                WriteOutcome::Taken(bytes) => {
-                    stats.written_bytes_total += bytes as u64;
-                    core.handle_written(now, session, Written { bytes, blocked: false });
-                    if connection.owes_reply() || core.outbound(session).is_some_and(|outbound| !outbound.is_empty()) {
-                        continue;
-                    }
-                    Interest::Read
-                }
-                WriteOutcome::Blocked(bytes) => {
-                    stats.written_bytes_total += bytes as u64;
-                    stats.short_writes_total += 1;
-                    core.handle_written(now, session, Written { bytes, blocked: true });
-                    Interest::ReadWrite
-                }
-            };
-            if connection.interest != interest {
-                connection.interest = interest;
-                if poller.change(&connection.fd, session.as_u64(), interest).is_err() {
-                    self.drop_connection(now, session);
-                }
-            }
-            return;
-        }
-    }
-
-    /// The core ends a session.
-    fn close(&mut self, now: Now, session: SessionKey, code: Code, reason: &str) {
-        match self.connection(session).map(|connection| connection.is_open()) {
-            Some(true) => self.part(now, session, |connection, outbound| {
-                let mut rest = connection.rest(outbound, true);
-                rest.extend_from_slice(&close_frame(Some(code.number()), reason));
-                rest
-            }),
-            // It never spoke WebSocket: there are no words for it.
-            Some(false) => self.drop_connection(now, session),
-            None => {}
-        }
-    }
-
-    /// Moves a connection to those that are over, with its last bytes.
-    fn part(
-        &mut self,
-        now: Now,
-        session: SessionKey,
-        rest: impl FnOnce(&Connection, Option<&millrace_core::Outbound>) -> Vec<u8>,
-    ) {
-        let Some(connection) = self.connections.get_mut(session.index()).and_then(Option::take) else { return };
-        self.open -= 1;
-        let rest = rest(&connection, self.core.outbound(session));
-        let Connection { fd, interest, .. } = connection;
-        self.core.handle_disconnected(now, session);
-        let gone = self.parting.insert(now.instant, &self.poller, fd, rest, Origin::Counted, Some(interest));
-        self.count_gone(gone);
-    }
-
-    /// A connection is gone, or of no use.
-    fn drop_connection(&mut self, now: Now, session: SessionKey) {
-        if self.connection(session).is_some() {
-            self.connections[session.index()] = None;
-            self.open -= 1;
-            self.forget(now, session);
-        }
-    }
-
-    fn forget(&mut self, now: Now, session: SessionKey) {
-        self.core.handle_disconnected(now, session);
-        self.node_connections.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    fn count_gone(&mut self, gone: Gone) {
-        self.stats.resets_total += gone.resets;
-        if gone.counted > 0 {
-            self.node_connections.fetch_sub(gone.counted, Ordering::Relaxed);
         }
     }
 

@@ -7,8 +7,8 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use millrace_core::{Outbound, SessionKey};
 use millrace_protocol::client::{CLIENT_FRAME_BYTES_MAX, SUBPROTOCOL};
-use millrace_protocol::ws::handshake::{Endpoint, RequestError, ServerHandshake};
-use millrace_protocol::ws::{Decoder, Event, Limits, MessageKind, Opcode, Role, WsError, close, encode};
+use millrace_protocol::ws::handshake::{Endpoint, ServerHandshake};
+use millrace_protocol::ws::{Decoder, Event, Limits, MessageKind, Opcode, Role, close, encode};
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendFlags, send, sendmsg};
 
@@ -56,8 +56,6 @@ struct Reply {
 pub(super) enum Consequence {
     /// Nothing.
     None,
-    /// It is a WebSocket now.
-    Upgraded,
     /// The request is refused with this answer.
     Refused(Vec<u8>),
     /// The WebSocket ends with this close frame.
@@ -82,11 +80,13 @@ pub(super) enum CloseCause {
     Text,
 }
 
-/// Pings seen and answers dropped, for the counters.
+/// What was seen in the input, for the counters.
 #[derive(Debug, Default, Clone, Copy)]
-pub(super) struct Pings {
-    pub(super) seen: u64,
-    pub(super) dropped: u64,
+pub(super) struct Seen {
+    pub(super) upgrades: u64,
+    pub(super) pings: u64,
+    /// Pings that get no answer.
+    pub(super) pings_dropped: u64,
 }
 
 /// What became of a write.
@@ -115,10 +115,9 @@ impl Connection {
     pub(super) fn handle_input(
         &mut self,
         input: &mut [u8],
-        pings: &mut Pings,
+        seen: &mut Seen,
         mut on_frame: impl FnMut(&[u8]),
     ) -> Consequence {
-        let mut consequence = Consequence::None;
         let mut frames = input;
         if let Stage::Handshake(handshake) = &mut self.stage {
             match handshake.feed(frames, &ENDPOINT) {
@@ -131,16 +130,19 @@ impl Connection {
                     }
                     frames = &mut frames[request.consumed..];
                     self.stage = Stage::Open(Decoder::new(Role::Server, LIMITS));
-                    consequence = Consequence::Upgraded;
+                    seen.upgrades += 1;
                 }
-                Err(error) => return Consequence::Refused(refusal(&error)),
+                Err(error) => {
+                    tracing::debug!(session = ?self.session, %error, "request refused");
+                    return Consequence::Refused(error.response());
+                }
             }
         }
-        let Stage::Open(decoder) = &mut self.stage else { return consequence };
+        let Stage::Open(decoder) = &mut self.stage else { return Consequence::None };
         let mut feed = decoder.feed(frames);
         loop {
             match feed.next_event() {
-                Ok(None) => return consequence,
+                Ok(None) => return Consequence::None,
                 Ok(Some(Event::Message { kind: MessageKind::Binary, payload })) => on_frame(payload),
                 Ok(Some(Event::Message { kind: MessageKind::Text, .. })) => {
                     let reason = "frames are binary";
@@ -150,9 +152,9 @@ impl Connection {
                     };
                 }
                 Ok(Some(Event::Ping(payload))) => {
-                    pings.seen += 1;
+                    seen.pings += 1;
                     if !keep_reply(&mut self.reply, payload) {
-                        pings.dropped += 1;
+                        seen.pings_dropped += 1;
                     }
                 }
                 Ok(Some(Event::Pong(_))) => {}
@@ -160,8 +162,9 @@ impl Connection {
                     return Consequence::Close { frame: close_frame(code, ""), cause: CloseCause::Peer };
                 }
                 Err(error) => {
+                    tracing::debug!(session = ?self.session, %error, "websocket ended");
                     return Consequence::Close {
-                        frame: close_frame(Some(error.close_code()), &reason(error)),
+                        frame: close_frame(Some(error.close_code()), &error.to_string()),
                         cause: CloseCause::Framing,
                     };
                 }
@@ -276,14 +279,6 @@ pub(super) fn close_frame(code: Option<u16>, reason: &str) -> Vec<u8> {
     let mut frame = Vec::new();
     encode::close(code, reason, None, &mut frame);
     frame
-}
-
-fn reason(error: WsError) -> String {
-    error.to_string()
-}
-
-fn refusal(error: &RequestError) -> Vec<u8> {
-    error.response()
 }
 
 #[cfg(test)]

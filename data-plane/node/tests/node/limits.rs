@@ -1,11 +1,14 @@
 //! What a node does when there is no more room, and what it says when it cannot start.
 
-use std::io::Read;
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::SocketAddr;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use millrace_data::{Config, StartError, start};
 use millrace_protocol::ws::Opcode;
 
-use crate::support::{Client, Control, config, dial, link, metric, node, parse_answer, stop, until};
+use crate::support::{Client, Control, Got, config, dial, link, metric, node, parse_answer, stop, until};
 
 #[test]
 fn one_connection_too_many_is_refused_with_503() {
@@ -46,7 +49,7 @@ fn a_crowd_at_the_door_does_not_hurt() {
     assert_eq!(metric(&node, "millrace_data_connections_refused_full_total"), 300.0);
     for client in &mut inside {
         client.send_ws(Opcode::Ping, b"still here");
-        assert_eq!(client.next(), crate::support::Got::Pong(b"still here".to_vec()));
+        assert_eq!(client.next(), Got::Pong(b"still here".to_vec()));
     }
     stop(node);
 }
@@ -66,4 +69,84 @@ fn a_start_that_cannot_be_says_what_to_do() {
     let error = start(Config { ring_slots: 1, ..config() }, link(&control)).expect_err("a refusal");
     assert!(matches!(error, StartError::Limits(_)), "{error}");
     stop(node);
+}
+
+const TOLD: &str = "MILLRACE_TEST_NODE_WITHOUT_DESCRIPTORS";
+
+/// Without descriptors a node lets newcomers wait, without spinning, and goes on with those it has. The node is in a process
+/// of its own, because the limit is the process's.
+#[test]
+fn a_node_without_descriptors_lets_newcomers_wait() {
+    if std::env::var(TOLD).is_ok() {
+        return without_descriptors();
+    }
+    let mut process = Command::new(std::env::current_exe().expect("own path"))
+        .args(["--exact", "limits::a_node_without_descriptors_lets_newcomers_wait", "--nocapture"])
+        .env(TOLD, "1")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("start");
+    let mut lines = BufReader::new(process.stdout.take().expect("piped")).lines();
+    let mut told = |what: &str| loop {
+        let line = lines.next().expect("the process goes on").expect("text");
+        if let Some(told) = line.strip_prefix(what) {
+            return told.trim().to_owned();
+        }
+    };
+    let address: SocketAddr = told("address").parse().expect("an address");
+    let token = told("token");
+    // Twice as many as there are descriptors for: the first are in, the others wait in the kernel.
+    let mut inside: Vec<Client> = (0..4).map(|_| Client::connect(address, &token)).collect();
+    let mut crowd: Vec<_> = (0..2 * SPARE).map(|_| dial(address)).collect();
+    let mut stdin = process.stdin.take().expect("piped");
+    writeln!(stdin, "begin").expect("write");
+    told("begun");
+    // The last one hears nothing, for some pauses.
+    let last = crowd.last_mut().expect("a crowd");
+    last.set_read_timeout(Some(Duration::from_millis(500))).expect("read timeout");
+    assert_eq!(last.read(&mut [0; 1]).expect_err("silence").kind(), ErrorKind::WouldBlock);
+    writeln!(stdin, "end").expect("write");
+    let spent: u64 = told("processor_ms").parse().expect("a number");
+    assert!(spent < 250, "{spent} ms of processor in 500 ms of waiting for descriptors");
+    for client in &mut inside {
+        client.send_ws(Opcode::Ping, b"still here");
+        assert_eq!(client.next(), Got::Pong(b"still here".to_vec()));
+    }
+    crowd.clear();
+    // Room again: the next one is let in when the pause is over.
+    drop(Client::connect(address, &token));
+    drop(inside);
+    writeln!(stdin, "stop").expect("write");
+    assert!(process.wait().expect("the end").success());
+}
+
+/// Descriptors left to the node when it has started.
+const SPARE: usize = 24;
+
+fn without_descriptors() {
+    let control = Control::new();
+    let node = node(&control, config());
+    // An answer of the admin port needs descriptors too, so the counter is read at the end.
+    let open = std::fs::read_dir("/proc/self/fd").expect("proc").count();
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let current = Some(u64::try_from(open + SPARE).expect("small"));
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, rustix::process::Rlimit { current, ..limit })
+        .expect("lower");
+    println!("\naddress {}\ntoken {}", node.client_address, control.token("ann"));
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line).expect("the test goes on");
+    let begun = processor_ms();
+    println!("begun");
+    std::io::stdin().read_line(&mut line).expect("the test goes on");
+    println!("processor_ms {}", processor_ms() - begun);
+    std::io::stdin().read_line(&mut line).expect("the test goes on");
+    assert!(metric(&node, "millrace_data_accept_pauses_total") > 0.0);
+    stop(node);
+}
+
+/// User and system time of this process. There is no descriptor to read it from a file.
+fn processor_ms() -> i64 {
+    let spent = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    spent.tv_sec * 1000 + spent.tv_nsec / 1_000_000
 }

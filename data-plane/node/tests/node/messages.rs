@@ -1,10 +1,12 @@
 //! Messages through a node of two shards: accepted, acknowledged, delivered, read again.
 
+use millrace_data::Config;
 use millrace_protocol::Code;
 use millrace_protocol::client::{HistoryRange, Start};
 use millrace_protocol::node::HistoryClass;
+use millrace_protocol::ws::Opcode;
 
-use crate::support::{Client, Control, Frame, admin, config, node, stop};
+use crate::support::{Client, Control, Frame, Got, Hello, admin, config, metric, node, stop};
 
 /// Offsets and bodies of a channel.
 type Stored = Vec<(u64, Vec<u8>)>;
@@ -26,6 +28,17 @@ fn clients_on_both_shards(node: &millrace_data::DataNode, control: &Control) -> 
 
 #[test]
 fn everyone_on_every_shard_sees_the_same_messages_in_the_same_order() {
+    same_for_all(config());
+}
+
+/// With hardly any room between shards hops wait, and live interest lags and catches up.
+#[test]
+fn full_rings_lose_nothing() {
+    assert!(same_for_all(Config { ring_slots: 16, ..config() }) > 0.0, "no ring was ever full");
+}
+
+/// Returns how often a ring was full.
+fn same_for_all(config: Config) -> f64 {
     const MESSAGES: u64 = 200;
     let control = Control::new();
     // Neighbouring numbers: one home on each shard.
@@ -33,7 +46,7 @@ fn everyone_on_every_shard_sees_the_same_messages_in_the_same_order() {
         control.channel("one", HistoryClass::Durable, &["ann"]),
         control.channel("two", HistoryClass::Windowed, &["ann"]),
     ];
-    let node = node(&control, config());
+    let node = node(&control, config);
     let mut clients = clients_on_both_shards(&node, &control);
     for client in &mut clients {
         client.subscribe("one", Start::Live);
@@ -69,10 +82,12 @@ fn everyone_on_every_shard_sees_the_same_messages_in_the_same_order() {
             Some(seen) => assert_eq!(&by_channel, seen),
         }
     }
+    let full = metric(&node, "millrace_data_ring_full_total");
     let seen = seen.expect("there are clients");
     assert_eq!(control.stored(channels[0]), seen[0], "what is stored is what was seen");
     stop(node);
     assert_eq!(control.stored(channels[1]), seen[1], "a clean stop writes behind what was delivered");
+    full
 }
 
 #[test]
@@ -175,5 +190,52 @@ fn who_comes_back_gets_what_was_missed() {
     for sequence in 2..=700_u64 {
         assert_eq!(reader.message().body, sequence.to_string().as_bytes());
     }
+    stop(node);
+}
+
+#[test]
+fn an_order_of_the_control_plane_reaches_the_channel() {
+    let control = Control::new();
+    // Homes on both shards.
+    let channels = [
+        control.channel("one", HistoryClass::Durable, &["ann"]),
+        control.channel("two", HistoryClass::Durable, &["ann"]),
+    ];
+    let node = node(&control, config());
+    let mut client = Client::connect(node.client_address, &control.token("ann"));
+    client.subscribe("one", Start::Live);
+    client.subscribe("two", Start::Live);
+    for channel in channels {
+        let first = control.order(channel, 1, b"from rest").expect("accepted");
+        assert_eq!((first.position.offset, first.duplicate), (1, false));
+        let message = client.message();
+        assert_eq!(
+            (message.channel, message.position, &message.body[..]),
+            (channel, first.position, &b"from rest"[..])
+        );
+        let again = control.order(channel, 1, b"from rest").expect("accepted");
+        assert_eq!((again.position, again.duplicate), (first.position, true));
+        let refusal = control.order(channel, 9, b"a gap").expect_err("refused");
+        assert_eq!(refusal.code, Code::OutOfOrder);
+    }
+    stop(node);
+}
+
+#[test]
+fn revoked_tokens_end_their_sessions_on_every_shard() {
+    let control = Control::new();
+    let node = node(&control, config());
+    let old = control.token("ann");
+    let mut clients = clients_on_both_shards(&node, &control);
+    let mut bob = Client::connect(node.client_address, &control.token("bob"));
+    control.revoke_tokens_of("ann");
+    for client in &mut clients {
+        assert_eq!(client.closed_with(), Some(Code::TokenRevoked));
+    }
+    let mut back = Client::open(node.client_address);
+    back.hello(Hello { token: &old, subscriptions: Vec::new() });
+    assert_eq!(back.closed_with(), Some(Code::TokenRevoked));
+    bob.send_ws(Opcode::Ping, b"still here");
+    assert_eq!(bob.next(), Got::Pong(b"still here".to_vec()));
     stop(node);
 }

@@ -5,6 +5,7 @@ use std::io::Read;
 use millrace_data::Config;
 use millrace_protocol::client::Start;
 use millrace_protocol::node::HistoryClass;
+use millrace_protocol::ws::Opcode;
 use millrace_protocol::{Code, Position};
 
 use crate::support::{Client, Control, Frame, Got, PATIENCE, config, metric, node, stop, until};
@@ -81,5 +82,52 @@ fn a_reader_that_never_wakes_up_is_reset() {
     let mut rest = Vec::new();
     let end = slow.stream.read_to_end(&mut rest).expect_err("the end is a reset");
     assert_eq!(end.kind(), std::io::ErrorKind::ConnectionReset);
+    stop(node);
+}
+
+/// Answers to pings go between frames, also when a frame is stuck half way in the socket.
+#[test]
+fn a_stuck_stream_stays_whole_around_pongs() {
+    let control = Control::new();
+    let channel = control.channel("general", HistoryClass::Durable, &["ann"]);
+    let node = node(&control, config());
+    let mut reader = Client::connect(node.client_address, &control.token("ann"));
+    reader.subscribe("general", Start::Live);
+    let mut writer = Client::connect(node.client_address, &control.token("ann"));
+    writer.subscribe("general", Start::Attach);
+    let mut sequence = 0;
+    let mut publish = |count: u64| {
+        for _ in 0..count {
+            sequence += 1;
+            let request = writer.publish(channel, 5, sequence, &BODY);
+            writer.acknowledged(request);
+        }
+        sequence
+    };
+    let mut waits = 0;
+    while metric(&node, "millrace_data_short_writes_total") == 0.0 {
+        publish(4);
+        waits += 1;
+        assert!(waits < 5_000, "160 MB and the socket takes more");
+    }
+    for ping in [b"1", b"2", b"3"] {
+        reader.send_ws(Opcode::Ping, ping);
+    }
+    until("the pings are seen", || metric(&node, "millrace_data_ws_pings_total") == 3.0);
+    let last = publish(8);
+    let (mut next, mut pongs) = (1, Vec::new());
+    while next <= last {
+        match reader.next() {
+            Got::Frame(Frame::Message(message)) => {
+                assert_eq!((message.position.offset, &message.body[..]), (next, &BODY[..]));
+                next += 1;
+            }
+            Got::Pong(payload) => pongs.push((next, payload)),
+            other => panic!("{other:?}"),
+        }
+    }
+    let (at, newest) = pongs.last().expect("an answer");
+    assert_eq!(newest, b"3");
+    assert!(*at <= last, "the answer came before what was queued after it");
     stop(node);
 }

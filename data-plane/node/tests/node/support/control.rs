@@ -11,8 +11,8 @@ use millrace_data::LinkTarget;
 use millrace_protocol::code::Refusal;
 use millrace_protocol::node::{
     self, AppendOutcome, Authorize, ChannelAppend, ChannelAppended, ChannelKind, ChannelRef, FrameReader, Grant, Head,
-    History, HistoryClass, HistoryRange, KeyAlgorithm, MemberChanged, NodeBody, NodeFrame, ReadHistory, Role,
-    SlowConsumer, StoredMessage,
+    History, HistoryClass, HistoryRange, KeyAlgorithm, MemberChanged, NewMessage, NodeBody, NodeFrame, PublishOrder,
+    PublishedAt, ReadHistory, RevokedTokens, Role, SlowConsumer, StoredMessage, TokensRevoked,
 };
 use millrace_protocol::{
     ChannelId, ChannelName, Code, Epoch, Offset, Producer, ProducerSequence, TenantId, Term, UserId,
@@ -21,6 +21,8 @@ use millrace_token::{Claims, SigningKey};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::runtime::Runtime;
 use tokio::sync::{broadcast, watch};
+
+use super::PATIENCE;
 
 /// What the node must know to get a link.
 pub(crate) const SECRET: &[u8] = b"a cluster secret of more than thirty-two bytes";
@@ -50,6 +52,8 @@ struct State {
     term: u64,
     hellos: usize,
     refused_proofs: usize,
+    /// Publish orders that wait for their answer.
+    orders: HashMap<u64, std::sync::mpsc::Sender<Result<PublishedAt, Refusal>>>,
 }
 
 struct Channel {
@@ -132,6 +136,35 @@ impl Control {
         self.state().channels.get_mut(&channel).expect("channel").members.remove(&user);
         let change = MemberChanged { tenant: tenant(), channel, user, membership: None };
         self.push(NodeBody::MemberChanged(change));
+    }
+
+    /// Ends all tokens that a user has.
+    pub(crate) fn revoke_tokens_of(&self, user: &str) {
+        let now = unix_ms();
+        let which = RevokedTokens::UserBefore(user_id(user), now + 1);
+        self.push(NodeBody::TokensRevoked(TokensRevoked { tenant: tenant(), which, forget_after_ms: now + 3_600_000 }));
+    }
+
+    /// Publishes over REST, so to say: the node's answer.
+    pub(crate) fn order(&self, channel: ChannelId, sequence: u64, body: &[u8]) -> Result<PublishedAt, Refusal> {
+        let (answer, answered) = std::sync::mpsc::channel();
+        let id = {
+            let mut state = self.state();
+            let id = state.orders.len() as u64 + 1;
+            state.orders.insert(id, answer);
+            id
+        };
+        let message = NewMessage {
+            user: user_id("rest"),
+            producer: Producer::new(99).expect("not 0"),
+            sequence: ProducerSequence::new(sequence).expect("not 0"),
+            time_ms: 0,
+            body: body.to_vec().into(),
+        };
+        let history = self.state().channels[&channel].history;
+        let order = PublishOrder { tenant: tenant(), channel, history, message };
+        self.shared.pushes.send(NodeFrame { id, body: NodeBody::Publish(order) }).expect("a link is up");
+        answered.recv_timeout(PATIENCE).expect("an answer")
     }
 
     fn push(&self, body: NodeBody) {
@@ -242,6 +275,12 @@ async fn serve(mut pipe: DuplexStream, shared: Arc<Shared>, mut cuts: watch::Rec
         let body = match frame.body {
             NodeBody::Ping => NodeBody::Pong,
             NodeBody::Pong => continue,
+            NodeBody::Published(result) => {
+                let state = shared.state.lock().expect("state");
+                // Kept, so that numbers are not used again.
+                state.orders[&frame.id].send(result).expect("the test waits");
+                continue;
+            }
             request => shared.state.lock().expect("state").answer(term, request),
         };
         send(&mut pipe, &NodeFrame { id: frame.id, body }).await?;

@@ -1,0 +1,133 @@
+//! How connections come in: in batches, within the node's limit, and not at all while no descriptor is left.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use millrace_core::Now;
+
+use super::connection::Connection;
+use super::parting::Origin;
+use super::{LISTENER, Shard};
+use crate::listener::{Accepted, Listener};
+use crate::poller::{Interest, Poller};
+
+/// After running out of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Connections above the limit that are told so, at one time; more are closed without a word.
+const REFUSED_MAX: usize = 32;
+
+/// Where clients knock.
+pub(super) struct Door {
+    /// `None` once the node drains.
+    listener: Option<Listener>,
+    /// Nobody is let in before: no descriptor was left.
+    paused_until: Option<Instant>,
+}
+
+impl Door {
+    pub(super) fn new(poller: &Poller, listener: Listener) -> io::Result<Self> {
+        poller.add(&listener, LISTENER, Interest::Read)?;
+        Ok(Self { listener: Some(listener), paused_until: None })
+    }
+
+    /// Lets nobody in any more.
+    pub(super) fn close(&mut self) {
+        *self = Self { listener: None, paused_until: None };
+    }
+
+    /// When [`Door::resume`] is due.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.paused_until
+    }
+
+    fn pause(&mut self, poller: &Poller, now: Instant) -> io::Result<()> {
+        if let Some(listener) = &self.listener {
+            poller.remove(listener)?;
+            self.paused_until = Some(now + ACCEPT_PAUSE);
+        }
+        Ok(())
+    }
+
+    /// Ends a pause whose time has come.
+    pub(super) fn resume(&mut self, poller: &Poller, now: Instant) {
+        if let Some(listener) = &self.listener
+            && self.paused_until.is_some_and(|until| until <= now)
+        {
+            let again = poller.add(listener, LISTENER, Interest::Read);
+            // Without memory for the watch the pause goes on.
+            self.paused_until = again.is_err().then(|| now + ACCEPT_PAUSE);
+        }
+    }
+}
+
+impl Shard {
+    /// Takes as many connections as a turn may.
+    ///
+    /// # Errors
+    /// From the operating system, if the listener itself is broken.
+    pub(super) fn accept(&mut self, now: Now) -> io::Result<()> {
+        for _ in 0..self.turn.accepts_max {
+            let Some(listener) = &self.door.listener else { return Ok(()) };
+            match listener.accept()? {
+                Accepted::Nobody => return Ok(()),
+                Accepted::Connection(fd) => self.welcome(now, fd),
+                Accepted::NoDescriptors => {
+                    self.stats.accept_pauses_total += 1;
+                    if self.stats.accept_pauses_total == 1 {
+                        tracing::warn!("no descriptor or memory is left, accepting pauses; told once, counted always");
+                    }
+                    return self.door.pause(&self.poller, now.instant);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn welcome(&mut self, now: Now, fd: OwnedFd) {
+        self.stats.connections_accepted_total += 1;
+        if self.node_connections.fetch_add(1, Ordering::Relaxed) >= self.connections_max {
+            self.node_connections.fetch_sub(1, Ordering::Relaxed);
+            self.stats.connections_refused_full_total += 1;
+            self.refuse(now, fd);
+            return;
+        }
+        let session = match self.core.handle_connected(now) {
+            Ok(session) => session,
+            Err(_busy_or_going_away) => {
+                self.node_connections.fetch_sub(1, Ordering::Relaxed);
+                self.stats.connections_refused_busy_total += 1;
+                self.refuse(now, fd);
+                return;
+            }
+        };
+        if self.poller.add(&fd, session.as_u64(), Interest::Read).is_err() {
+            self.forget(now, session);
+            return;
+        }
+        if self.connections.len() <= session.index() {
+            self.connections.resize_with(session.index() + 1, || None);
+        }
+        self.connections[session.index()] = Some(Connection::new(fd, session));
+        self.open += 1;
+    }
+
+    /// Tells a connection that there is no place for it, while not too many are being told.
+    fn refuse(&mut self, now: Now, fd: OwnedFd) {
+        if self.parting.refused() < REFUSED_MAX {
+            self.parting.insert(now.instant, &self.poller, fd, full(), Origin::Refused, None);
+        }
+    }
+}
+
+/// The answer to a connection for which there is no place.
+fn full() -> Vec<u8> {
+    let body = "this node takes no more connections now, try again in a few seconds\n";
+    let len = body.len();
+    format!(
+        "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 5\r\n\
+         Content-Type: text/plain; charset=utf-8\r\nContent-Length: {len}\r\n\r\n{body}"
+    )
+    .into_bytes()
+}

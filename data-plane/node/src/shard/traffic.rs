@@ -1,0 +1,167 @@
+//! Bytes of connections: in to the core, out of its queues, and the ways in which a connection ends.
+
+use std::sync::atomic::Ordering;
+
+use millrace_core::{Now, SessionKey, Written};
+use millrace_protocol::Code;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
+
+use super::Shard;
+use super::connection::{CloseCause, Connection, Consequence, Seen, WriteOutcome, close_frame};
+use super::parting::{Gone, Origin};
+use crate::poller::Interest;
+
+impl Shard {
+    /// The session's connection, unless the key is an old one.
+    pub(super) fn connection(&mut self, session: SessionKey) -> Option<&mut Connection> {
+        self.connections.get_mut(session.index())?.as_mut().filter(|connection| connection.session == session)
+    }
+
+    pub(super) fn read(&mut self, now: Now, session: SessionKey) {
+        let Self { core, connections, buffer, stats, .. } = self;
+        let Some(Some(connection)) = connections.get_mut(session.index()) else { return };
+        if connection.session != session {
+            return;
+        }
+        let bytes = match recv(&connection.fd, &mut buffer[..], RecvFlags::DONTWAIT) {
+            Ok((_, bytes)) => bytes,
+            Err(Errno::AGAIN | Errno::INTR) => return,
+            // Gone without a word, which is common.
+            Err(_) => 0,
+        };
+        if bytes == 0 {
+            self.drop_connection(now, session);
+            return;
+        }
+        stats.read_bytes_total += bytes as u64;
+        let mut seen = Seen::default();
+        let consequence = connection.handle_input(&mut buffer[..bytes], &mut seen, |frame| {
+            core.handle_frame(now, session, frame);
+        });
+        stats.upgrades_total += seen.upgrades;
+        stats.ws_pings_total += seen.pings;
+        stats.ws_pings_dropped_total += seen.pings_dropped;
+        let owes_reply = connection.owes_reply();
+        match consequence {
+            Consequence::None => {}
+            Consequence::Refused(answer) => {
+                stats.http_refused_total += 1;
+                self.part(now, session, |_, _| answer);
+                return;
+            }
+            Consequence::Close { frame, cause } => {
+                match cause {
+                    CloseCause::Peer => {}
+                    CloseCause::Framing => stats.ws_errors_total += 1,
+                    CloseCause::Text => stats.text_messages_total += 1,
+                }
+                self.part(now, session, |connection, outbound| {
+                    let mut rest = connection.rest(outbound, false);
+                    rest.extend_from_slice(&frame);
+                    rest
+                });
+                return;
+            }
+            Consequence::Broken => {
+                self.drop_connection(now, session);
+                return;
+            }
+        }
+        if owes_reply {
+            self.flush(now, session);
+        }
+    }
+
+    /// Writes until nothing waits or the socket takes no more.
+    pub(super) fn flush(&mut self, now: Now, session: SessionKey) {
+        loop {
+            let Self { core, connections, poller, stats, .. } = self;
+            let Some(Some(connection)) = connections.get_mut(session.index()) else { return };
+            if connection.session != session || !connection.is_open() {
+                return;
+            }
+            let outbound = core.outbound(session);
+            let wrote = connection.write(outbound);
+            stats.writes_total += u64::from(wrote != WriteOutcome::Taken(0));
+            let interest = match wrote {
+                WriteOutcome::Broken => {
+                    self.drop_connection(now, session);
+                    return;
+                }
+                WriteOutcome::Taken(bytes) => {
+                    stats.written_bytes_total += bytes as u64;
+                    core.handle_written(now, session, Written { bytes, blocked: false });
+                    if connection.owes_reply() || core.outbound(session).is_some_and(|outbound| !outbound.is_empty()) {
+                        continue;
+                    }
+                    Interest::Read
+                }
+                WriteOutcome::Blocked(bytes) => {
+                    stats.written_bytes_total += bytes as u64;
+                    stats.short_writes_total += 1;
+                    core.handle_written(now, session, Written { bytes, blocked: true });
+                    Interest::ReadWrite
+                }
+            };
+            if connection.interest != interest {
+                connection.interest = interest;
+                if poller.change(&connection.fd, session.as_u64(), interest).is_err() {
+                    self.drop_connection(now, session);
+                }
+            }
+            return;
+        }
+    }
+
+    /// The core ends a session.
+    pub(super) fn close(&mut self, now: Now, session: SessionKey, code: Code, reason: &str) {
+        match self.connection(session).map(|connection| connection.is_open()) {
+            Some(true) => self.part(now, session, |connection, outbound| {
+                let mut rest = connection.rest(outbound, true);
+                rest.extend_from_slice(&close_frame(Some(code.number()), reason));
+                rest
+            }),
+            // It never spoke WebSocket: there are no words for it.
+            Some(false) => self.drop_connection(now, session),
+            None => {}
+        }
+    }
+
+    /// Moves a connection to those that are over, with its last bytes.
+    fn part(
+        &mut self,
+        now: Now,
+        session: SessionKey,
+        rest: impl FnOnce(&Connection, Option<&millrace_core::Outbound>) -> Vec<u8>,
+    ) {
+        let Some(connection) = self.connections.get_mut(session.index()).and_then(Option::take) else { return };
+        self.open -= 1;
+        let rest = rest(&connection, self.core.outbound(session));
+        let Connection { fd, interest, .. } = connection;
+        self.core.handle_disconnected(now, session);
+        let gone = self.parting.insert(now.instant, &self.poller, fd, rest, Origin::Counted, Some(interest));
+        self.count_gone(gone);
+    }
+
+    /// A connection is gone, or of no use.
+    pub(super) fn drop_connection(&mut self, now: Now, session: SessionKey) {
+        if self.connection(session).is_some() {
+            self.connections[session.index()] = None;
+            self.open -= 1;
+            self.forget(now, session);
+        }
+    }
+
+    pub(super) fn forget(&mut self, now: Now, session: SessionKey) {
+        self.core.handle_disconnected(now, session);
+        self.node_connections.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn count_gone(&mut self, gone: Gone) {
+        self.stats.resets_total += gone.resets;
+        if gone.counted > 0 {
+            self.node_connections.fetch_sub(gone.counted, Ordering::Relaxed);
+        }
+    }
+}
