@@ -89,13 +89,13 @@ pub(crate) struct Surroundings {
 /// Runs until the node has stopped: told so by a command, or by the end of all commands.
 pub(crate) async fn run(
     rings: BackplaneRings<ToShard, FromShard>,
+    bell: BellWaiter,
     target: LinkTarget,
     identity: Identity,
     surroundings: Surroundings,
-) -> io::Result<()> {
+) {
     let (events, from_link) = mpsc::channel(LINK_FRAMES_MAX);
     let (to_link, outgoing) = mpsc::channel(LINK_FRAMES_MAX);
-    let bell = BellWaiter::new(Arc::clone(&rings.bell))?;
     let router = Router {
         backlog: rings.down.iter().map(|_| VecDeque::new()).collect(),
         rings,
@@ -106,8 +106,7 @@ pub(crate) async fn run(
         surroundings,
     };
     // The link ends when the router has dropped its end of the queue, after writing what is in it.
-    tokio::join!(link::keep_open(target, identity, events, outgoing), router.run(to_link, bell)).1;
-    Ok(())
+    tokio::join!(link::keep_open(target, identity, events, outgoing), router.run(to_link, bell));
 }
 
 struct Router {
@@ -364,15 +363,20 @@ impl Router {
     }
 }
 
-/// A doorbell as something tokio can wait for.
-struct BellWaiter {
+/// The backplane's doorbell as something tokio can wait for.
+pub(crate) struct BellWaiter {
     bell: Arc<Doorbell>,
     /// The same descriptor; tokio only polls it for readability, which an eventfd answers like a socket.
     waiter: UnixStream,
 }
 
 impl BellWaiter {
-    fn new(bell: Arc<Doorbell>) -> io::Result<Self> {
+    /// Call it in a tokio runtime.
+    ///
+    /// # Errors
+    /// From the operating system: no descriptor or memory is left.
+    pub(crate) fn new<D, U>(rings: &BackplaneRings<D, U>) -> io::Result<Self> {
+        let bell = Arc::clone(&rings.bell);
         let waiter = StdUnixStream::from(bell.as_fd().try_clone_to_owned()?);
         Ok(Self { waiter: UnixStream::from_std(waiter)?, bell })
     }

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
@@ -90,8 +90,7 @@ pub fn start(config: Config, link: LinkConfig) -> Result<DataNode, StartError> {
         };
         let (ready, started) = sync_channel(1);
         threads.push(spawn(format!("shard-{index}"), move || shard::run(setup, &ready))?);
-        let lost = || Err(io::Error::other("the thread ended"));
-        started.recv().unwrap_or_else(|_| lost()).map_err(setup_error("shard"))?;
+        wait_for(&started, "shard")?;
     }
 
     let (report_requests, reports) = mpsc::channel(REPORTS_MAX);
@@ -106,16 +105,28 @@ pub fn start(config: Config, link: LinkConfig) -> Result<DataNode, StartError> {
         commands: from_owner,
         reports,
     };
+    let (ready, started) = sync_channel(1);
     threads.push(spawn("backplane".into(), move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async move {
-            let admin = tokio::net::TcpListener::from_std(admin)?;
+            let prepared = tokio::net::TcpListener::from_std(admin)
+                .and_then(|admin| Ok((admin, backplane::BellWaiter::new(&rings)?)));
+            let (admin, bell) = match prepared {
+                Ok(prepared) => prepared,
+                Err(error) => {
+                    let _ = ready.send(Err(error));
+                    return Ok(());
+                }
+            };
+            // Whoever starts the node waits for it.
+            let _ = ready.send(Ok(()));
             let admin = tokio::spawn(admin::serve(admin, report_requests));
-            let ended = backplane::run(rings, link.target, identity, surroundings).await;
+            backplane::run(rings, bell, link.target, identity, surroundings).await;
             admin.abort();
-            ended
+            Ok(())
         })
     })?);
+    wait_for(&started, "backplane")?;
     tracing::info!(clients = %client_address, admin = %admin_address, shards, connections_max, "data node runs");
     Ok(DataNode { client_address, admin_address, commands, threads })
 }
@@ -154,6 +165,11 @@ fn bind_error(what: &'static str, address: SocketAddr) -> impl FnOnce(io::Error)
 
 fn setup_error(what: &'static str) -> impl FnOnce(io::Error) -> StartError {
     move |source| StartError::Setup { what, source }
+}
+
+/// Waits until a thread serves, or says why it does not.
+fn wait_for(started: &Receiver<io::Result<()>>, what: &'static str) -> Result<(), StartError> {
+    started.recv().unwrap_or_else(|_| Err(io::Error::other("the thread ended"))).map_err(setup_error(what))
 }
 
 fn seed() -> Result<u64, StartError> {

@@ -114,6 +114,11 @@ impl<T> Inlet<T> {
     pub(crate) fn is_empty(&self) -> bool {
         self.consumer.is_empty()
     }
+
+    /// Whether nothing will ever come any more: the sender is gone.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.consumer.is_abandoned()
+    }
 }
 
 /// A ring of `slots` items whose receiver is woken by `bell`. Memory is taken as the ring first fills.
@@ -157,6 +162,17 @@ pub(crate) struct BackplaneRings<D, U> {
     pub(crate) down: Vec<Outlet<D>>,
     /// From each shard, by its index.
     pub(crate) up: Vec<Inlet<U>>,
+}
+
+impl<D, U> Drop for BackplaneRings<D, U> {
+    /// Shards without a backplane end, so they must notice.
+    fn drop(&mut self) {
+        for outlet in self.down.drain(..) {
+            let bell = Arc::clone(&outlet.bell);
+            drop(outlet);
+            bell.ring();
+        }
+    }
 }
 
 impl<D, U> BackplaneRings<D, U> {
@@ -273,6 +289,15 @@ mod tests {
             assert!(shard.nothing_waits());
         }
         assert!(backplane.nothing_waits());
+    }
+
+    #[test]
+    fn a_shard_notices_that_the_backplane_is_gone() {
+        let (shards, backplane) = mesh::<(), (), ()>(2, 4).expect("mesh");
+        assert!(shards.iter().all(|shard| !shard.down.is_abandoned()));
+        shards.iter().for_each(|shard| shard.bell.sleep());
+        drop(backplane);
+        assert!(shards.iter().all(|shard| shard.down.is_abandoned() && is_rung(&shard.bell)));
     }
 
     /// Two threads that both sleep whenever they find nothing must never miss each other: a lost wake hangs this test.

@@ -288,6 +288,8 @@ impl Shard {
         }
         for _ in 0..self.turn.ring_items_max {
             match self.rings.down.pop() {
+                // The node did not come up, or went down without a word.
+                None if self.rings.down.is_abandoned() => return Flow::Stop,
                 None => break,
                 Some(ToShard::Control(event)) => self.handle_control(now, event),
                 // Who asked may have gone.
