@@ -30,7 +30,7 @@ pub trait Word: Copy + PartialEq + 'static {
 impl Word for ChannelKind {
     const WHAT: &'static str = "kind";
     const ALL: &'static [(Self, &'static str)] =
-        &[(Self::Dm, "dm"), (Self::Group, "group"), (Self::Broadcast, "broadcast")];
+        &[(Self::Group, "group"), (Self::Dm, "dm"), (Self::Broadcast, "broadcast")];
 }
 
 impl Word for HistoryClass {

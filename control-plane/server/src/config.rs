@@ -1,17 +1,21 @@
 //! Settings of the REST API.
 
+use std::fmt;
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use millrace_domain::Rate;
 
 /// Settings of the REST API; plain, so that whoever starts the server parses files and flags.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct RestConfig {
     /// Where the API listens. Default 127.0.0.1:7480; port 0 takes a free one.
     pub listen: SocketAddr,
     /// Where `/metrics` is served, beside `/healthz` and `/readyz`, which the API has too. Default `None`: on `listen`.
     pub admin_listen: Option<SocketAddr>,
+    /// A credential of the operator scope beside those in the store; 32 to 1024 visible ASCII characters. Default `None`.
+    pub operator_key: Option<String>,
     /// Largest payload of a message, in bytes. Default 16 KiB; the data nodes' limit should be the same.
     pub payload_bytes_max: usize,
     /// Requests of an API or operator key. Default 2,000 per second, 4,000 at once.
@@ -37,6 +41,7 @@ impl Default for RestConfig {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7480)),
             admin_listen: None,
+            operator_key: None,
             payload_bytes_max: 16 << 10,
             rate_of_key: Rate { burst: 4_000, per_second: 2_000 },
             rate_of_user: Rate { burst: 200, per_second: 50 },
@@ -49,3 +54,39 @@ impl Default for RestConfig {
         }
     }
 }
+
+impl fmt::Debug for RestConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Never the operator key.
+        f.debug_struct("RestConfig")
+            .field("listen", &self.listen)
+            .field("admin_listen", &self.admin_listen)
+            .field("payload_bytes_max", &self.payload_bytes_max)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why the REST API cannot be served.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// Somebody else listens there, or the address is not ours.
+    #[error("cannot listen on {address}")]
+    Bind {
+        /// Where.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Too short to be secret, or not what fits into a header.
+    #[error("the operator key has to be {OPERATOR_KEY_BYTES_MIN} to {OPERATOR_KEY_BYTES_MAX} visible ASCII characters")]
+    OperatorKey,
+    /// Metrics of the same names exist already.
+    #[error("metrics cannot be registered")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// Shortest operator key, in bytes.
+pub(crate) const OPERATOR_KEY_BYTES_MIN: usize = 32;
+/// Longest operator key, in bytes.
+pub(crate) const OPERATOR_KEY_BYTES_MAX: usize = 1024;

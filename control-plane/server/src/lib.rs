@@ -1,15 +1,20 @@
 //! The control node: REST API, node link, records and housekeeping over one store.
 #![forbid(unsafe_code)]
 
+mod bootstrap;
 mod config;
 mod data_plane;
 mod housekeeping;
 mod link;
 mod record;
+mod rest;
 mod secret;
 mod transact;
 
-pub use config::RestConfig;
+pub use bootstrap::{BootstrapError, Dev, ensure_dev, random_secret};
+pub use config::{RestConfig, ServeError};
 pub use data_plane::DataPlane;
 pub use housekeeping::{Housekeeping, HousekeepingConfig};
 pub use link::{CLUSTER_SECRET_BYTES_MIN, LinkConfig, LinkConfigError, LinkEnd, LinkServer};
+pub use millrace_domain::Rate;
+pub use rest::{RestServer, serve_rest};

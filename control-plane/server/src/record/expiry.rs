@@ -45,8 +45,9 @@ pub(crate) async fn sweep(store: &dyn Store, now_ms: i64, records_max: u64) -> R
     for shard in 0..key::EXPIRY_SHARDS {
         while total.removed + total.outdated < records_max {
             let deadline = Instant::now() + DEADLINE;
-            let (swept, done) =
-                transact(store, deadline, async |transaction| sweep_shard(transaction, shard, now_ms).await).await?;
+            let swept: Result<_, TransactError> =
+                transact!(store, deadline, |transaction| { sweep_shard(transaction, shard, now_ms).await });
+            let (swept, done) = swept?;
             total.removed += swept.removed;
             total.outdated += swept.outdated;
             if done {

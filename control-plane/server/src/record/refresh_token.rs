@@ -24,8 +24,6 @@ pub(crate) struct RefreshToken {
     pub(crate) secret_sha256: String,
     /// The one before: whoever shows it has it from somebody who should have thrown it away.
     pub(crate) previous_sha256: Option<String>,
-    /// The access token that was issued last, so that ending the sign-in ends it too; with its end in Unix ms.
-    pub(crate) access: (String, i64),
 }
 
 /// A refresh token with its end, unless it has ended.

@@ -88,7 +88,7 @@ async fn insert(fates: &[Fate]) -> (Result<&'static str, TransactError>, u32) {
     let store = Fateful { inner: open_memory(), fates: Mutex::new(fates.iter().copied().collect()) };
     let mut runs = 0;
     let deadline = Instant::now() + Duration::from_secs(5);
-    let result = transact(&store, deadline, async |transaction| {
+    let result = transact!(&store, deadline, |transaction| {
         runs += 1;
         Ok(match transaction.get(b"row").await? {
             Some(_) => "found",
@@ -97,8 +97,7 @@ async fn insert(fates: &[Fate]) -> (Result<&'static str, TransactError>, u32) {
                 "inserted"
             }
         })
-    })
-    .await;
+    });
     (result, runs)
 }
 
@@ -129,11 +128,10 @@ async fn an_unknown_outcome_never_becomes_a_known_one() {
 async fn the_bodys_own_refusal_writes_nothing() {
     let store = open_memory();
     let deadline = Instant::now() + Duration::from_secs(5);
-    let refused: Result<(), TransactError> = transact(&*store, deadline, async |transaction| {
+    let refused: Result<(), TransactError> = transact!(&*store, deadline, |transaction| {
         transaction.put(Bytes::from_static(b"row"), Bytes::from_static(b"1"));
         Err(TransactError::Contended)
-    })
-    .await;
+    });
     assert!(matches!(refused, Err(TransactError::Contended)));
     let mut transaction = store.begin(deadline).await.unwrap();
     assert_eq!(transaction.get(b"row").await.unwrap(), None);

@@ -11,15 +11,13 @@ use crate::record::revocation;
 
 const HOUR: i64 = HOUR_MS;
 
-async fn write(store: &Arc<dyn Store>, body: impl AsyncFnMut(&mut dyn Transaction)) {
-    let mut body = body;
+async fn write(store: &Arc<dyn Store>, body: impl Fn(&mut dyn Transaction)) {
     let deadline = Instant::now() + DEADLINE;
-    transact::<(), TransactError>(&**store, deadline, async |transaction| {
-        body(transaction).await;
+    let written: Result<(), TransactError> = transact!(&**store, deadline, |transaction| {
+        body(transaction);
         Ok(())
-    })
-    .await
-    .unwrap();
+    });
+    written.unwrap();
 }
 
 async fn rows(store: &Arc<dyn Store>) -> usize {
@@ -38,7 +36,7 @@ fn answer() -> Answer {
 async fn what_has_expired_goes_and_nothing_else() {
     let store = open_memory();
     for number in 0..40u8 {
-        write(&store, async |transaction| {
+        write(&store, |transaction| {
             idempotency::put(transaction, [number; 16], HOUR * i64::from(number), &answer());
         })
         .await;
@@ -66,8 +64,8 @@ async fn a_life_that_was_prolonged_is_kept() {
         which: RevokedTokens::Token("t".into()),
         forget_after_ms,
     };
-    write(&store, async |transaction| revocation::put(transaction, &revoke(HOUR))).await;
-    write(&store, async |transaction| revocation::put(transaction, &revoke(9 * HOUR))).await;
+    write(&store, |transaction| revocation::put(transaction, &revoke(HOUR))).await;
+    write(&store, |transaction| revocation::put(transaction, &revoke(9 * HOUR))).await;
     assert_eq!(sweep(&*store, 5 * HOUR, 1_000).await.unwrap(), Swept { removed: 0, outdated: 1 });
     let mut transaction = store.begin(Instant::now() + DEADLINE).await.unwrap();
     let user = UserId::new("ann").unwrap();
@@ -89,9 +87,8 @@ async fn a_refresh_token_leaves_the_list_of_its_user() {
         ttl_ms: 1,
         secret_sha256: String::new(),
         previous_sha256: None,
-        access: (String::new(), 0),
     };
-    write(&store, async |transaction| refresh_token::put(transaction, HOUR, &record)).await;
+    write(&store, |transaction| refresh_token::put(transaction, HOUR, &record)).await;
     assert_eq!(rows(&store).await, 3);
     assert_eq!(sweep(&*store, 3 * HOUR, 1_000).await.unwrap(), Swept { removed: 1, outdated: 0 });
     assert_eq!(rows(&store).await, 0);
@@ -103,7 +100,7 @@ async fn a_sweep_is_bounded_and_goes_on_where_it_stopped() {
     for number in 0..250u16 {
         let mut fingerprint = [0; 16];
         fingerprint[..2].copy_from_slice(&number.to_be_bytes());
-        write(&store, async |transaction| idempotency::put(transaction, fingerprint, HOUR, &answer())).await;
+        write(&store, |transaction| idempotency::put(transaction, fingerprint, HOUR, &answer())).await;
     }
     let first = sweep(&*store, 5 * HOUR, 1).await.unwrap().removed;
     assert!((1..250).contains(&first), "one batch of one shard, not {first}");

@@ -1,0 +1,304 @@
+//! Members of a channel: add, look up, change, remove, list.
+
+use axum::http::StatusCode;
+use axum::response::Response;
+use millrace_domain::{Channel, MemberChange, Membership};
+use millrace_protocol::id::{ChannelName, TenantId, UserId};
+use millrace_protocol::node::Role;
+use millrace_store::Transaction;
+use serde::Serialize;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::Shared;
+use super::body::{Body, Json, Name, Names, Query};
+use super::call::{Change, Done, InTenant, Written, change, found, read};
+use super::channels::{MemberDraft, Met, meet, path};
+use super::fields::{self, Fields, Request};
+use super::page::{PageQuery, cut};
+use super::problem::{Kind, Problem};
+use super::words::RoleWord;
+use crate::record::{channel, member, user};
+
+pub(super) fn routes() -> OpenApiRouter<Shared> {
+    OpenApiRouter::new().routes(routes!(add_member, list_members)).routes(routes!(
+        get_member,
+        change_member,
+        remove_member
+    ))
+}
+
+/// A member's new role.
+#[derive(Debug, ToSchema)]
+pub(crate) struct ChangeMember {
+    #[schema(value_type = RoleWord, example = "moderator")]
+    role: Role,
+}
+
+impl Request for ChangeMember {
+    fn read(fields: &mut Fields) -> Option<Self> {
+        let role = fields.required("role", fields::word);
+        Some(Self { role: role? })
+    }
+}
+
+impl Body for ChangeMember {}
+
+/// A member of a channel.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Member)]
+pub(crate) struct MemberView {
+    /// Who.
+    #[schema(example = "ann")]
+    user: String,
+    role: RoleWord,
+    /// When they became one; Unix time, ms.
+    since_ms: i64,
+    /// The user's name for people to read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    display_name: Option<String>,
+}
+
+/// A page of members.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct MemberPage {
+    /// By name.
+    members: Vec<MemberView>,
+    /// Asks for the next page; null on the last one.
+    next: Option<String>,
+}
+
+/// Which part of a list.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "documents what PageQuery reads")]
+pub(crate) struct PageParams {
+    /// At most so many, 1 to 100; by default 50.
+    limit: Option<u32>,
+    /// `next` of the page before.
+    cursor: Option<String>,
+}
+
+impl Request for PageQuery {
+    fn read(fields: &mut Fields) -> Option<Self> {
+        PageQuery::read(fields)
+    }
+}
+
+fn view(user: &UserId, membership: &Membership, display_name: Option<String>) -> MemberView {
+    let Membership { role, since_ms } = *membership;
+    MemberView { user: user.to_string(), role: RoleWord(role), since_ms, display_name }
+}
+
+fn member_path(name: &ChannelName, user: &UserId) -> String {
+    format!("{}/members/{}", path(name), super::encode_segment(user.as_str()))
+}
+
+/// Writes what became of a membership, and says it.
+fn settle(
+    transaction: &mut dyn Transaction,
+    met: Met,
+    before: &Channel,
+    user: &UserId,
+    present: Option<Membership>,
+    change: MemberChange,
+    now_ms: i64,
+) -> (Option<Membership>, Vec<Change>) {
+    let channel = met.channel;
+    // The count of owners is the only thing in the channel that members change: most changes leave the record alone.
+    if channel.owners != before.owners {
+        channel::put(transaction, &channel);
+    }
+    match change {
+        MemberChange::Unchanged => (present, Vec::new()),
+        MemberChange::Set(role) => {
+            let membership = Membership { role, since_ms: present.map_or(now_ms, |present| present.since_ms) };
+            member::put(transaction, channel.tenant, channel.id, user, &membership);
+            (Some(membership), vec![Change::Member(channel, user.clone(), Some(role))])
+        }
+        MemberChange::Removed => {
+            member::remove(transaction, channel.tenant, channel.id, user);
+            (None, vec![Change::Member(channel, user.clone(), None)])
+        }
+    }
+}
+
+/// Add a member.
+///
+/// For moderators, owners and application servers; nobody gives a role above their own. Adding a member who is one with the same role changes nothing.
+#[utoipa::path(
+    post, path = "/v1/channels/{channel}/members", tag = "members", params(("channel" = String, Path, description = "Name of the channel")),
+    request_body = MemberDraft,
+    responses((status = 201, description = "Added", body = MemberView), (status = 200, description = "Was one already", body = MemberView)),
+    security(("api_key" = []), ("access_token" = []))
+)]
+async fn add_member(
+    InTenant(call): InTenant,
+    Name(name): Name<ChannelName>,
+    body: Json<MemberDraft>,
+) -> Result<Response, Problem> {
+    let (tenant, own) = call.caller()?.in_tenant()?;
+    let MemberDraft { user: target, role } = &body.value;
+    let _turn = call.turn(tenant, name.as_str()).await;
+    change!(call, body.digest, |transaction| {
+        let mut met = meet(transaction, tenant, &name, own).await?;
+        let before = met.channel.clone();
+        let present = member::get(transaction, met.channel.id, target).await?;
+        let actor = met.actor(own);
+        let change = met.channel.add_member(actor, target, present.map(|present| present.role), *role)?;
+        user::ensure(transaction, tenant, target, call.now_ms).await?;
+        let (membership, changes) = settle(transaction, met, &before, target, present, change, call.now_ms);
+        let membership = membership.unwrap_or(Membership { role: *role, since_ms: call.now_ms });
+        let status = if present.is_some() { StatusCode::OK } else { StatusCode::CREATED };
+        let written = Written::json(status, &view(target, &membership, None)).at(member_path(&name, target));
+        Ok(Done::with(written, changes))
+    })
+}
+
+/// List the members of a channel.
+///
+/// By name, for its members and application servers.
+#[utoipa::path(
+    get, path = "/v1/channels/{channel}/members", tag = "members",
+    params(("channel" = String, Path, description = "Name of the channel"), PageParams),
+    responses((status = 200, description = "A page", body = MemberPage)),
+    security(("api_key" = []), ("access_token" = []))
+)]
+async fn list_members(
+    InTenant(call): InTenant,
+    Name(name): Name<ChannelName>,
+    Query(query): Query<PageQuery>,
+) -> Result<Response, Problem> {
+    let (tenant, own) = call.caller()?.in_tenant()?;
+    let after = query.after(|cursor| UserId::new(cursor).ok())?;
+    let page = read!(call, |transaction| {
+        let met = meet(transaction, tenant, &name, own).await?;
+        let mut rows = member::page(transaction, met.channel.id, after.as_ref(), query.limit + 1).await?;
+        let next = cut(&mut rows, query.limit, |(user, _)| user.to_string());
+        let mut members = Vec::with_capacity(rows.len());
+        for (id, membership) in &rows {
+            let record = user::get(transaction, tenant, id).await?;
+            let display_name = record.and_then(|user| user.display_name).map(String::from);
+            members.push(view(id, membership, display_name));
+        }
+        Ok(MemberPage { members, next })
+    })?;
+    Ok(found(&page))
+}
+
+/// Look a member up.
+#[utoipa::path(
+    get, path = "/v1/channels/{channel}/members/{user}", tag = "members",
+    params(("channel" = String, Path, description = "Name of the channel"), ("user" = String, Path, description = "Who")),
+    responses((status = 200, description = "The member", body = MemberView)),
+    security(("api_key" = []), ("access_token" = []))
+)]
+async fn get_member(
+    InTenant(call): InTenant,
+    Names(name, target): Names<ChannelName, UserId>,
+) -> Result<Response, Problem> {
+    let (tenant, own) = call.caller()?.in_tenant()?;
+    let member = read!(call, |transaction| {
+        let met = meet(transaction, tenant, &name, own).await?;
+        let membership = member::get(transaction, met.channel.id, &target).await?;
+        let membership = membership.ok_or_else(|| Problem::not_found("member"))?;
+        let record = user::get(transaction, tenant, &target).await?;
+        Ok(view(&target, &membership, record.and_then(|user| user.display_name).map(String::from)))
+    })?;
+    Ok(found(&member))
+}
+
+/// Change a member's role.
+///
+/// For moderators, owners and application servers; nobody changes a role above their own or gives one. The last owner stays one.
+#[utoipa::path(
+    patch, path = "/v1/channels/{channel}/members/{user}", tag = "members",
+    params(("channel" = String, Path, description = "Name of the channel"), ("user" = String, Path, description = "Who")),
+    request_body = ChangeMember,
+    responses((status = 200, description = "As it is now", body = MemberView)),
+    security(("api_key" = []), ("access_token" = []))
+)]
+async fn change_member(
+    InTenant(call): InTenant,
+    Names(name, target): Names<ChannelName, UserId>,
+    body: Json<ChangeMember>,
+) -> Result<Response, Problem> {
+    let (tenant, own) = call.caller()?.in_tenant()?;
+    let role = body.value.role;
+    let _turn = call.turn(tenant, name.as_str()).await;
+    change!(call, body.digest, |transaction| {
+        let mut met = meet(transaction, tenant, &name, own).await?;
+        let before = met.channel.clone();
+        let present = member::get(transaction, met.channel.id, &target).await?;
+        let actor = met.actor(own);
+        let change = met.channel.change_role(actor, &target, present.map(|present| present.role), role)?;
+        let (membership, changes) = settle(transaction, met, &before, &target, present, change, call.now_ms);
+        let membership = membership.ok_or_else(|| Problem::not_found("member"))?;
+        Ok(Done::with(Written::json(StatusCode::OK, &view(&target, &membership, None)), changes))
+    })
+}
+
+/// Remove a member, or leave.
+///
+/// Everybody may leave but the last owner and the members of a dm. Removing others is for moderators, owners and application servers.
+/// Their open subscriptions to the channel end within a second.
+#[utoipa::path(
+    delete, path = "/v1/channels/{channel}/members/{user}", tag = "members",
+    params(("channel" = String, Path, description = "Name of the channel"), ("user" = String, Path, description = "Who")),
+    responses((status = 204, description = "No member any more")),
+    security(("api_key" = []), ("access_token" = []))
+)]
+async fn remove_member(
+    InTenant(call): InTenant,
+    Names(name, target): Names<ChannelName, UserId>,
+) -> Result<Response, Problem> {
+    let (tenant, own) = call.caller()?.in_tenant()?;
+    let _turn = call.turn(tenant, name.as_str()).await;
+    change!(call, [0; 32], |transaction| {
+        let mut met = meet(transaction, tenant, &name, own).await?;
+        let before = met.channel.clone();
+        let present = member::get(transaction, met.channel.id, &target).await?;
+        let actor = met.actor(own);
+        let change = met.channel.remove_member(actor, &target, present.map(|present| present.role))?;
+        let (_, changes) = settle(transaction, met, &before, &target, present, change, call.now_ms);
+        Ok(Done::with(Written::empty(), changes))
+    })
+}
+
+/// Takes a user out of a channel who ceases to exist. Tells whether they were in it.
+///
+/// # Errors
+/// The store's.
+pub(super) async fn forget_member(
+    transaction: &mut dyn Transaction,
+    tenant: TenantId,
+    mut channel: Channel,
+    leaving: &UserId,
+    now_ms: i64,
+) -> Result<Vec<Change>, Problem> {
+    /// Among so many of the other members the heir is looked for.
+    const CANDIDATES: u32 = 100;
+
+    let Some(present) = member::get(transaction, channel.id, leaving).await? else { return Ok(Vec::new()) };
+    let others = member::page(transaction, channel.id, None, CANDIDATES + 1).await?;
+    let heir = others.into_iter().filter(|(user, _)| user != leaving).min_by_key(|(_, membership)| membership.role);
+    let departure = channel.lose_member(present.role, heir.as_ref().map(|(_, membership)| membership.role), now_ms);
+    member::remove(transaction, tenant, channel.id, leaving);
+    let mut changes = vec![Change::Member(channel.clone(), leaving.clone(), None)];
+    match (departure, heir) {
+        (millrace_domain::Departure::Inherited, Some((heir, membership))) => {
+            // Read by key, so that the commit makes sure that the heir is still a member.
+            member::get(transaction, channel.id, &heir)
+                .await?
+                .ok_or_else(|| Problem::new(Kind::Unavailable, "members are changing; try again"))?;
+            let membership = Membership { role: Role::Owner, ..membership };
+            member::put(transaction, tenant, channel.id, &heir, &membership);
+            changes.push(Change::Member(channel.clone(), heir, Some(Role::Owner)));
+        }
+        (millrace_domain::Departure::Archived, _) => changes.push(Change::Channel(channel.clone())),
+        _ => {}
+    }
+    channel::put(transaction, &channel);
+    Ok(changes)
+}
