@@ -29,8 +29,9 @@ pub enum Error {
         /// When to try again; zero if the node does not say.
         retry_after: Duration,
     },
-    /// It is not known whether the message was stored: it had been sent, and then this happened.
-    /// A message that fails with any other error was certainly not stored.
+    /// It is not known whether the message was stored: it had been sent, and then this happened. It may yet be stored
+    /// within a minute, even behind messages that were sent after it. A message that fails with any other error was
+    /// certainly not stored.
     #[error("it is not known whether the message was stored")]
     Unconfirmed {
         /// What ended the wait.

@@ -59,8 +59,8 @@ struct Pending {
     sent_at: Option<Instant>,
     /// It was sent and no answer said whether it was stored.
     uncertain: bool,
-    /// It was answered with "out of order" since the last rewind.
-    out_of_order: bool,
+    /// When it was sent, if it was answered with "out of order" since the last rewind.
+    out_of_order: Option<Instant>,
 }
 
 /// A message to be sent now.
@@ -118,8 +118,7 @@ impl Outbox {
     pub(crate) fn push(&mut self, ticket: Ticket, body: Bytes, deadline: Option<Instant>) {
         let sequence = self.next;
         self.next += 1;
-        let pending =
-            Pending { sequence, ticket, body, deadline, sent_at: None, uncertain: false, out_of_order: false };
+        let pending = Pending { sequence, ticket, body, deadline, sent_at: None, uncertain: false, out_of_order: None };
         self.queue.push_back(pending);
     }
 
@@ -180,16 +179,17 @@ impl Outbox {
         random: &mut Random,
     ) -> Option<GivenUp> {
         self.halted = true;
-        let may_straggle = self.straggler_max(now) >= sequence.get();
         let index = self.find(sequence.get())?;
+        // The channel answered at any time since, however late the answer is read.
+        let sent_at = self.queue.get_mut(index)?.sent_at.take().unwrap_or(now);
+        let may_straggle = self.straggler_max(sent_at) >= sequence.get();
         let pending = self.queue.get_mut(index)?;
-        pending.sent_at = None;
         match fate(code) {
             Fate::Kept => {
                 match Code::from_number(code) {
                     // It would have been a duplicate if it were stored.
                     Some(Code::OutOfOrder) => {
-                        pending.out_of_order = true;
+                        pending.out_of_order = Some(sent_at);
                         pending.uncertain &= may_straggle;
                         return None;
                     }
@@ -225,7 +225,7 @@ impl Outbox {
     pub(crate) fn disconnected(&mut self, now: Instant, linger: Duration, random: &mut Random) {
         for pending in &mut self.queue {
             pending.uncertain |= pending.sent_at.take().is_some();
-            pending.out_of_order = false;
+            pending.out_of_order = None;
         }
         if self.in_flight > 0 {
             self.stragglers = Some((now + linger, self.sent_max));
@@ -283,7 +283,7 @@ impl Outbox {
         self.cursor = 0;
         let front = self.queue.front().map(|front| (front.sequence, front.out_of_order));
         for pending in &mut self.queue {
-            pending.out_of_order = false;
+            pending.out_of_order = None;
         }
         match (self.absent, front) {
             (Some(absent), _) if self.straggler_max(now) < absent => self.move_up(absent),
@@ -292,13 +292,15 @@ impl Outbox {
             // What stands before the absent number is sent first, as it is.
             (Some(_), Some(_)) => {}
             (Some(_), None) => self.start_anew(random),
+            // A later one is stored and so is this one, by a straggler: its number tells where.
+            (None, Some((front, Some(_)))) if front <= self.floor => {}
             // The number before the front was given up with an unknown fate, and it is not stored, or not yet.
-            (None, Some((front, true))) if self.floor + 1 < front && self.straggler_max(now) > 0 => {
+            (None, Some((front, Some(sent_at)))) if self.floor + 1 < front && self.straggler_max(sent_at) > 0 => {
                 self.resume_at = Some(now + self.backoff.next(random));
             }
             // As above and it never will be; or the channel forgot a producer whose messages it had acknowledged: unused
             // for long, or lost with the last moments of a windowed channel.
-            (None, Some((_, true))) => {
+            (None, Some((_, Some(_)))) => {
                 self.start_anew(random);
                 self.resume_at = Some(now + self.backoff.next(random));
             }

@@ -187,27 +187,59 @@ impl Engine {
     /// The node refused a request, or complains of the session.
     fn refused(&mut self, now: Instant, request: u32, error: Error) {
         let Some(asked) = self.requests.remove(&request) else {
-            tracing::warn!(%error, "the node complains");
-            self.session_error = Some(error);
+            // An answer to what was taken back says nothing about the session.
+            if request == 0 {
+                tracing::warn!(%error, "the node complains");
+                self.session_error = Some(error);
+            }
             return;
         };
         // Whatever was asked, it is asked again on the next connection.
         if ends_session(&error) && !matches!(asked, Request::Refresh) {
             return self.drop_connection(now, error);
         }
+        let is_lost = error.code() == Some(Code::NotSubscribed);
         match asked {
             Request::Subscribe(key) => self.subscribe_refused(now, key, error),
             Request::Unsubscribe => {}
             Request::Publish(key, sequence) => self.publish_refused(now, key, sequence, &error),
+            Request::History(key, ticket) if is_lost => {
+                let channel = self.channels.get_mut(&key);
+                let history = channel.and_then(|channel| channel.histories.iter_mut().find(|it| it.ticket == ticket));
+                if let Some(history) = history {
+                    history.is_asked = false;
+                }
+            }
             Request::History(key, ticket) => self.history_done(key, ticket, Err(error)),
             Request::CatchUp(key) => {
-                let Some(channel) = self.channels.get_mut(&key) else { return };
-                if let Some(subscription) = &mut channel.subscription {
-                    subscription.page_refused(now, &error, &mut self.random);
+                let random = &mut self.random;
+                let channel = self.channels.get_mut(&key);
+                match channel.and_then(|channel| channel.subscription.as_mut()) {
+                    Some(subscription) if is_lost => subscription.disconnected(),
+                    Some(subscription) => subscription.page_refused(now, &error, random),
+                    None => {}
                 }
-                self.sync(now, key);
             }
             Request::Refresh => self.refresh_refused(now, &error),
+        }
+        if let Request::Publish(key, _) | Request::History(key, _) | Request::CatchUp(key) = asked {
+            if is_lost {
+                self.attach_again(now, key);
+            }
+            self.sync(now, key);
+            self.finish_if_flushed(now);
+        }
+    }
+
+    /// The node does not have what we think it has: ask anew, after a moment.
+    fn attach_again(&mut self, now: Instant, key: Key) {
+        if !self.channels.get(&key).is_some_and(|channel| matches!(channel.attach, Attach::On(_))) {
+            return;
+        }
+        self.unsubscribe(key);
+        if let Some(channel) = self.channels.get_mut(&key) {
+            let wait = channel.backoff.next(&mut self.random);
+            channel.attach = Attach::Off { retry_at: Some(now + wait) };
         }
     }
 
@@ -217,27 +249,14 @@ impl Engine {
         let retry_after = error.retry_after().unwrap_or_default();
         let given_up = channel.outbox.refused(now, sequence, code, retry_after, &mut self.random);
         channel.outbox.answered(now, &mut self.random);
-        match error.code() {
-            Some(Code::ReadOnly) => {
-                if let Some(subscription) = &mut channel.subscription {
-                    subscription.note_can_publish(false);
-                }
-            }
-            // The node has lost what we think it has.
-            Some(Code::NotSubscribed) if matches!(channel.attach, Attach::On(_)) => {
-                let wait = channel.backoff.next(&mut self.random);
-                self.unsubscribe(key);
-                if let Some(channel) = self.channels.get_mut(&key) {
-                    channel.attach = Attach::Off { retry_at: Some(now + wait) };
-                }
-            }
-            _ => {}
+        if error.code() == Some(Code::ReadOnly)
+            && let Some(subscription) = &mut channel.subscription
+        {
+            subscription.note_can_publish(false);
         }
         if let Some(given_up) = given_up {
             self.send_failed(&given_up, error);
         }
-        self.sync(now, key);
-        self.finish_if_flushed(now);
     }
 }
 

@@ -1,0 +1,331 @@
+//! A node as a model: channels in memory, one session at a time, refusals by chance. It speaks the real codec and shares
+//! nothing else with the engine.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use millrace_protocol::client::{
+    ClientBody, ClientFrame, HistoryClass, HistoryRange, Message, Published, Recovery, ServerBody, ServerFrame, Start,
+    Subscribe, Subscribed, Welcome, decode_client, encode_server,
+};
+use millrace_protocol::code::Code;
+use millrace_protocol::id::{ChannelId, Epoch, Position, Producer, ProducerSequence, SessionId};
+
+use crate::engine::random::Random;
+
+/// Most messages that a resume replays; more must be read from the history.
+const REPLAY_MAX: u64 = 12;
+const PAGE_MAX: usize = 5;
+pub(super) const HEARTBEAT_MS: u32 = 25_000;
+
+/// How much goes wrong, each in so many of a thousand cases.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Faults {
+    pub(super) publish_refused: u64,
+    pub(super) subscribe_refused: u64,
+    pub(super) history_refused: u64,
+    pub(super) hello_refused: u64,
+    pub(super) skips: u64,
+    pub(super) unsubscribes: u64,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Stored {
+    pub(super) position: Position,
+    pub(super) body: Vec<u8>,
+    producer: Producer,
+    sequence: ProducerSequence,
+}
+
+#[derive(Debug)]
+pub(super) struct ModelChannel {
+    pub(super) history: HistoryClass,
+    pub(super) epoch: Epoch,
+    /// Every message ever stored, the index is the offset less one.
+    pub(super) stored: Vec<Stored>,
+    /// Offset of the oldest that is still kept.
+    pub(super) oldest: u64,
+    last: HashMap<Producer, u64>,
+}
+
+#[derive(Debug)]
+pub(super) struct Node {
+    random: Random,
+    pub(super) faults: Faults,
+    pub(super) channels: BTreeMap<&'static str, ModelChannel>,
+    /// What the session is subscribed or attached to.
+    pub(super) session: HashMap<&'static str, bool>,
+    pub(super) out: VecDeque<Vec<u8>>,
+    /// The session is to be closed with this code.
+    pub(super) closing: Option<Code>,
+    pub(super) is_welcomed: bool,
+    pub(super) hellos: u32,
+}
+
+impl Node {
+    pub(super) fn new(random: Random) -> Self {
+        let channel = |history| ModelChannel {
+            history,
+            epoch: Epoch::FIRST,
+            stored: Vec::new(),
+            oldest: 1,
+            last: HashMap::new(),
+        };
+        let channels = [("general", HistoryClass::Durable), ("news", HistoryClass::Durable)];
+        Self {
+            random,
+            faults: Faults::default(),
+            channels: channels.into_iter().map(|(name, history)| (name, channel(history))).collect(),
+            session: HashMap::new(),
+            out: VecDeque::new(),
+            closing: None,
+            is_welcomed: false,
+            hellos: 0,
+        }
+    }
+
+    /// A new connection; what the last one had is forgotten.
+    pub(super) fn accept(&mut self) {
+        self.session.clear();
+        self.out.clear();
+        self.closing = None;
+        self.is_welcomed = false;
+    }
+
+    /// A publish that an ended session had sent.
+    pub(super) fn straggle(&mut self, frame: &[u8]) {
+        if let ClientFrame { body: ClientBody::Publish(publish), .. } = decode_client(frame).unwrap() {
+            let name = self.name(publish.channel);
+            let _ = self.append(name, publish.producer, publish.sequence, publish.body);
+        }
+    }
+
+    /// Another user publishes.
+    pub(super) fn publish(&mut self, name: &'static str, body: &[u8]) {
+        let producer = Producer::new(self.random.next() | 1).unwrap();
+        let _ = self.append(name, producer, ProducerSequence::FIRST, body);
+    }
+
+    pub(super) fn ping(&mut self) {
+        if self.is_welcomed {
+            self.say(0, ServerBody::Ping);
+        }
+    }
+
+    pub(super) fn go_away(&mut self, after_ms: u32) {
+        self.say(0, ServerBody::GoAway { code: Code::GoingAway.number(), after_ms, endpoints: vec![] });
+    }
+
+    /// One frame of the session.
+    pub(super) fn receive(&mut self, frame: &[u8]) {
+        let ClientFrame { request, body } = decode_client(frame).unwrap();
+        assert!(self.is_welcomed || matches!(body, ClientBody::Hello(_)), "before the hello: {body:?}");
+        match body {
+            ClientBody::Hello(hello) => {
+                self.hellos += 1;
+                if self.chance(self.faults.hello_refused) {
+                    // A client gives up when tokens are refused again and again.
+                    let expired = self.hellos.is_multiple_of(3);
+                    let code = if expired { Code::TokenExpired } else { self.pick(&[Code::Busy, Code::GoingAway]) };
+                    self.say(request, ServerBody::error(code, "not now"));
+                    self.closing = Some(code);
+                    return;
+                }
+                self.is_welcomed = true;
+                self.say(request, ServerBody::Welcome(welcome()));
+                for subscribe in &hello.subscriptions {
+                    self.subscribe(request, subscribe);
+                }
+            }
+            ClientBody::Subscribe(subscribe) => self.subscribe(request, &subscribe),
+            ClientBody::Unsubscribe { channel } => {
+                let body = match self.session.remove(self.name(channel)) {
+                    Some(_) => ServerBody::Unsubscribed { channel, code: 0, reason: "" },
+                    None => ServerBody::error(Code::NotSubscribed, "no subscription"),
+                };
+                self.say(request, body);
+            }
+            ClientBody::Publish(publish) => {
+                let name = self.name(publish.channel);
+                let (producer, sequence) = (publish.producer, publish.sequence);
+                let refusal = self.chance(self.faults.publish_refused).then(|| {
+                    let codes = [
+                        Code::RateLimited,
+                        Code::Busy,
+                        Code::Unavailable,
+                        Code::UnknownOutcome,
+                        Code::UnknownOutcome,
+                        Code::TooLarge,
+                        Code::Archived,
+                    ];
+                    self.pick(&codes)
+                });
+                let result = match refusal {
+                    _ if !self.session.contains_key(name) => Err(Code::NotSubscribed),
+                    Some(Code::UnknownOutcome) => {
+                        if self.random.below(2) == 0 {
+                            let _ = self.append(name, producer, sequence, publish.body);
+                        }
+                        Err(Code::UnknownOutcome)
+                    }
+                    Some(code) => Err(code),
+                    None => self.append(name, producer, sequence, publish.body),
+                };
+                match result {
+                    Ok((position, duplicate)) => {
+                        let channel = publish.channel;
+                        let published = Published { channel, producer, sequence, position, duplicate };
+                        self.say(request, ServerBody::Published(published));
+                    }
+                    Err(code) => self.say(request, ServerBody::error(code, "refused")),
+                }
+            }
+            ClientBody::History(history) => {
+                let name = self.name(history.channel);
+                if self.chance(self.faults.history_refused) {
+                    return self.say(request, ServerBody::error(Code::Busy, "not now"));
+                }
+                if !self.session.contains_key(name) {
+                    return self.say(request, ServerBody::error(Code::NotSubscribed, "no subscription"));
+                }
+                let channel = &self.channels[name];
+                let kept = channel.stored.iter().filter(|stored| stored.position.offset >= channel.oldest);
+                let most = PAGE_MAX.min(history.messages_max as usize);
+                let HistoryRange::After(after) = history.range else { panic!("{history:?}") };
+                let rest: Vec<Stored> = kept.filter(|stored| stored.position.offset > after).cloned().collect();
+                let messages = rest.iter().take(most).map(|stored| stored.wire(history.channel)).collect();
+                let more = rest.len() > most;
+                self.say(request, ServerBody::Page { channel: history.channel, messages, more });
+            }
+            ClientBody::Refresh { .. } => self.say(request, ServerBody::Refreshed { token_expires_ms: i64::MAX }),
+            ClientBody::Pong => {}
+            ClientBody::Unknown => panic!("an unknown frame"),
+        }
+        if self.chance(self.faults.unsubscribes)
+            && let Some(name) = self.session.keys().next().copied()
+        {
+            self.session.remove(name);
+            let channel = self.number(name);
+            let code = Code::Unavailable.number();
+            self.say(0, ServerBody::Unsubscribed { channel, code, reason: "the control plane is away" });
+        }
+    }
+
+    fn subscribe(&mut self, request: u32, subscribe: &Subscribe<'_>) {
+        let name = *self.channels.keys().find(|name| **name == subscribe.channel).unwrap();
+        assert!(!self.session.contains_key(name), "{name} is subscribed already");
+        if self.chance(self.faults.subscribe_refused) {
+            let code = Code::Unavailable.number();
+            let body = ServerBody::Error { code, message: "not now", retry_after_ms: 50, channel: name };
+            return self.say(request, body);
+        }
+        let channel = &self.channels[name];
+        let head = channel.head();
+        let (recovery, replay_after) = match subscribe.start {
+            Start::Live | Start::Attach => (Recovery::None, head.offset),
+            Start::After(position) if position.epoch != channel.epoch => {
+                (Recovery::Reload(Code::EpochChanged.number()), head.offset)
+            }
+            Start::After(position) if position.offset > head.offset => {
+                (Recovery::Reload(Code::PositionAhead.number()), head.offset)
+            }
+            Start::After(Position { offset, .. })
+                if head.offset - offset > REPLAY_MAX || offset + 1 < channel.oldest =>
+            {
+                (Recovery::Reload(Code::PositionTooOld.number()), head.offset)
+            }
+            Start::After(position) => (Recovery::Whole, position.offset),
+        };
+        let history = channel.history;
+        let replay: Vec<Stored> =
+            channel.stored.iter().filter(|stored| stored.position.offset > replay_after).cloned().collect();
+        self.session.insert(name, subscribe.start != Start::Attach);
+        let number = self.number(name);
+        let subscribed = Subscribed { name, channel: number, position: head, history, can_publish: true, recovery };
+        self.say(request, ServerBody::Subscribed(subscribed));
+        replay.iter().for_each(|stored| self.say(0, ServerBody::Message(stored.wire(number))));
+    }
+
+    /// Takes `last + 1`, knows duplicates, refuses the rest; delivers what is new.
+    fn append(
+        &mut self,
+        name: &'static str,
+        producer: Producer,
+        sequence: ProducerSequence,
+        body: &[u8],
+    ) -> Result<(Position, bool), Code> {
+        let channel = self.channels.get_mut(name).unwrap();
+        let last = channel.last.entry(producer).or_default();
+        if sequence.get() <= *last {
+            let stored =
+                channel.stored.iter().find(|stored| (stored.producer, stored.sequence) == (producer, sequence));
+            return Ok((stored.unwrap().position, true));
+        }
+        if sequence.get() != *last + 1 {
+            return Err(Code::OutOfOrder);
+        }
+        *last += 1;
+        let position = Position { epoch: channel.epoch, offset: channel.head().offset + 1 };
+        let stored = Stored { position, body: body.to_vec(), producer, sequence };
+        channel.stored.push(stored.clone());
+        if self.session.get(name) == Some(&true) {
+            let channel = self.number(name);
+            let body = if self.chance(self.faults.skips) {
+                ServerBody::Skipped { channel, first: position, last: position }
+            } else {
+                ServerBody::Message(stored.wire(channel))
+            };
+            self.say(0, body);
+        }
+        Ok((position, false))
+    }
+
+    fn say(&mut self, request: u32, body: ServerBody<'_>) {
+        let mut out = Vec::new();
+        encode_server(&ServerFrame { request, body }, &mut out);
+        self.out.push_back(out);
+    }
+
+    fn number(&self, name: &str) -> ChannelId {
+        let index = self.channels.keys().position(|key| *key == name).unwrap();
+        ChannelId::new(index as u64 + 1).unwrap()
+    }
+
+    fn name(&self, number: ChannelId) -> &'static str {
+        self.channels.keys().nth(usize::try_from(number.get() - 1).unwrap()).unwrap()
+    }
+
+    fn chance(&mut self, thousandths: u64) -> bool {
+        self.random.below(1_000) < thousandths
+    }
+
+    fn pick<T: Copy>(&mut self, of: &[T]) -> T {
+        of[usize::try_from(self.random.below(of.len() as u64)).unwrap()]
+    }
+}
+
+impl ModelChannel {
+    pub(super) fn head(&self) -> Position {
+        Position { epoch: self.epoch, offset: self.stored.len() as u64 }
+    }
+}
+
+impl Stored {
+    fn wire(&self, channel: ChannelId) -> Message<'_> {
+        let Self { position, body, producer, sequence } = self;
+        let (position, producer, sequence) = (*position, *producer, *sequence);
+        Message { channel, position, time_ms: 1, user: "user", producer, sequence, body }
+    }
+}
+
+pub(super) fn welcome() -> Welcome<'static> {
+    Welcome {
+        version: 1,
+        heartbeat_ms: HEARTBEAT_MS,
+        features: 0,
+        session: SessionId([1; 16]),
+        token_expires_ms: i64::MAX,
+        payload_bytes_max: 16 << 10,
+        subscriptions_max: 100,
+        node: "model",
+    }
+}

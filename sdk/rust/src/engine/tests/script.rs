@@ -1,0 +1,548 @@
+//! Scripts: what a node says, what the engine does about it.
+
+use bytes::Bytes;
+use millrace_protocol::client::{
+    ClientBody, HistoryRange, Message as WireMessage, Published, Recovery, ServerBody, ServerFrame, Start as WireStart,
+    Subscribed, decode_client, encode_server,
+};
+use millrace_protocol::code::{Advice, Code};
+use millrace_protocol::id::{Epoch, Position, Producer, ProducerSequence};
+
+use super::super::subscription::Start;
+use super::node::{HEARTBEAT_MS, welcome};
+use super::*;
+use crate::error::Awaited;
+
+const HEARTBEAT: Duration = Duration::from_millis(HEARTBEAT_MS as u64);
+
+/// An engine and the test in the node's place.
+struct Bench {
+    engine: Engine,
+    now: Instant,
+    opened: Vec<(Ticket, Result<Opened, Error>)>,
+    sent: Vec<(Ticket, Result<Position, Error>)>,
+    pages: Vec<(Ticket, Result<Page, Error>)>,
+    events: Vec<(Key, String)>,
+    /// Names of states and calls, in order.
+    log: Vec<String>,
+}
+
+impl Bench {
+    fn new(config: Config) -> Self {
+        let now = Instant::now();
+        let mut engine = engine_at(config, 1, now);
+        engine.start(now);
+        let mut bench = Self { engine, now, opened: vec![], sent: vec![], pages: vec![], events: vec![], log: vec![] };
+        bench.act();
+        bench
+    }
+
+    /// Connected and welcomed.
+    fn welcomed(config: Config) -> Self {
+        let mut bench = Self::new(config);
+        bench.connect();
+        bench
+    }
+
+    fn connect(&mut self) {
+        self.engine.handle_token(self.now, Ok("token".into()));
+        self.engine.handle_connected(self.now);
+        let hello = self.frames();
+        assert!(matches!(hello[..], [(_, Asked::Hello(..))]), "{hello:?}");
+        self.say(hello[0].0, ServerBody::Welcome(welcome()));
+        self.log.clear();
+    }
+
+    fn act(&mut self) {
+        while let Some(action) = self.engine.poll_action() {
+            match action {
+                Action::FetchToken => self.log.push("token".into()),
+                Action::Connect { endpoint } => self.log.push(format!("connect {endpoint}")),
+                Action::Disconnect => self.log.push("disconnect".into()),
+                Action::Deliver { key, event } => self.events.push((key, describe(&event))),
+                Action::Starved { .. } => self.log.push("starved".into()),
+                Action::Opened { ticket, result, .. } => self.opened.push((ticket, result)),
+                Action::Sent { ticket, result } => self.sent.push((ticket, result)),
+                Action::Page { ticket, result } => self.pages.push((ticket, result)),
+                Action::State(State::Reconnecting { attempt, .. }) => self.log.push(format!("reconnecting {attempt}")),
+                Action::State(State::Closed { error }) => {
+                    self.log.push(format!("closed {:?}", error.map(|error| error.to_string())));
+                }
+                Action::State(state) => {
+                    self.log.push(format!("{state:?}").split(' ').next().unwrap_or_default().to_lowercase());
+                }
+            }
+        }
+    }
+
+    fn say(&mut self, request: u32, body: ServerBody<'_>) {
+        let mut frame = vec![];
+        encode_server(&ServerFrame { request, body }, &mut frame);
+        self.engine.handle_frame(self.now, &frame);
+        self.act();
+    }
+
+    fn frames(&mut self) -> Vec<(u32, Asked)> {
+        let mut frames = vec![];
+        let mut frame = vec![];
+        while self.engine.poll_transmit(self.now, &mut frame) {
+            let decoded = decode_client(&frame).unwrap();
+            frames.push((decoded.request, Asked::from(&decoded.body)));
+            frame.clear();
+        }
+        frames
+    }
+
+    fn pass(&mut self, time: Duration) {
+        let until = self.now + time;
+        while let Some(at) = self.engine.next_timeout().filter(|&at| at <= until) {
+            self.now = at.max(self.now);
+            self.engine.handle_timeout(self.now);
+            self.act();
+        }
+        self.now = until;
+    }
+
+    fn log(&mut self) -> Vec<String> {
+        self.act();
+        std::mem::take(&mut self.log)
+    }
+
+    /// Opens a handle and answers for the node; its key.
+    fn open(&mut self, name: &'static str, start: Option<Start>) -> Key {
+        let key = self.engine.open(self.now, name, start, 0).unwrap();
+        let [(request, Asked::Subscribe(..))] = self.frames()[..] else { panic!("not asked") };
+        self.say(request, subscribed(name, 0, Recovery::None));
+        assert!(self.opened.pop().unwrap().1.is_ok());
+        key
+    }
+
+    fn push(&mut self, offset: u64) {
+        self.say(0, ServerBody::Message(message(offset, b"m")));
+    }
+}
+
+/// What the engine asked for.
+#[derive(Debug, Clone, PartialEq)]
+enum Asked {
+    Hello(String, Vec<(String, WireStart)>),
+    Subscribe(String, WireStart),
+    Unsubscribe(u64),
+    Publish(u64, String),
+    History(HistoryRange, u32),
+    Refresh(String),
+    Pong,
+}
+
+impl Asked {
+    fn from(body: &ClientBody<'_>) -> Self {
+        match body {
+            ClientBody::Hello(hello) => Self::Hello(
+                hello.token.into(),
+                hello.subscriptions.iter().map(|it| (it.channel.to_owned(), it.start)).collect(),
+            ),
+            ClientBody::Subscribe(it) => Self::Subscribe(it.channel.into(), it.start),
+            ClientBody::Unsubscribe { channel } => Self::Unsubscribe(channel.get()),
+            ClientBody::Publish(it) => Self::Publish(it.sequence.get(), String::from_utf8(it.body.to_vec()).unwrap()),
+            ClientBody::History(it) => Self::History(it.range, it.messages_max),
+            ClientBody::Refresh { token } => Self::Refresh((*token).into()),
+            ClientBody::Pong => Self::Pong,
+            ClientBody::Unknown => panic!("an unknown frame"),
+        }
+    }
+}
+
+fn describe(event: &Event) -> String {
+    match event {
+        Event::Message(message) => message.position.offset.to_string(),
+        Event::Reset { reason, position } => format!("reset {reason} {}", position.offset),
+        Event::Ended(error) => format!("ended {error}"),
+        other => format!("{other:?}"),
+    }
+}
+
+fn at(offset: u64) -> Position {
+    Position { epoch: Epoch::FIRST, offset }
+}
+
+fn channel() -> ChannelId {
+    ChannelId::new(7).unwrap()
+}
+
+fn message(offset: u64, body: &[u8]) -> WireMessage<'_> {
+    WireMessage {
+        channel: channel(),
+        position: at(offset),
+        time_ms: 0,
+        user: "u",
+        producer: Producer::new(9).unwrap(),
+        sequence: ProducerSequence::FIRST,
+        body,
+    }
+}
+
+fn subscribed(name: &str, head: u64, recovery: Recovery) -> ServerBody<'_> {
+    let (position, history) = (at(head), HistoryClass::Durable);
+    ServerBody::Subscribed(Subscribed { name, channel: channel(), position, history, can_publish: true, recovery })
+}
+
+fn refusal(code: Code) -> ServerBody<'static> {
+    ServerBody::error(code, "refused")
+}
+
+#[test]
+fn a_client_connects_and_resumes_everything_in_its_hello() {
+    let mut bench = Bench::new(config());
+    assert_eq!(bench.log(), ["token"]);
+    bench.connect();
+    bench.open("general", Some(Start::Live));
+    bench.push(1);
+    bench.engine.handle_disconnected(bench.now, Error::disconnected("cut"));
+    assert_eq!(bench.log(), ["reconnecting 1"]);
+    bench.pass(Duration::from_millis(100));
+    assert_eq!(bench.log(), ["connect ws://a"], "the token is still good");
+    bench.engine.handle_connected(bench.now);
+    let hello = bench.frames();
+    let expect = Asked::Hello("token".into(), vec![("general".into(), WireStart::After(at(1)))]);
+    assert_eq!(hello[0].1, expect);
+    bench.say(hello[0].0, ServerBody::Welcome(welcome()));
+    bench.say(hello[0].0, subscribed("general", 2, Recovery::Whole));
+    bench.push(2);
+    assert_eq!(bench.log(), ["connected"]);
+    assert_eq!(bench.events.iter().map(|(_, event)| event.as_str()).collect::<Vec<_>>(), ["1", "2"]);
+    assert_eq!(bench.frames(), []);
+}
+
+#[test]
+fn silence_for_two_heartbeats_is_a_dead_connection() {
+    let mut bench = Bench::welcomed(config());
+    bench.pass(HEARTBEAT * 2 - Duration::from_millis(1));
+    bench.say(0, ServerBody::Ping);
+    assert_eq!(bench.frames(), [(0, Asked::Pong)]);
+    bench.pass(HEARTBEAT * 2 - Duration::from_millis(1));
+    assert_eq!(bench.log(), [] as [&str; 0]);
+    bench.pass(Duration::from_millis(1));
+    assert_eq!(bench.log(), ["disconnect", "reconnecting 1"]);
+}
+
+#[test]
+fn pings_that_are_not_taken_are_answered_once() {
+    let mut bench = Bench::welcomed(config());
+    for _ in 0..1_000 {
+        bench.say(0, ServerBody::Ping);
+    }
+    assert_eq!(bench.frames(), [(0, Asked::Pong)]);
+}
+
+#[test]
+fn a_node_that_answers_pings_and_nothing_else_is_left() {
+    let mut bench = Bench::welcomed(config());
+    bench.engine.open(bench.now, "general", None, 1).unwrap();
+    for _ in 0..4 {
+        bench.pass(Duration::from_millis(7_400));
+        bench.say(0, ServerBody::Ping);
+    }
+    // The call gives up at the same time as the connection: it fails, and the next one finds another connection.
+    bench.pass(Duration::from_secs(1));
+    assert!(bench.log().contains(&"disconnect".to_owned()));
+    assert!(matches!(bench.opened[..], [(1, Err(Error::TimedOut(Awaited::Answer)))]), "{:?}", bench.opened);
+}
+
+#[test]
+fn a_node_that_leaves_says_when_and_where_to() {
+    let mut bench = Bench::welcomed(config());
+    let go_away =
+        ServerBody::GoAway { code: Code::GoingAway.number(), after_ms: 3_000, endpoints: vec!["b:1", "wss://no"] };
+    bench.say(0, go_away.clone());
+    bench.pass(Duration::from_millis(2_999));
+    assert_eq!(bench.log(), [] as [&str; 0]);
+    bench.pass(Duration::from_millis(1));
+    assert_eq!(bench.log(), ["disconnect", "reconnecting 1", "connect ws://b:1"]);
+
+    // If it closes before, the client still comes when it was told.
+    let mut bench = Bench::welcomed(config());
+    bench.say(0, go_away);
+    bench.engine.handle_disconnected(bench.now, Error::refused(4200, "bye", 0));
+    bench.pass(Duration::from_millis(2_999));
+    assert_eq!(bench.log(), ["reconnecting 1"]);
+    bench.pass(Duration::from_millis(1));
+    assert_eq!(bench.log(), ["connect ws://b:1"]);
+}
+
+#[test]
+fn a_session_that_was_ended_is_not_tried_again() {
+    let mut bench = Bench::welcomed(config());
+    let key = bench.open("general", Some(Start::Live));
+    bench.engine.handle_disconnected(bench.now, Error::refused(Code::Ended.number(), "ended by an operator", 0));
+    assert_eq!(bench.log(), ["closed Some(\"ended by an operator (ended)\")"]);
+    assert_eq!(bench.events, [(key, "ended ended by an operator (ended)".into())]);
+    assert_eq!(bench.engine.next_timeout(), None);
+    let error = bench.engine.open(bench.now, "general", None, 1).unwrap_err();
+    assert_eq!((error.code(), error.advice()), (Some(Code::Ended), Advice::DoNotRetry));
+}
+
+#[test]
+fn a_token_is_renewed_in_time_and_on_the_same_connection() {
+    let mut bench = Bench::new(config());
+    bench.engine.handle_token(bench.now, Ok("first".into()));
+    bench.engine.handle_connected(bench.now);
+    let (request, _) = bench.frames().remove(0);
+    let hour_ms = 3_600_000;
+    let token_expires_ms = 1_700_000_000_000 + hour_ms;
+    bench.say(request, ServerBody::Welcome(millrace_protocol::client::Welcome { token_expires_ms, ..welcome() }));
+    bench.log();
+    for _ in 0..60 {
+        bench.pass(Duration::from_secs(45));
+        bench.say(0, ServerBody::Ping);
+    }
+    assert_eq!(bench.log(), [] as [&str; 0], "three quarters are not over");
+    for _ in 0..12 {
+        bench.pass(Duration::from_secs(45));
+        bench.say(0, ServerBody::Ping);
+    }
+    assert_eq!(bench.log(), ["token"], "nine tenths are over");
+    bench.frames();
+    bench.engine.handle_token(bench.now, Ok("second".into()));
+    let frames = bench.frames();
+    assert_eq!(frames[0].1, Asked::Refresh("second".into()));
+    bench.say(frames[0].0, ServerBody::Refreshed { token_expires_ms: token_expires_ms + hour_ms });
+    assert_eq!(bench.log(), [] as [&str; 0]);
+}
+
+#[test]
+fn refused_tokens_are_renewed_and_then_given_up() {
+    let refuse = |bench: &mut Bench| {
+        bench.engine.handle_connected(bench.now);
+        let (request, _) = bench.frames().remove(0);
+        bench.say(request, refusal(Code::TokenExpired));
+    };
+    let mut bench = Bench::new(config());
+    for _ in 0..2 {
+        bench.engine.handle_token(bench.now, Ok("token".into()));
+        refuse(&mut bench);
+        bench.pass(Duration::from_secs(1));
+    }
+    bench.engine.handle_token(bench.now, Ok("token".into()));
+    bench.log();
+    refuse(&mut bench);
+    assert_eq!(bench.log(), ["disconnect", "closed Some(\"refused (token-expired)\")"]);
+
+    // A fixed token does not get better.
+    let mut bench = Bench::new(Config { tokens_renew: false, ..config() });
+    bench.engine.handle_token(bench.now, Ok("token".into()));
+    bench.log();
+    refuse(&mut bench);
+    assert_eq!(bench.log(), ["disconnect", "closed Some(\"refused (token-expired)\")"]);
+}
+
+#[test]
+fn a_first_connection_may_have_to_succeed() {
+    let mut bench = Bench::new(Config { fail_fast: true, ..config() });
+    bench.engine.handle_token(bench.now, Ok("token".into()));
+    bench.engine.handle_disconnected(bench.now, Error::disconnected("refused"));
+    assert_eq!(bench.log().last().unwrap(), "closed Some(\"the connection was lost: refused\")");
+
+    let mut bench = Bench::welcomed(Config { fail_fast: true, ..config() });
+    bench.engine.handle_disconnected(bench.now, Error::disconnected("cut"));
+    assert_eq!(bench.log(), ["reconnecting 1"]);
+}
+
+#[test]
+fn each_subscription_of_a_hello_gets_its_own_refusal() {
+    let mut bench = Bench::new(config());
+    for (ticket, name) in ["a", "b", "c"].into_iter().enumerate() {
+        bench.engine.open(bench.now, name, Some(Start::Live), ticket).unwrap();
+    }
+    bench.engine.handle_token(bench.now, Ok("token".into()));
+    bench.engine.handle_connected(bench.now);
+    let (hello, asked) = bench.frames().remove(0);
+    let Asked::Hello(_, names) = asked else { panic!("{asked:?}") };
+    assert_eq!(names.len(), 3);
+    bench.say(hello, ServerBody::Welcome(welcome()));
+    let refuse =
+        |code: Code, channel| ServerBody::Error { code: code.number(), message: "refused", retry_after_ms: 0, channel };
+    bench.say(hello, refuse(Code::NoAccess, "b"));
+    bench.say(hello, refuse(Code::Unavailable, "c"));
+    bench.say(hello, subscribed("a", 0, Recovery::None));
+    assert!(matches!(&bench.opened[..], [(1, Err(error)), (0, Ok(_))] if error.code() == Some(Code::NoAccess)));
+    bench.pass(Duration::from_millis(100));
+    assert_eq!(bench.frames().remove(0).1, Asked::Subscribe("c".into(), WireStart::Live));
+}
+
+#[test]
+fn a_reader_that_is_full_pulls_and_others_go_on() {
+    let queue = QueueLimits { messages_max: 4, bytes_max: 1 << 20 };
+    let mut bench = Bench::welcomed(Config { queue, ..config() });
+    let key = bench.open("general", Some(Start::Live));
+    (1..=4).for_each(|offset| bench.push(offset));
+    assert_eq!(bench.log(), ["starved"]);
+    let frames = bench.frames();
+    let expect = [Asked::Unsubscribe(7), Asked::Subscribe("general".into(), WireStart::Attach)];
+    assert_eq!(frames.iter().map(|(_, asked)| asked).collect::<Vec<_>>(), expect.iter().collect::<Vec<_>>());
+    (5..=9).for_each(|offset| bench.push(offset));
+    assert_eq!(bench.events.len(), 4, "messages are taken that have no room");
+    bench.say(frames[1].0, subscribed("general", 9, Recovery::None));
+    assert_eq!(bench.frames(), []);
+    bench.engine.taken(bench.now, key, 2, 4);
+    let frames = bench.frames();
+    assert_eq!(frames[0].1, Asked::History(HistoryRange::After(4), 2));
+    let page = ServerBody::Page { channel: channel(), messages: vec![message(5, b"m"), message(6, b"m")], more: true };
+    bench.say(frames[0].0, page);
+    assert_eq!(bench.log(), ["starved"]);
+    bench.engine.taken(bench.now, key, 4, 8);
+    let frames = bench.frames();
+    assert_eq!(frames[0].1, Asked::History(HistoryRange::After(6), 4));
+    let messages = (7..=9).map(|offset| message(offset, b"m")).collect();
+    bench.say(frames[0].0, ServerBody::Page { channel: channel(), messages, more: false });
+    let frames = bench.frames();
+    assert_eq!(frames[1].1, Asked::Subscribe("general".into(), WireStart::After(at(9))));
+    bench.say(frames[1].0, subscribed("general", 9, Recovery::Whole));
+    bench.push(10);
+    let events: Vec<_> = bench.events.iter().map(|(_, event)| event.parse::<u64>().unwrap()).collect();
+    assert_eq!(events, (1..=10).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_removed_user_is_told_and_what_was_sent_has_its_end() {
+    let mut bench = Bench::welcomed(config());
+    let key = bench.open("general", Some(Start::Live));
+    bench.engine.send(bench.now, key, 5, Bytes::from_static(b"sent"));
+    assert_eq!(bench.frames().remove(0).1, Asked::Publish(1, "sent".into()));
+    bench.engine.send(bench.now, key, 6, Bytes::from_static(b"waiting"));
+    bench.say(0, ServerBody::Unsubscribed { channel: channel(), code: Code::Removed.number(), reason: "removed" });
+    assert!(matches!(&bench.sent[..], [(5, Err(Error::Unconfirmed { .. })), (6, Err(Error::Refused { .. }))]));
+    assert_eq!(bench.events, [(key, "ended removed (removed)".into())]);
+    bench.engine.send(bench.now, key, 7, Bytes::new());
+    bench.act();
+    assert!(matches!(&bench.sent[2..], [(7, Err(error))] if error.code() == Some(Code::Removed)));
+    // Let in again, the user opens the channel anew.
+    let again = bench.open("general", None);
+    assert_ne!(again, key);
+}
+
+#[test]
+fn a_message_over_the_limit_does_not_leave() {
+    let mut bench = Bench::welcomed(config());
+    let key = bench.open("general", None);
+    bench.engine.send(bench.now, key, 5, Bytes::from(vec![0; (16 << 10) + 1]));
+    bench.act();
+    assert!(matches!(bench.sent[..], [(5, Err(Error::TooLarge { bytes: 16_385, bytes_max: 16_384 }))]));
+    assert_eq!(bench.frames(), []);
+}
+
+#[test]
+fn a_handle_is_tried_until_its_time_is_over() {
+    let mut bench = Bench::welcomed(config());
+    bench.engine.open(bench.now, "general", Some(Start::Live), 3).unwrap();
+    let mut tries = 0;
+    while bench.opened.is_empty() {
+        for (request, asked) in bench.frames() {
+            if let Asked::Subscribe(..) = asked {
+                tries += 1;
+                bench.say(request, refusal(Code::Unavailable));
+            }
+        }
+        bench.pass(Duration::from_millis(50));
+        bench.say(0, ServerBody::Ping);
+    }
+    assert!((5..40).contains(&tries), "{tries} tries");
+    assert!(matches!(&bench.opened[..], [(3, Err(error))] if error.code() == Some(Code::Unavailable)));
+    assert!(bench.engine.channels.is_empty(), "nobody wants it any more");
+}
+
+#[test]
+fn a_session_that_lost_a_subscription_is_mended() {
+    let mut bench = Bench::welcomed(config());
+    let key = bench.open("general", None);
+    bench.engine.send(bench.now, key, 5, Bytes::from_static(b"a"));
+    let (request, _) = bench.frames().remove(0);
+    bench.say(request, refusal(Code::NotSubscribed));
+    bench.pass(Duration::from_millis(200));
+    let frames = bench.frames();
+    let (request, asked) = &frames[1];
+    assert_eq!(*asked, Asked::Subscribe("general".into(), WireStart::Attach), "{frames:?}");
+    bench.say(*request, subscribed("general", 0, Recovery::None));
+    bench.pass(Duration::from_millis(200));
+    let frames = bench.frames();
+    assert_eq!(frames[0].1, Asked::Publish(1, "a".into()));
+    let producer = bench.engine.channels[&key].outbox.producer();
+    let (sequence, position) = (ProducerSequence::FIRST, at(1));
+    let published = Published { channel: channel(), producer, sequence, position, duplicate: false };
+    bench.say(frames[0].0, ServerBody::Published(published));
+    assert!(matches!(bench.sent[..], [(5, Ok(position))] if position == at(1)));
+}
+
+#[test]
+fn a_page_is_asked_for_again_on_the_next_connection() {
+    let mut bench = Bench::welcomed(config());
+    let key = bench.open("general", None);
+    bench.engine.history(bench.now, key, 8, HistoryRange::Newest, 50);
+    assert_eq!(bench.frames().remove(0).1, Asked::History(HistoryRange::Newest, 50));
+    bench.engine.handle_disconnected(bench.now, Error::disconnected("cut"));
+    bench.pass(Duration::from_millis(100));
+    bench.engine.handle_connected(bench.now);
+    let (hello, _) = bench.frames().remove(0);
+    bench.say(hello, ServerBody::Welcome(welcome()));
+    bench.say(hello, subscribed("general", 1, Recovery::None));
+    let (request, asked) = bench.frames().remove(0);
+    assert_eq!(asked, Asked::History(HistoryRange::Newest, 50));
+    bench.say(request, ServerBody::Page { channel: channel(), messages: vec![message(1, b"m")], more: false });
+    assert!(matches!(&bench.pages[..], [(8, Ok(page))] if page.messages.len() == 1 && !page.more));
+    for ticket in 0..65 {
+        bench.engine.history(bench.now, key, ticket, HistoryRange::Newest, 50);
+    }
+    bench.act();
+    assert!(matches!(bench.pages[1..], [(64, Err(Error::TooManyRequests))]));
+}
+
+#[test]
+fn closing_waits_for_what_was_sent() {
+    let mut bench = Bench::welcomed(config());
+    let key = bench.open("general", Some(Start::Live));
+    bench.engine.send(bench.now, key, 5, Bytes::from_static(b"a"));
+    bench.engine.close(bench.now);
+    assert_eq!(bench.log(), [] as [&str; 0]);
+    assert!(matches!(bench.engine.open(bench.now, "general", None, 9), Err(Error::Closed)));
+    let (request, _) = bench.frames().remove(0);
+    let producer = bench.engine.channels[&key].outbox.producer();
+    let (sequence, position) = (ProducerSequence::FIRST, at(1));
+    let published = Published { channel: channel(), producer, sequence, position, duplicate: false };
+    bench.say(request, ServerBody::Published(published));
+    assert_eq!(bench.log(), ["disconnect", "closed None"]);
+    assert!(bench.events.is_empty(), "a subscription that the application closes just ends");
+    assert!(matches!(bench.sent[..], [(5, Ok(_))]));
+
+    let mut bench = Bench::welcomed(config());
+    let key = bench.open("general", None);
+    bench.engine.send(bench.now, key, 5, Bytes::from_static(b"a"));
+    bench.frames();
+    bench.engine.close(bench.now);
+    bench.pass(Duration::from_secs(5));
+    assert_eq!(bench.log(), ["disconnect", "closed Some(\"timed out waiting for the last acknowledgements\")"]);
+    assert!(matches!(bench.sent[..], [(5, Err(Error::Unconfirmed { .. }))]));
+}
+
+#[test]
+fn bytes_that_are_no_frame_end_the_connection() {
+    let mut bench = Bench::welcomed(config());
+    bench.engine.handle_frame(bench.now, b"not a frame at all");
+    assert_eq!(bench.log(), ["disconnect", "reconnecting 1"]);
+    bench.engine.handle_frame(bench.now, b"late");
+    assert_eq!(bench.log(), [] as [&str; 0]);
+}
+
+#[test]
+fn a_dropped_handle_is_unsubscribed_after_its_messages() {
+    let mut bench = Bench::welcomed(config());
+    let key = bench.open("general", None);
+    bench.engine.send(bench.now, key, 5, Bytes::from_static(b"a"));
+    bench.engine.release(bench.now, key, Handle::Sender);
+    let frames = bench.frames();
+    assert_eq!(frames.len(), 1, "{frames:?}");
+    let producer = bench.engine.channels[&key].outbox.producer();
+    let (sequence, position) = (ProducerSequence::FIRST, at(1));
+    let published = Published { channel: channel(), producer, sequence, position, duplicate: false };
+    bench.say(frames[0].0, ServerBody::Published(published));
+    assert_eq!(bench.frames().remove(0).1, Asked::Unsubscribe(7));
+    assert!(bench.engine.channels.is_empty());
+}
