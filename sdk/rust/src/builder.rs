@@ -14,7 +14,6 @@ use crate::inbox::Bell;
 use crate::state::State;
 use crate::task::{Setup, Task};
 use crate::token::TokenSource;
-use crate::transport::{Connector, tcp};
 use crate::window::WindowLimits;
 
 /// Commands that wait for the client's task before callers do.
@@ -34,7 +33,6 @@ pub struct Builder {
     request_timeout: Duration,
     send_timeout: Option<Duration>,
     close_timeout: Duration,
-    connector: Connector,
 }
 
 impl Builder {
@@ -50,7 +48,6 @@ impl Builder {
             request_timeout: Duration::from_secs(30),
             send_timeout: Some(Duration::from_secs(120)),
             close_timeout: Duration::from_secs(5),
-            connector: tcp(),
         }
     }
 
@@ -188,7 +185,7 @@ impl Builder {
         let mut seed = [0; 8];
         getrandom::fill(&mut seed).expect("the system has random bytes");
         let seed = u64::from_ne_bytes(seed);
-        let setup = Setup { config, window: self.window, tokens: self.tokens, connector: self.connector, seed };
+        let setup = Setup { config, window: self.window, tokens: self.tokens, seed };
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
         let bell = Arc::<Bell>::default();
         let (state, watch) = watch::channel(State::Connecting);

@@ -101,7 +101,7 @@ impl Client {
     /// If the future is dropped, the client closes all the same.
     pub async fn close(&self) -> Result<(), Error> {
         // If the task is gone, the state says why.
-        let _ = self.task.commands.send(Command::Close).await;
+        let _ = self.task.tell(Command::Close).await;
         let mut watch = self.task.state.clone();
         let state = match watch.wait_for(|state| matches!(state, State::Closed { .. })).await {
             Ok(state) => state.clone(),
@@ -124,7 +124,9 @@ impl Client {
 impl TaskHandle {
     /// Gives the task a command; waits while too many are under way.
     pub(crate) async fn tell(&self, command: Command) -> Result<(), Error> {
-        self.commands.send(command).await.map_err(|_| self.why_closed())
+        let place = self.commands.reserve().await.map_err(|_| self.why_closed())?;
+        self.bell.command(|| place.send(command));
+        Ok(())
     }
 
     /// Gives the task a command and waits for its answer.

@@ -127,8 +127,18 @@ impl Queue {
 /// on the list once.
 #[derive(Debug, Default)]
 pub(crate) struct Bell {
-    calls: Mutex<Vec<Call>>,
+    calls: Mutex<Calls>,
     notify: Notify,
+}
+
+/// Calls and commands take different ways to the task; counting keeps them in order. What was sent before a handle was
+/// dropped is not lost with it, and who drops a channel can open it again.
+#[derive(Debug, Default)]
+struct Calls {
+    /// Commands given to the task so far.
+    commands: u64,
+    /// Each with the number of commands before it.
+    waiting: VecDeque<(u64, Call)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,8 +151,17 @@ pub(crate) enum Call {
 
 impl Bell {
     pub(crate) fn ring(&self, call: Call) {
-        self.calls.lock().unwrap_or_else(PoisonError::into_inner).push(call);
+        let mut calls = self.lock();
+        let commands = calls.commands;
+        calls.waiting.push_back((commands, call));
         self.notify.notify_one();
+    }
+
+    /// Gives the task a command, with `send`, which must not wait.
+    pub(crate) fn command(&self, send: impl FnOnce()) {
+        let mut calls = self.lock();
+        calls.commands += 1;
+        send();
     }
 
     /// Waits for calls; there may be none. Nothing is lost if the future is dropped.
@@ -150,7 +169,13 @@ impl Bell {
         self.notify.notified().await;
     }
 
-    pub(crate) fn calls(&self) -> Vec<Call> {
-        std::mem::take(&mut *self.calls.lock().unwrap_or_else(PoisonError::into_inner))
+    /// The next call that came before all but the first `commands` commands.
+    pub(crate) fn next(&self, commands: u64) -> Option<Call> {
+        let call = self.lock().waiting.pop_front_if(|(before, _)| *before <= commands)?;
+        Some(call.1)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Calls> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -20,7 +20,7 @@ use crate::event::Page;
 use crate::inbox::{Bell, Call, Inbox};
 use crate::state::State;
 use crate::token::TokenSource;
-use crate::transport::{Connection, Connector, Incoming};
+use crate::transport::{Connection, Incoming};
 use crate::window::{Admission, Window, WindowLimits};
 
 /// Commands taken in one turn.
@@ -55,7 +55,6 @@ pub(crate) struct Setup {
     pub(crate) config: Config,
     pub(crate) window: WindowLimits,
     pub(crate) tokens: TokenSource,
-    pub(crate) connector: Connector,
     pub(crate) seed: u64,
 }
 
@@ -65,6 +64,7 @@ pub(crate) struct Task {
     setup: Setup,
     engine: Engine,
     commands: mpsc::Receiver<Command>,
+    commands_done: u64,
     bell: Arc<Bell>,
     state: watch::Sender<State>,
     replies: Slab<Reply>,
@@ -101,6 +101,7 @@ impl Task {
             engine: Engine::new(setup.config.clone(), setup.seed, now(), unix_ms),
             setup,
             commands,
+            commands_done: 0,
             bell,
             state,
             replies: Slab::new(),
@@ -135,6 +136,7 @@ impl Task {
                 Happening::Commands(_) => {
                     let now = now();
                     commands.drain(..).for_each(|command| self.command(now, command));
+                    self.answer_bell();
                 }
                 Happening::Bell => self.answer_bell(),
                 Happening::Turn(Ok(())) => self.take_in().await,
@@ -184,7 +186,7 @@ impl Task {
                     self.connecting = Some(Box::pin(limited(
                         self.setup.config.connect_timeout,
                         Awaited::Connection,
-                        Connection::open(endpoint, self.setup.connector.clone()),
+                        Connection::open(endpoint),
                     )));
                 }
                 Action::Disconnect => {
@@ -258,6 +260,10 @@ impl Task {
     }
 
     fn command(&mut self, now: Instant, command: Command) {
+        if let Command::Open { .. } = command {
+            self.answer_bell();
+        }
+        self.commands_done += 1;
         match command {
             Command::Open { name, start, reply } => {
                 let handle = if start.is_some() { Handle::Reader } else { Handle::Sender };
@@ -315,7 +321,7 @@ impl Task {
     }
 
     fn answer_bell(&mut self) {
-        for call in self.bell.calls() {
+        while let Some(call) = self.bell.next(self.commands_done) {
             match call {
                 Call::Taken(key) => {
                     if let Some(inbox) = self.inboxes.get(&key) {

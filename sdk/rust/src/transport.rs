@@ -23,28 +23,9 @@ const OUT_BYTES_MAX: usize = 64 << 10;
 /// How long a close frame may take to leave.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// What carries the bytes.
-pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
-
-/// Opens what carries the bytes.
-pub(crate) type Connector =
-    Arc<dyn Fn(Endpoint) -> Pin<Box<dyn Future<Output = io::Result<Box<dyn Stream>>> + Send>> + Send + Sync>;
-
-/// Connects over TCP.
-pub(crate) fn tcp() -> Connector {
-    Arc::new(|endpoint| {
-        Box::pin(async move {
-            let stream = TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await?;
-            stream.set_nodelay(true)?;
-            Ok(Box::new(stream) as Box<dyn Stream>)
-        })
-    })
-}
-
 /// An open connection.
 pub(crate) struct Connection {
-    stream: Box<dyn Stream>,
+    stream: TcpStream,
     decoder: Decoder,
     input: Vec<u8>,
     /// Bytes of `input` that were read and not taken.
@@ -64,10 +45,12 @@ pub(crate) enum Incoming<'a> {
 
 impl Connection {
     /// Opens a connection and upgrades it.
-    pub(crate) async fn open(url: Arc<str>, connector: Connector) -> Result<Self, Error> {
+    pub(crate) async fn open(url: Arc<str>) -> Result<Self, Error> {
         let fail = |source: crate::error::Source| Error::Connect { endpoint: url.clone(), source };
         let endpoint: Endpoint = url.parse()?;
-        let mut stream = connector(endpoint.clone()).await.map_err(|error| fail(Arc::new(error)))?;
+        let address = (endpoint.host.as_str(), endpoint.port);
+        let mut stream = TcpStream::connect(address).await.map_err(|error| fail(Arc::new(error)))?;
+        stream.set_nodelay(true).map_err(|error| fail(Arc::new(error)))?;
         let mut masks = Masks::new();
         let request = ClientRequest {
             host: &endpoint.authority,

@@ -67,7 +67,7 @@ impl World {
             now,
         );
         engine.start(now);
-        let node = Node::new(Random::new(random.next()));
+        let node = Node::new(random.next());
         Self {
             random,
             now,

@@ -1,5 +1,5 @@
 //! A node as a model: channels in memory, one session at a time, refusals by chance. It speaks the real codec and shares
-//! nothing else with the engine.
+//! nothing else with the SDK; the engine's simulation uses it as well.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -9,8 +9,6 @@ use millrace_protocol::client::{
 };
 use millrace_protocol::code::Code;
 use millrace_protocol::id::{ChannelId, Epoch, Position, Producer, ProducerSequence, SessionId};
-
-use crate::engine::random::Random;
 
 /// Most messages that a resume replays; more must be read from the history.
 const REPLAY_MAX: u64 = 12;
@@ -47,9 +45,30 @@ pub(super) struct ModelChannel {
     last: HashMap<Producer, u64>,
 }
 
+/// SplitMix64.
+#[derive(Debug, Clone)]
+pub(super) struct Dice(pub(super) u64);
+
+impl Dice {
+    pub(super) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub(super) fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Node {
-    random: Random,
+    dice: Dice,
+    pub(super) heartbeat_ms: u32,
+    /// The only token that is accepted, if not any.
+    pub(super) token: Option<String>,
+    pub(super) token_expires_ms: i64,
     pub(super) faults: Faults,
     pub(super) channels: BTreeMap<&'static str, ModelChannel>,
     /// What the session is subscribed or attached to.
@@ -59,10 +78,12 @@ pub(super) struct Node {
     pub(super) closing: Option<Code>,
     pub(super) is_welcomed: bool,
     pub(super) hellos: u32,
+    pub(super) refreshed: Vec<String>,
+    pub(super) pongs: u32,
 }
 
 impl Node {
-    pub(super) fn new(random: Random) -> Self {
+    pub(super) fn new(seed: u64) -> Self {
         let channel = |history| ModelChannel {
             history,
             epoch: Epoch::FIRST,
@@ -72,7 +93,10 @@ impl Node {
         };
         let channels = [("general", HistoryClass::Durable), ("news", HistoryClass::Durable)];
         Self {
-            random,
+            dice: Dice(seed),
+            heartbeat_ms: HEARTBEAT_MS,
+            token: None,
+            token_expires_ms: i64::MAX,
             faults: Faults::default(),
             channels: channels.into_iter().map(|(name, history)| (name, channel(history))).collect(),
             session: HashMap::new(),
@@ -80,6 +104,8 @@ impl Node {
             closing: None,
             is_welcomed: false,
             hellos: 0,
+            refreshed: Vec::new(),
+            pongs: 0,
         }
     }
 
@@ -101,7 +127,7 @@ impl Node {
 
     /// Another user publishes.
     pub(super) fn publish(&mut self, name: &'static str, body: &[u8]) {
-        let producer = Producer::new(self.random.next() | 1).unwrap();
+        let producer = Producer::new(self.dice.next() | 1).unwrap();
         let _ = self.append(name, producer, ProducerSequence::FIRST, body);
     }
 
@@ -122,6 +148,11 @@ impl Node {
         match body {
             ClientBody::Hello(hello) => {
                 self.hellos += 1;
+                if self.token.as_ref().is_some_and(|token| token != hello.token) {
+                    self.say(request, ServerBody::error(Code::BadToken, "the token's signature is wrong"));
+                    self.closing = Some(Code::BadToken);
+                    return;
+                }
                 if self.chance(self.faults.hello_refused) {
                     // A client gives up when tokens are refused again and again.
                     let expired = self.hellos.is_multiple_of(3);
@@ -131,7 +162,8 @@ impl Node {
                     return;
                 }
                 self.is_welcomed = true;
-                self.say(request, ServerBody::Welcome(welcome()));
+                let (heartbeat_ms, token_expires_ms) = (self.heartbeat_ms, self.token_expires_ms);
+                self.say(request, ServerBody::Welcome(Welcome { heartbeat_ms, token_expires_ms, ..welcome() }));
                 for subscribe in &hello.subscriptions {
                     self.subscribe(request, subscribe);
                 }
@@ -162,7 +194,7 @@ impl Node {
                 let result = match refusal {
                     _ if !self.session.contains_key(name) => Err(Code::NotSubscribed),
                     Some(Code::UnknownOutcome) => {
-                        if self.random.below(2) == 0 {
+                        if self.dice.below(2) == 0 {
                             let _ = self.append(name, producer, sequence, publish.body);
                         }
                         Err(Code::UnknownOutcome)
@@ -190,14 +222,27 @@ impl Node {
                 let channel = &self.channels[name];
                 let kept = channel.stored.iter().filter(|stored| stored.position.offset >= channel.oldest);
                 let most = PAGE_MAX.min(history.messages_max as usize);
-                let HistoryRange::After(after) = history.range else { panic!("{history:?}") };
-                let rest: Vec<Stored> = kept.filter(|stored| stored.position.offset > after).cloned().collect();
-                let messages = rest.iter().take(most).map(|stored| stored.wire(history.channel)).collect();
-                let more = rest.len() > most;
+                let all: Vec<Stored> = kept
+                    .filter(|stored| match history.range {
+                        HistoryRange::Newest => true,
+                        HistoryRange::Before(offset) => stored.position.offset < offset.get(),
+                        HistoryRange::After(offset) => stored.position.offset > offset,
+                    })
+                    .cloned()
+                    .collect();
+                let more = all.len() > most;
+                let page = match history.range {
+                    HistoryRange::After(_) => &all[..most.min(all.len())],
+                    _ => &all[all.len() - most.min(all.len())..],
+                };
+                let messages = page.iter().map(|stored| stored.wire(history.channel)).collect();
                 self.say(request, ServerBody::Page { channel: history.channel, messages, more });
             }
-            ClientBody::Refresh { .. } => self.say(request, ServerBody::Refreshed { token_expires_ms: i64::MAX }),
-            ClientBody::Pong => {}
+            ClientBody::Refresh { token } => {
+                self.refreshed.push(token.into());
+                self.say(request, ServerBody::Refreshed { token_expires_ms: i64::MAX });
+            }
+            ClientBody::Pong => self.pongs += 1,
             ClientBody::Unknown => panic!("an unknown frame"),
         }
         if self.chance(self.faults.unsubscribes)
@@ -211,7 +256,11 @@ impl Node {
     }
 
     fn subscribe(&mut self, request: u32, subscribe: &Subscribe<'_>) {
-        let name = *self.channels.keys().find(|name| **name == subscribe.channel).unwrap();
+        let Some(&name) = self.channels.keys().find(|name| **name == subscribe.channel) else {
+            let (code, channel) = (Code::NoAccess.number(), subscribe.channel);
+            let body = ServerBody::Error { code, message: "no such channel", retry_after_ms: 0, channel };
+            return self.say(request, body);
+        };
         assert!(!self.session.contains_key(name), "{name} is subscribed already");
         if self.chance(self.faults.subscribe_refused) {
             let code = Code::Unavailable.number();
@@ -295,11 +344,11 @@ impl Node {
     }
 
     fn chance(&mut self, thousandths: u64) -> bool {
-        self.random.below(1_000) < thousandths
+        self.dice.below(1_000) < thousandths
     }
 
     fn pick<T: Copy>(&mut self, of: &[T]) -> T {
-        of[usize::try_from(self.random.below(of.len() as u64)).unwrap()]
+        of[usize::try_from(self.dice.below(of.len() as u64)).unwrap()]
     }
 }
 
