@@ -266,7 +266,7 @@ impl Engine {
             Attach::Asked { .. } | Attach::Off { .. } => {}
         }
         let Some(channel) = self.channels.get_mut(&key) else { return };
-        let idle = !is_open || matches!(channel.attach, Attach::Off { .. });
+        let idle = matches!(channel.attach, Attach::Off { .. });
         if wanted.is_none() && idle && !channel.is_held() && channel.outbox.is_empty() {
             if self.by_name.get(&channel.name) == Some(&key) {
                 self.by_name.remove(&channel.name);
@@ -291,6 +291,7 @@ impl Engine {
         let request = self.request(Request::Subscribe(key));
         let Some(channel) = self.channels.get_mut(&key) else { return };
         channel.attach = Attach::Asked { mode, request, at: now };
+        channel.is_outdated = false;
         self.control.push_back(Control::Subscribe { key, request });
     }
 

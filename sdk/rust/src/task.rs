@@ -68,6 +68,8 @@ pub(crate) struct Task {
     bell: Arc<Bell>,
     state: watch::Sender<State>,
     replies: Slab<Reply>,
+    /// Tickets of handles that are being opened.
+    opening: Vec<usize>,
     inboxes: HashMap<Key, Arc<Inbox>>,
     windows: HashMap<Key, Weak<Window>>,
     connection: Option<Connection>,
@@ -105,6 +107,7 @@ impl Task {
             bell,
             state,
             replies: Slab::new(),
+            opening: Vec::new(),
             inboxes: HashMap::new(),
             windows: HashMap::new(),
             connection: None,
@@ -262,6 +265,7 @@ impl Task {
     fn command(&mut self, now: Instant, command: Command) {
         if let Command::Open { .. } = command {
             self.answer_bell();
+            self.abandon(now);
         }
         self.commands_done += 1;
         match command {
@@ -269,11 +273,13 @@ impl Task {
                 let handle = if start.is_some() { Handle::Reader } else { Handle::Sender };
                 let ticket = self.replies.insert(Reply::Open { handle, reply });
                 match self.engine.open(now, &name, start, ticket) {
-                    Ok(key) if handle == Handle::Reader => {
-                        let inbox = Inbox::new(key, self.setup.config.queue, self.bell.clone());
-                        self.inboxes.insert(key, Arc::new(inbox));
+                    Ok(key) => {
+                        self.opening.push(ticket);
+                        if handle == Handle::Reader {
+                            let inbox = Inbox::new(key, self.setup.config.queue, self.bell.clone());
+                            self.inboxes.insert(key, Arc::new(inbox));
+                        }
                     }
-                    Ok(_) => {}
                     Err(error) => {
                         if let Reply::Open { reply, .. } = self.replies.remove(ticket) {
                             let _ = reply.send(Err(error));
@@ -293,7 +299,24 @@ impl Task {
         }
     }
 
+    /// Takes back what nobody waits for any more, so that the same can be asked for again.
+    fn abandon(&mut self, now: Instant) {
+        let is_abandoned = |ticket: &mut usize| match self.replies.get(*ticket) {
+            Some(Reply::Open { reply, .. }) => reply.is_closed(),
+            _ => true,
+        };
+        for ticket in self.opening.extract_if(.., is_abandoned).collect::<Vec<_>>() {
+            if let Some(Reply::Open { handle, .. }) = self.replies.try_remove(ticket)
+                && let Some(key) = self.engine.abandon(now, ticket)
+                && handle == Handle::Reader
+            {
+                self.inboxes.remove(&key);
+            }
+        }
+    }
+
     fn opened(&mut self, ticket: usize, key: Key, result: Result<Opened, Error>) {
+        self.opening.retain(|&opening| opening != ticket);
         let Some(Reply::Open { handle, reply }) = self.replies.try_remove(ticket) else { return };
         let opened = match result {
             Ok(opened) => opened,

@@ -11,7 +11,7 @@ use super::backoff::Backoff;
 use super::channel::{Attach, Channel, History, Waiter};
 use super::connection::Link;
 use super::outbox::{GivenUp, Outbox, random_producer};
-use super::subscription::{Start, Subscription};
+use super::subscription::{Mode, Start, Subscription};
 use super::{Action, Engine, Handle, Key, Opened, Ticket};
 use crate::error::{Awaited, Error};
 use crate::event::Event;
@@ -55,11 +55,12 @@ impl Engine {
         channel.waiters.push(Waiter { ticket, handle, deadline, error: None });
         match channel.attach {
             Attach::On(_) if handle == Handle::Sender => self.opened(now, key),
-            // A subscription begins with an answer.
+            // A subscription begins with an answer, and with one of its own.
             Attach::On(_) => {
                 self.unsubscribe(key);
                 self.sync(now, key);
             }
+            Attach::Asked { mode: Mode::Read, .. } if handle == Handle::Reader => channel.is_outdated = true,
             _ => self.sync(now, key),
         }
         Ok(key)
@@ -87,6 +88,18 @@ impl Engine {
             self.actions.push_back(Action::Opened { ticket: waiter.ticket, key, result: Ok(opened) });
         }
         self.sync(now, key);
+    }
+
+    /// Nobody waits for a handle any more; returns its channel.
+    pub(crate) fn abandon(&mut self, now: Instant, ticket: Ticket) -> Option<Key> {
+        let key = self.channels.iter_mut().find_map(|(&key, channel)| {
+            let index = channel.waiters.iter().position(|waiter| waiter.ticket == ticket)?;
+            let waiter = channel.waiters.remove(index);
+            channel.refuse_handle(waiter.handle);
+            Some(key)
+        })?;
+        self.sync(now, key);
+        Some(key)
     }
 
     /// A handle was dropped. A sender's messages still go out.

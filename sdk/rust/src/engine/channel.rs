@@ -19,6 +19,8 @@ pub(crate) struct Channel {
     /// Its number, while this connection has it.
     pub(crate) number: Option<ChannelId>,
     pub(crate) attach: Attach,
+    /// The answer that is under way is for a subscription that is no more.
+    pub(crate) is_outdated: bool,
     pub(crate) subscription: Option<Subscription>,
     /// Handles that publish and read history.
     pub(crate) senders: u32,
@@ -91,6 +93,7 @@ impl Channel {
             name,
             number: None,
             attach: Attach::Off { retry_at: None },
+            is_outdated: false,
             subscription: None,
             senders: 0,
             outbox,

@@ -119,6 +119,7 @@ impl Engine {
                 && let Some(mode) = channel.wanted()
             {
                 channel.attach = Attach::Asked { mode, request, at: now };
+                channel.is_outdated = false;
                 keys.push(key);
             }
         }

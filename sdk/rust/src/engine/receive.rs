@@ -100,6 +100,10 @@ impl Engine {
             self.by_number.remove(&number);
         }
         self.by_number.insert(answer.channel, key);
+        if std::mem::take(&mut channel.is_outdated) {
+            self.unsubscribe(key);
+            return self.sync(now, key);
+        }
         if let Some(subscription) = &mut channel.subscription {
             subscription.subscribed(now, mode, answer, &mut self.random);
         }

@@ -123,6 +123,8 @@ async fn dropped_futures_lose_nothing() {
     // A subscription that nobody waits for any more does not stay.
     assert!(tokio::time::timeout(Duration::from_millis(20), client.subscribe("news")).await.is_err());
     server.stall(false);
+    // And does not stand in the way of another.
+    drop(in_time(client.subscribe("news")).await.unwrap());
     let mut channel = in_time(client.subscribe("general")).await.unwrap();
     in_time(server.until(|node| !node.session.contains_key("news"))).await;
     for offset in 1..=20 {

@@ -10,7 +10,7 @@ use super::node::{Faults, HEARTBEAT_MS, Node};
 use super::{config, engine_at};
 use crate::engine::random::Random;
 use crate::engine::subscription::Start;
-use crate::engine::{Action, Engine, Key, QueueLimits};
+use crate::engine::{Action, Engine, Handle, Key, QueueLimits};
 use crate::error::Error;
 use crate::event::{Event, Skipped};
 use crate::state::State;
@@ -28,6 +28,8 @@ type End = Result<Position, Error>;
 struct Reader {
     name: &'static str,
     key: Key,
+    ticket: usize,
+    is_open: bool,
     inbox: VecDeque<Event>,
     /// Behind the last event.
     position: Option<Position>,
@@ -109,9 +111,12 @@ impl World {
             Start::After(position) => Some(position),
             Start::AfterOffset(offset) => Some(Position { epoch: self.node.channels[name].epoch, offset }),
         };
+        self.readers.retain(|reader| reader.name != name);
         self.readers.push(Reader {
             name,
             key,
+            ticket,
+            is_open: false,
             inbox: VecDeque::new(),
             position,
             from_oldest: start == Start::AfterOffset(0),
@@ -121,6 +126,28 @@ impl World {
             messages: 0,
         });
         self.settle();
+    }
+
+    /// The application drops a reader and opens another.
+    fn read_again(&mut self) {
+        let index = self.count(2);
+        let Reader { key, name, ticket, is_open, .. } = self.readers[index];
+        if is_open {
+            self.engine.release(self.now, key, Handle::Reader);
+            self.engine.release(self.now, key, Handle::Sender);
+        } else {
+            self.engine.abandon(self.now, ticket);
+        }
+        if self.below(2) == 0 {
+            self.settle();
+        }
+        let head = self.node.channels[name].head();
+        let start = match self.below(3) {
+            0 => Start::Live,
+            1 => Start::AfterOffset(0),
+            _ => Start::After(Position { offset: self.below(head.offset + 1), ..head }),
+        };
+        self.read(name, start);
     }
 
     fn send(&mut self) {
@@ -189,12 +216,11 @@ impl World {
             Action::Starved { key } => {
                 self.readers.iter_mut().find(|reader| reader.key == key).unwrap().starved = true;
             }
-            Action::Opened { key, result, .. } => {
+            Action::Opened { ticket, result, .. } => {
                 let opened = result.unwrap();
-                if let Some(reader) = self.readers.iter_mut().find(|reader| reader.key == key)
-                    && reader.position.is_none()
-                {
-                    reader.position = Some(opened.position);
+                if let Some(reader) = self.readers.iter_mut().find(|reader| reader.ticket == ticket) {
+                    reader.is_open = true;
+                    reader.position.get_or_insert(opened.position);
                 }
             }
             Action::Sent { ticket, result } => {
@@ -309,6 +335,7 @@ impl World {
                     self.node.go_away(u32::try_from(after).unwrap());
                 }
             }
+            97 if self.below(2) == 0 => self.read_again(),
             97 => {
                 let by = Duration::from_secs(self.below(40));
                 self.advance(by);
