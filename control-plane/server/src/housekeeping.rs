@@ -141,6 +141,22 @@ mod tests {
 
     const HOUR_MS: i64 = 3_600_000;
 
+    /// It runs beside everything else: failing passes end nothing, and dropping it leaves no half a transaction.
+    #[tokio::test]
+    async fn it_runs_as_a_task_of_its_own() {
+        let store = open_memory();
+        let registry = Registry::new();
+        let keeping = Housekeeping::new(store.clone(), HousekeepingConfig::default(), &registry).unwrap();
+        let failed = keeping.metrics.failed.clone();
+        store.close().await.unwrap();
+        let running = tokio::spawn(keeping.run());
+        while failed.get() == 0 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!running.is_finished());
+        running.abort();
+    }
+
     #[tokio::test]
     async fn a_pass_is_bounded_and_the_next_one_goes_on() {
         let store = open_memory();

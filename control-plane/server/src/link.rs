@@ -224,6 +224,8 @@ impl LinkServer {
 
     /// Accepts links from other processes, for ever.
     ///
+    /// Who may link is proven, but nothing is encrypted, and HS256 secrets travel on it: listen on a network of your own.
+    ///
     /// # Cancel safety
     /// A dropped future accepts no more; links that are open live on until [`LinkServer::stop`].
     pub async fn serve_tcp(&self, listener: TcpListener) {
