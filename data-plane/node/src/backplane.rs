@@ -102,6 +102,7 @@ pub(crate) async fn run(
         from_link,
         held: None,
         term: None,
+        keys_known: false,
         phase: Phase::Running,
         surroundings,
     };
@@ -118,6 +119,8 @@ struct Router {
     /// A frame that the link has no room for. Meanwhile shards keep theirs.
     held: Option<Outgoing>,
     term: Option<Term>,
+    /// Every shard has been told keys to verify tokens with.
+    keys_known: bool,
     phase: Phase,
     surroundings: Surroundings,
 }
@@ -264,6 +267,7 @@ impl Router {
             | NodeBody::MemberChanged(_)
             | NodeBody::ChannelChanged { .. }
             | NodeBody::TokensRevoked(_) => {
+                self.keys_known |= matches!(frame.body, NodeBody::Keys(_));
                 self.broadcast(|| ToShard::Control(ControlEvent::Frame(frame.clone())));
                 return;
             }
@@ -345,6 +349,7 @@ impl Router {
         let mut report = NodeReport {
             node: self.surroundings.node.clone(),
             term: self.term.map(|term| term.0),
+            keys_known: self.keys_known,
             draining: self.phase != Phase::Running,
             connections: self.surroundings.connections.load(Ordering::Relaxed).into(),
             connections_max: self.surroundings.connections_max.into(),

@@ -6,7 +6,7 @@ use std::num::NonZeroU16;
 use std::time::Duration;
 
 use millrace_core::ConfigError;
-use millrace_protocol::client::ENDPOINTS_MAX;
+use millrace_protocol::client::{CLIENT_FRAME_BYTES_MAX, ENDPOINTS_MAX};
 use millrace_token::KeyRingLimits;
 
 /// A data node's addresses, limits and times. Plain: whoever reads files and flags fills it in.
@@ -31,6 +31,9 @@ pub struct Config {
     /// Places of each ring between two threads, at least 16. Default 1,024. There are `shards` times `shards + 1` rings, of
     /// up to 256 bytes for each place.
     pub ring_slots: usize,
+    /// Bytes of requests and frames that have come in part, of all connections of a shard together; half of it is for those who
+    /// have not sent a whole frame yet. Who needs more is told to come back later. Default 64 MiB, at least 1 MiB.
+    pub unfinished_bytes_max: usize,
     /// What a shard takes in before it acts on it. More joins more output to one write, at the price of latency.
     pub turn: TurnLimits,
     /// Limits of the keys and revocations that every shard holds.
@@ -78,6 +81,7 @@ impl Default for Config {
             connections_max: None,
             linger: Duration::from_secs(5),
             ring_slots: 1024,
+            unfinished_bytes_max: 64 << 20,
             turn: TurnLimits::default(),
             keys: KeyRingLimits::default(),
             core: millrace_core::Config::default(),
@@ -138,6 +142,8 @@ const CONNECTIONS_MIN: u64 = 16;
 const SHARDS_MAX: u16 = 256;
 /// What a control node takes.
 const NODE_NAME_BYTES_MAX: usize = 128;
+/// Twice the largest frame for a stranger, whose half this is.
+const UNFINISHED_BYTES_MIN: usize = 4 * CLIENT_FRAME_BYTES_MAX;
 const RING_SLOTS_MIN: usize = 16;
 
 /// Descriptors that connections must leave to everything else in the process: stores, links, logs; and for each shard its
@@ -159,6 +165,9 @@ impl Config {
         }
         if self.ring_slots < RING_SLOTS_MIN {
             return fail("ring_slots", self.ring_slots, "at least 16");
+        }
+        if self.unfinished_bytes_max < UNFINISHED_BYTES_MIN {
+            return fail("unfinished_bytes_max", self.unfinished_bytes_max, "at least 1 MiB");
         }
         if let Some(shards) = self.shards
             && shards.get() > SHARDS_MAX
@@ -226,6 +235,7 @@ mod tests {
         check(|config| config.core.node = String::new(), "length of core.node");
         check(|config| config.endpoints = vec![String::new(); 17], "number of endpoints");
         check(|config| config.ring_slots = 1, "ring_slots");
+        check(|config| config.unfinished_bytes_max = 1 << 19, "unfinished_bytes_max");
         check(|config| config.shards = NonZeroU16::new(257), "shards");
         check(|config| config.turn.accepts_max = 0, "turn");
         check(|config| config.connections_max = Some(0), "connections_max");

@@ -11,12 +11,14 @@ pub(crate) struct Keys {
     /// A new link begins with a new ring, because keys may have ended while there was none. It takes over with the first
     /// keys, so that nobody is refused in between.
     next: Option<KeyRing>,
+    /// Keys came at least once: a token that does not fit them is bad, and not just early.
+    known: bool,
     limits: KeyRingLimits,
 }
 
 impl Keys {
     pub(crate) fn new(limits: KeyRingLimits) -> Self {
-        Self { current: KeyRing::new(limits.clone()), next: None, limits }
+        Self { current: KeyRing::new(limits.clone()), next: None, known: false, limits }
     }
 
     /// The control link is up: what comes now is the whole of it.
@@ -28,6 +30,7 @@ impl Keys {
     pub(crate) fn handle_frame(&mut self, body: &NodeBody, unix_ms: i64) {
         match body {
             NodeBody::Keys(keys) => {
+                self.known = true;
                 if let Some(next) = self.next.take() {
                     self.current = next;
                 }
@@ -52,7 +55,12 @@ impl Keys {
 }
 
 impl VerifyToken for Keys {
+    /// As [`VerifyToken`] says, and `Unavailable` before the control plane has told any keys: a good token must not be called
+    /// bad because a node has just started.
     fn verify(&self, token: &str, unix_ms: i64) -> Result<VerifiedToken, Code> {
+        if !self.known {
+            return Err(Code::Unavailable);
+        }
         let claims = self.current.verify(token, unix_ms).map_err(|error| error.code())?;
         Ok(VerifiedToken {
             tenant: claims.tenant,
@@ -113,9 +121,11 @@ mod tests {
             let verified = keys.verify(&token(key, id), NOW_MS);
             assert_eq!(verified.as_ref().map(|token| token.id.as_str()).map_err(|&code| code), expect);
         };
-        check(&keys, &old, "a", Err(Code::BadToken));
+        check(&keys, &old, "a", Err(Code::Unavailable));
         keys.handle_link_up();
+        check(&keys, &old, "a", Err(Code::Unavailable));
         keys.handle_frame(&key_frame(&old), NOW_MS);
+        check(&keys, &new, "a", Err(Code::BadToken));
         check(&keys, &old, "a", Ok("a"));
 
         keys.handle_link_up();

@@ -83,6 +83,7 @@ pub fn start(config: Config, link: LinkConfig) -> Result<DataNode, StartError> {
             core: config.core.clone(),
             keys: config.keys.clone(),
             turn: config.turn,
+            unfinished_bytes_max: config.unfinished_bytes_max,
             linger: config.linger,
             seed: seed()?,
             connections: Arc::clone(&connections),

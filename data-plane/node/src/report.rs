@@ -41,6 +41,8 @@ shell_stats! {
     ws_errors_total,
     /// WebSocket connections ended because of a text message.
     text_messages_total,
+    /// WebSocket connections ended because there was no room for more unfinished input.
+    input_room_ends_total,
     /// WebSocket pings answered.
     ws_pings_total,
     /// WebSocket pings not answered because the peer read none of the answers.
@@ -59,6 +61,8 @@ shell_stats! {
     ring_full_total,
     /// Connections that were told why they end and have not gone yet.
     parting,
+    /// Bytes of unfinished requests and frames from clients.
+    unfinished_bytes,
     /// Frames for the control plane that wait for room in the ring.
     control_backlog,
 }
@@ -80,6 +84,8 @@ pub(crate) struct NodeReport {
     pub(crate) node: String,
     /// The control link's term, if it is up.
     pub(crate) term: Option<u64>,
+    /// The control plane has told keys to verify tokens with.
+    pub(crate) keys_known: bool,
     pub(crate) draining: bool,
     pub(crate) connections: u64,
     pub(crate) connections_max: u64,
@@ -199,6 +205,9 @@ impl NodeReport {
         if self.term.is_none() {
             return Some("the control link is down".into());
         }
+        if !self.keys_known {
+            return Some("the control plane has told no keys yet".into());
+        }
         self.unhealthy()
     }
 
@@ -272,6 +281,7 @@ mod tests {
         NodeReport {
             node: "n1".into(),
             term: Some(7),
+            keys_known: true,
             draining: false,
             connections: 3,
             connections_max: 10,
@@ -308,6 +318,8 @@ mod tests {
         let cut = NodeReport { term: None, ..report() };
         assert_eq!(cut.unhealthy(), None);
         assert_eq!(cut.unready().as_deref(), Some("the control link is down"));
+        let early = NodeReport { keys_known: false, ..report() };
+        assert_eq!(early.unready().as_deref(), Some("the control plane has told no keys yet"));
         let draining = NodeReport { draining: true, ..report() };
         assert_eq!(draining.unready().as_deref(), Some("the node is stopping"));
     }

@@ -23,7 +23,7 @@ use millrace_token::KeyRingLimits;
 use monoio::RuntimeBuilder;
 
 use self::accept::Door;
-use self::connection::Connection;
+use self::connection::{Connection, InputRoom};
 use self::parting::{Parting, TOKENS_FROM};
 use crate::backplane::{FromShard, Outgoing, ToShard};
 use crate::config::TurnLimits;
@@ -57,6 +57,7 @@ pub(crate) struct Setup {
     pub(crate) core: millrace_core::Config,
     pub(crate) keys: KeyRingLimits,
     pub(crate) turn: TurnLimits,
+    pub(crate) unfinished_bytes_max: usize,
     pub(crate) linger: Duration,
     pub(crate) seed: u64,
     /// Client connections of all shards.
@@ -114,6 +115,7 @@ struct Shard {
     connections: Vec<Option<Connection>>,
     /// How many of them there are.
     open: usize,
+    input_room: InputRoom,
     parting: Parting,
     door: Door,
     /// Frames for the control plane that found the ring full. Bounded by what the core lets be under way.
@@ -157,7 +159,19 @@ impl Shard {
     fn new(setup: Setup, processor: Option<usize>) -> io::Result<Self> {
         let now = now();
         let Setup {
-            index, shards, listener, rings, core, keys, turn, linger, seed, connections, connections_max, ..
+            index,
+            shards,
+            listener,
+            rings,
+            core,
+            keys,
+            turn,
+            unfinished_bytes_max,
+            linger,
+            seed,
+            connections,
+            connections_max,
+            ..
         } = setup;
         let keys = Keys::new(keys);
         let core = millrace_core::Shard::new(now, core, index, shards, seed, keys).map_err(io::Error::other)?;
@@ -171,6 +185,7 @@ impl Shard {
             rings,
             connections: Vec::new(),
             open: 0,
+            input_room: InputRoom { taken_bytes: 0, bytes_max: unfinished_bytes_max },
             parting: Parting::new(linger),
             door,
             control_backlog: VecDeque::new(),
@@ -324,6 +339,7 @@ impl Shard {
     fn report(&self) -> ShardReport {
         let shell = ShellStats {
             parting: self.parting.len() as u64,
+            unfinished_bytes: self.input_room.taken_bytes as u64,
             control_backlog: self.control_backlog.len() as u64,
             ..self.stats.clone()
         };

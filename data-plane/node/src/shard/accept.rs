@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use millrace_core::Now;
 
-use super::connection::Connection;
+use super::connection::{Connection, full};
 use super::parting::Origin;
 use super::{LISTENER, Shard};
 use crate::listener::{Accepted, Listener};
@@ -119,15 +119,4 @@ impl Shard {
             self.parting.insert(now.instant, &self.poller, fd, full(), Origin::Refused, None);
         }
     }
-}
-
-/// The answer to a connection for which there is no place.
-fn full() -> Vec<u8> {
-    let body = "this node takes no more connections now, try again in a few seconds\n";
-    let len = body.len();
-    format!(
-        "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 5\r\n\
-         Content-Type: text/plain; charset=utf-8\r\nContent-Length: {len}\r\n\r\n{body}"
-    )
-    .into_bytes()
 }

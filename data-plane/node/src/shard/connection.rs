@@ -22,6 +22,9 @@ const ENDPOINT: Endpoint<'_> = Endpoint { path: Some(PATH), subprotocols: &[SUBP
 #[expect(clippy::cast_possible_truncation, reason = "a constant far below 4 GiB")]
 const LIMITS: Limits = Limits { message_bytes_max: CLIENT_FRAME_BYTES_MAX as u32 };
 
+/// A close code of the IANA registry: overload, reconnect later.
+const TRY_AGAIN_LATER: u16 = 1013;
+
 /// Pieces of one vectored write. More wait for the next write of the same turn.
 const PIECES_MAX: usize = 64;
 
@@ -33,6 +36,10 @@ pub(super) struct Connection {
     pub(super) fd: OwnedFd,
     pub(super) session: SessionKey,
     stage: Stage,
+    /// A whole frame came: it is more than a stranger who sends the beginning of one.
+    greeted: bool,
+    /// Bytes of unfinished input that it counts for.
+    pub(super) held_bytes: usize,
     /// The newest ping's answer, if it waits.
     reply: Option<Box<Reply>>,
     /// The last write ended inside a segment of the core's queue, so inside a frame.
@@ -44,6 +51,15 @@ pub(super) struct Connection {
 enum Stage {
     Handshake(ServerHandshake),
     Open(Decoder),
+}
+
+/// Room for unfinished input, shared by the connections of a shard.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct InputRoom {
+    /// Bytes taken now.
+    pub(super) taken_bytes: usize,
+    /// Bytes that there are; for connections without a whole frame yet, half of it.
+    pub(super) bytes_max: usize,
 }
 
 struct Reply {
@@ -78,6 +94,8 @@ pub(super) enum CloseCause {
     Framing,
     /// The peer sent text.
     Text,
+    /// There is no room for more unfinished frames.
+    Room,
 }
 
 /// What was seen in the input, for the counters.
@@ -103,7 +121,7 @@ pub(super) enum WriteOutcome {
 impl Connection {
     pub(super) fn new(fd: OwnedFd, session: SessionKey) -> Self {
         let stage = Stage::Handshake(ServerHandshake::new());
-        Self { fd, session, stage, reply: None, split: false, interest: Interest::Read }
+        Self { fd, session, stage, greeted: false, held_bytes: 0, reply: None, split: false, interest: Interest::Read }
     }
 
     /// Whether frames can go out: the handshake is done.
@@ -111,13 +129,41 @@ impl Connection {
         matches!(self.stage, Stage::Open(_))
     }
 
-    /// Takes in what was read. `on_frame` gets each binary message.
+    /// Takes in what was read. `on_frame` gets each binary message. What stays unfinished must find `room`.
     pub(super) fn handle_input(
         &mut self,
         input: &mut [u8],
+        room: &mut InputRoom,
         seen: &mut Seen,
-        mut on_frame: impl FnMut(&[u8]),
+        on_frame: impl FnMut(&[u8]),
     ) -> Consequence {
+        let bytes = input.len();
+        let consequence = self.take_in(input, seen, on_frame);
+        if consequence != Consequence::None {
+            return consequence;
+        }
+        let held = match &self.stage {
+            // It keeps what it was fed until the head is whole.
+            Stage::Handshake(_) => self.held_bytes + bytes,
+            Stage::Open(decoder) => decoder.heap_bytes(),
+        };
+        let grows = held > self.held_bytes;
+        room.taken_bytes = room.taken_bytes - self.held_bytes + held;
+        self.held_bytes = held;
+        let share = if self.greeted { room.bytes_max } else { room.bytes_max / 2 };
+        if !grows || room.taken_bytes <= share {
+            return Consequence::None;
+        }
+        match self.stage {
+            Stage::Handshake(_) => Consequence::Refused(full()),
+            Stage::Open(_) => Consequence::Close {
+                frame: close_frame(Some(TRY_AGAIN_LATER), "too much unfinished input, try again later"),
+                cause: CloseCause::Room,
+            },
+        }
+    }
+
+    fn take_in(&mut self, input: &mut [u8], seen: &mut Seen, mut on_frame: impl FnMut(&[u8])) -> Consequence {
         let mut frames = input;
         if let Stage::Handshake(handshake) = &mut self.stage {
             match handshake.feed(frames, &ENDPOINT) {
@@ -143,7 +189,10 @@ impl Connection {
         loop {
             match feed.next_event() {
                 Ok(None) => return Consequence::None,
-                Ok(Some(Event::Message { kind: MessageKind::Binary, payload })) => on_frame(payload),
+                Ok(Some(Event::Message { kind: MessageKind::Binary, payload })) => {
+                    self.greeted = true;
+                    on_frame(payload);
+                }
                 Ok(Some(Event::Message { kind: MessageKind::Text, .. })) => {
                     let reason = "frames are binary";
                     return Consequence::Close {
@@ -274,6 +323,17 @@ fn keep_reply(reply: &mut Option<Box<Reply>>, payload: &[u8]) -> bool {
     true
 }
 
+/// The answer to a connection for which there is no place.
+pub(super) fn full() -> Vec<u8> {
+    let body = "this node takes no more connections now, try again in a few seconds\n";
+    let len = body.len();
+    format!(
+        "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 5\r\n\
+         Content-Type: text/plain; charset=utf-8\r\nContent-Length: {len}\r\n\r\n{body}"
+    )
+    .into_bytes()
+}
+
 /// A whole close frame.
 pub(super) fn close_frame(code: Option<u16>, reason: &str) -> Vec<u8> {
     let mut frame = Vec::new();
@@ -298,6 +358,6 @@ mod tests {
     #[test]
     fn an_idle_connection_is_small() {
         // Twice a cache line and a bit: the budget of 1 KiB is for the core's session, the allocator and this.
-        assert!(size_of::<Option<Connection>>() <= 136, "{}", size_of::<Option<Connection>>());
+        assert!(size_of::<Option<Connection>>() <= 152, "{}", size_of::<Option<Connection>>());
     }
 }

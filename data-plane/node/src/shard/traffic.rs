@@ -19,7 +19,7 @@ impl Shard {
     }
 
     pub(super) fn read(&mut self, now: Now, session: SessionKey) {
-        let Self { core, connections, buffer, stats, .. } = self;
+        let Self { core, connections, buffer, input_room, stats, .. } = self;
         let Some(Some(connection)) = connections.get_mut(session.index()) else { return };
         if connection.session != session {
             return;
@@ -36,7 +36,7 @@ impl Shard {
         }
         stats.read_bytes_total += bytes as u64;
         let mut seen = Seen::default();
-        let consequence = connection.handle_input(&mut buffer[..bytes], &mut seen, |frame| {
+        let consequence = connection.handle_input(&mut buffer[..bytes], input_room, &mut seen, |frame| {
             core.handle_frame(now, session, frame);
         });
         stats.upgrades_total += seen.upgrades;
@@ -55,6 +55,7 @@ impl Shard {
                     CloseCause::Peer => {}
                     CloseCause::Framing => stats.ws_errors_total += 1,
                     CloseCause::Text => stats.text_messages_total += 1,
+                    CloseCause::Room => stats.input_room_ends_total += 1,
                 }
                 self.part(now, session, |connection, outbound| {
                     let mut rest = connection.rest(outbound, false);
@@ -136,7 +137,7 @@ impl Shard {
         rest: impl FnOnce(&Connection, Option<&millrace_core::Outbound>) -> Vec<u8>,
     ) {
         let Some(connection) = self.connections.get_mut(session.index()).and_then(Option::take) else { return };
-        self.open -= 1;
+        self.let_go(&connection);
         let rest = rest(&connection, self.core.outbound(session));
         let Connection { fd, interest, .. } = connection;
         self.core.handle_disconnected(now, session);
@@ -146,11 +147,18 @@ impl Shard {
 
     /// A connection is gone, or of no use.
     pub(super) fn drop_connection(&mut self, now: Now, session: SessionKey) {
-        if self.connection(session).is_some() {
-            self.connections[session.index()] = None;
-            self.open -= 1;
+        if self.connection(session).is_none() {
+            return;
+        }
+        if let Some(connection) = self.connections[session.index()].take() {
+            self.let_go(&connection);
             self.forget(now, session);
         }
+    }
+
+    fn let_go(&mut self, connection: &Connection) {
+        self.open -= 1;
+        self.input_room.taken_bytes -= connection.held_bytes;
     }
 
     pub(super) fn forget(&mut self, now: Now, session: SessionKey) {

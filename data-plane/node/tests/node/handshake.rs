@@ -7,7 +7,9 @@ use millrace_protocol::Code;
 use millrace_protocol::client::{ClientBody, ClientFrame, Hello, VERSION, encode_client};
 use millrace_protocol::ws::{Opcode, encode};
 
-use crate::support::{Client, Control, Frame, Got, admin, config, dial, exchange, metric, node, parse_answer, stop};
+use crate::support::{
+    Client, Control, Frame, Got, admin, config, dial, exchange, metric, node, parse_answer, stop, until,
+};
 
 const UPGRADE: &str = "GET /v1/connect HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n\
@@ -118,5 +120,26 @@ fn a_session_says_what_it_may_do() {
     assert_eq!(status, 200);
     let shown: serde_json::Value = serde_json::from_str(&json).expect("JSON");
     assert_eq!(shown["connections"], 1, "{json}");
+    stop(node);
+}
+
+/// The node pings who says nothing, and ends who does not answer.
+#[test]
+fn heartbeats_keep_the_living_and_end_the_dead() {
+    let control = Control::new();
+    let mut config = config();
+    config.core.heartbeat = Duration::from_millis(100);
+    let node = node(&control, config);
+    let mut living = Client::connect(node.client_address, &control.token("ann"));
+    let mut dead = Client::connect(node.client_address, &control.token("ann"));
+    // Answers pings as it reads, and is read from for as long as the other one is given.
+    until("the dead one is ended", || {
+        assert_eq!(living.closed_within(Duration::from_millis(10)), None);
+        metric(&node, "millrace_data_heartbeat_timeouts_total") == 1.0
+    });
+    assert_eq!(dead.closed_with(), Some(Code::HeartbeatTimeout));
+    assert!(metric(&node, "millrace_data_frames_in_total") >= 3.0, "two hellos and an answer");
+    living.send_ws(Opcode::Ping, b"still here");
+    assert_eq!(living.next(), Got::Pong(b"still here".to_vec()));
     stop(node);
 }

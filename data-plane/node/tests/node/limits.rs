@@ -2,10 +2,12 @@
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::SocketAddr;
+use std::num::NonZeroU16;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use millrace_data::{Config, StartError, start};
+use millrace_protocol::Code;
 use millrace_protocol::ws::Opcode;
 
 use crate::support::{Client, Control, Got, config, dial, link, metric, node, parse_answer, stop, until};
@@ -68,6 +70,37 @@ fn a_start_that_cannot_be_says_what_to_do() {
     check(Config { connections_max: Some(u32::MAX), ..config() }, "ulimit");
     let error = start(Config { ring_slots: 1, ..config() }, link(&control)).expect_err("a refusal");
     assert!(matches!(error, StartError::Limits(_)), "{error}");
+    stop(node);
+}
+
+/// Strangers with the beginnings of large frames do not eat the node; whoever has shown a whole one has room of their own.
+#[test]
+fn unfinished_frames_of_all_strangers_are_bounded() {
+    let control = Control::new();
+    // One shard, so that all share one room: 512 KiB for strangers.
+    let config = Config { shards: NonZeroU16::new(1), unfinished_bytes_max: 1 << 20, ..config() };
+    let node = node(&control, config);
+    let mut inside = Client::connect(node.client_address, &control.token("ann"));
+    let mut begun = vec![0x82, 0xff];
+    begun.extend_from_slice(&(200_u64 << 10).to_be_bytes());
+    begun.extend_from_slice(&[1; 4 + (150 << 10)]);
+    let mut strangers: Vec<Client> = (0..8)
+        .map(|_| {
+            let mut client = Client::open(node.client_address);
+            client.send_raw(&begun);
+            client
+        })
+        .collect();
+    until("some are sent away", || metric(&node, "millrace_data_input_room_ends_total") >= 5.0);
+    assert!(metric(&node, "millrace_data_unfinished_bytes") <= f64::from(512 << 10));
+    inside.send_raw(&begun);
+    until("its beginning is kept", || metric(&node, "millrace_data_unfinished_bytes") >= f64::from(450 << 10));
+    inside.send_raw(&[1; 50 << 10]);
+    assert_eq!(inside.closed_with(), Some(Code::BadFrame), "a whole frame of nonsense");
+    let away = strangers.iter_mut().filter_map(|client| client.closed_within(Duration::from_millis(10)));
+    assert!(away.filter(|&code| code == 1013).count() >= 5);
+    drop(strangers);
+    until("nothing is kept", || metric(&node, "millrace_data_unfinished_bytes") == 0.0);
     stop(node);
 }
 

@@ -6,7 +6,7 @@ use millrace_protocol::client::Start;
 use millrace_protocol::code::Advice;
 use millrace_protocol::node::HistoryClass;
 
-use crate::support::{Client, Control, admin, config, link, metric, node, stop, until};
+use crate::support::{Client, Control, Hello, admin, config, link, metric, node, stop, until};
 
 #[test]
 fn a_node_without_the_secret_is_not_ready() {
@@ -17,6 +17,10 @@ fn a_node_without_the_secret_is_not_ready() {
     let (status, text) = admin(&node, "/readyz");
     assert_eq!((status, text.as_str()), (503, "the control link is down\n"));
     assert_eq!(admin(&node, "/healthz").0, 200, "a node that waits is healthy");
+    // Not `BadToken`: who is told to log in again because a node has just started would do so in vain.
+    let mut client = Client::open(node.client_address);
+    client.hello(Hello { token: &control.token("ann"), subscriptions: Vec::new() });
+    assert_eq!(client.closed_with(), Some(Code::Unavailable));
     assert_eq!(control.hellos().0, 0);
     stop(node);
 }
@@ -102,5 +106,25 @@ fn a_stream_survives_cuts_at_any_moment() {
     let stored = control.stored(channel);
     assert_eq!(stored, (1..=MESSAGES).map(|n| (n, n.to_le_bytes().to_vec())).collect::<Vec<_>>());
     assert!(metric(&node, "millrace_data_link_term") > 9.0, "it was cut (and {refusals} publishes were refused)");
+    stop(node);
+}
+
+/// Between processes the link is TCP; a cut is the end of the connection.
+#[test]
+fn the_link_over_tcp_comes_back_too() {
+    let control = Control::new();
+    let channel = control.channel("general", HistoryClass::Durable, &["ann"]);
+    let target = control.tcp_target();
+    let node = start(config(), LinkConfig { target, ..link(&control) }).expect("start");
+    for round in 1..=3_u32 {
+        let linked = || metric(&node, "millrace_data_link_term") >= f64::from(round);
+        until("the node is ready", || linked() && admin(&node, "/readyz").0 == 200);
+        let mut client = Client::connect(node.client_address, &control.token("ann"));
+        client.subscribe("general", Start::Live);
+        let request = client.publish(channel, 5, round.into(), b"x");
+        assert_eq!(client.acknowledged(request).position.offset, u64::from(round));
+        control.cut();
+        control.mend();
+    }
     stop(node);
 }

@@ -263,6 +263,19 @@ impl Client {
         Code::from_number(self.closed().0)
     }
 
+    /// The code of a close frame that is there already, or comes in this time.
+    pub(crate) fn closed_within(&mut self, time: Duration) -> Option<u16> {
+        self.stream.set_read_timeout(Some(time)).expect("read timeout");
+        while let Ok(()) = self.try_read() {
+            match self.got.pop_front() {
+                Some(Got::Close(code, _)) => return Some(code),
+                Some(Got::End | Got::Reset) => return None,
+                _ => {}
+            }
+        }
+        None
+    }
+
     /// The next thing that the node says. Pings are answered.
     pub(crate) fn next(&mut self) -> Got {
         let deadline = Instant::now() + PATIENCE;
@@ -273,19 +286,24 @@ impl Client {
             let left = deadline.saturating_duration_since(Instant::now());
             assert!(!left.is_zero(), "the node says nothing");
             self.stream.set_read_timeout(Some(left.max(Duration::from_millis(1)))).expect("read timeout");
-            self.read();
+            self.try_read().expect("read");
         }
     }
 
-    fn read(&mut self) {
+    /// Reads once. What comes is in `got`, with the end.
+    fn try_read(&mut self) -> std::io::Result<()> {
         let mut buffer = [0; 64 << 10];
         let bytes = match self.stream.read(&mut buffer) {
-            Ok(0) => return self.got.push_back(Got::End),
+            Ok(0) => {
+                self.got.push_back(Got::End);
+                return Ok(());
+            }
             Ok(bytes) => bytes,
             Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => {
-                return self.got.push_back(Got::Reset);
+                self.got.push_back(Got::Reset);
+                return Ok(());
             }
-            Err(error) => panic!("read: {error}"),
+            Err(error) => return Err(error),
         };
         let mut pings = 0;
         let mut feed = self.decoder.feed(&mut buffer[..bytes]);
@@ -306,6 +324,7 @@ impl Client {
         for _ in 0..pings {
             self.send(&ClientFrame { request: 0, body: ClientBody::Pong });
         }
+        Ok(())
     }
 }
 

@@ -18,7 +18,8 @@ use millrace_protocol::{
     ChannelId, ChannelName, Code, Epoch, Offset, Producer, ProducerSequence, TenantId, Term, UserId,
 };
 use millrace_token::{Claims, SigningKey};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::{broadcast, watch};
 
@@ -97,6 +98,23 @@ impl Control {
             Ok(theirs)
         };
         LinkTarget::InProcess { dial: Arc::new(dial) }
+    }
+
+    /// The same behind a TCP port.
+    pub(crate) fn tcp_target(&self) -> LinkTarget {
+        let shared = Arc::clone(&self.shared);
+        let listener = self.runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("bind");
+        let address = listener.local_addr().expect("address").to_string();
+        self.runtime.spawn(async move {
+            while let Ok((pipe, _)) = listener.accept().await {
+                let shared = Arc::clone(&shared);
+                tokio::spawn(async move {
+                    let cuts = shared.cuts.subscribe();
+                    let _ = serve(pipe, shared, cuts).await;
+                });
+            }
+        });
+        LinkTarget::Tcp { address }
     }
 
     /// Makes a channel whose members may publish.
@@ -222,13 +240,13 @@ fn unix_ms() -> i64 {
     i64::try_from(unix.as_millis()).expect("before the year 292,000,000")
 }
 
-async fn send(pipe: &mut DuplexStream, frame: &NodeFrame) -> io::Result<()> {
+async fn send(pipe: &mut (impl AsyncWrite + Unpin), frame: &NodeFrame) -> io::Result<()> {
     let mut bytes = Vec::new();
     node::encode_delimited(frame, &mut bytes).map_err(io::Error::other)?;
     pipe.write_all(&bytes).await
 }
 
-async fn receive(pipe: &mut DuplexStream, frames: &mut FrameReader) -> io::Result<NodeFrame> {
+async fn receive(pipe: &mut (impl AsyncRead + Unpin), frames: &mut FrameReader) -> io::Result<NodeFrame> {
     loop {
         if let Some(frame) = frames.next_frame().map_err(io::Error::other)? {
             return node::decode(frame).map_err(io::Error::other);
@@ -241,7 +259,11 @@ async fn receive(pipe: &mut DuplexStream, frames: &mut FrameReader) -> io::Resul
     }
 }
 
-async fn serve(mut pipe: DuplexStream, shared: Arc<Shared>, mut cuts: watch::Receiver<u64>) -> io::Result<()> {
+async fn serve(
+    mut pipe: impl AsyncRead + AsyncWrite + Unpin,
+    shared: Arc<Shared>,
+    mut cuts: watch::Receiver<u64>,
+) -> io::Result<()> {
     let mut frames = FrameReader::default();
     let nonce = [9; 32];
     let challenge = NodeBody::Challenge { nonce, version: node::VERSION };
