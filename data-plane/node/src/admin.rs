@@ -28,10 +28,12 @@ pub(crate) type ReportRequests = mpsc::Sender<oneshot::Sender<NodeReport>>;
 /// Serves until dropped.
 pub(crate) async fn serve(listener: TcpListener, reports: ReportRequests) {
     let connections = std::sync::Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut refused = false;
     loop {
         let Ok(permit) = std::sync::Arc::clone(&connections).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _peer)) => {
+                refused = false;
                 let reports = reports.clone();
                 tokio::spawn(async move {
                     // Its outcome matters to nobody but the peer, who sees it.
@@ -40,7 +42,10 @@ pub(crate) async fn serve(listener: TcpListener, reports: ReportRequests) {
                 });
             }
             Err(error) => {
-                tracing::warn!(%error, "admin connection was not accepted");
+                // Once for each time, not ten times a second while it lasts.
+                if !std::mem::replace(&mut refused, true) {
+                    tracing::warn!(%error, "admin connections cannot be accepted, trying on");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }

@@ -19,7 +19,8 @@ pub struct Config {
     /// URLs under which clients reach this node, at most 16, told to the control plane and to clients that are sent away.
     /// Default none: the one they came by.
     pub endpoints: Vec<String>,
-    /// Shards, one thread each, at most 256. Default `None`: one for each processor that this process may use.
+    /// Shards, one thread each, at most 256. Default `None`: one for each processor that this process may use,
+    /// a quota of its control group considered.
     pub shards: Option<NonZeroU16>,
     /// Whether each shard stays on one processor. Default [`Pinning::Pinned`].
     pub pinning: Pinning,
@@ -45,7 +46,7 @@ pub struct Config {
 /// Whether a shard stays on one processor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pinning {
-    /// One processor for each shard, while there are enough.
+    /// One processor for each shard, while there are enough; as `Floating` under a quota of a control group.
     Pinned,
     /// Wherever the system puts it; for processors that are shared with others.
     Floating,
@@ -184,9 +185,9 @@ impl Config {
         Ok(())
     }
 
-    /// How many shards, given the processors that this process may use.
-    pub(crate) fn shard_count(&self, processors: usize) -> u16 {
-        let automatic = u16::try_from(processors.max(1)).unwrap_or(SHARDS_MAX).min(SHARDS_MAX);
+    /// How many shards, given how many can run at once.
+    pub(crate) fn shard_count(&self, parallelism: usize) -> u16 {
+        let automatic = u16::try_from(parallelism.max(1)).unwrap_or(SHARDS_MAX).min(SHARDS_MAX);
         self.shards.map_or(automatic, NonZeroU16::get)
     }
 

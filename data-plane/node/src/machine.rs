@@ -30,6 +30,11 @@ pub(crate) fn processors() -> Vec<usize> {
     }
 }
 
+/// How many processors' worth of time this process may use: fewer than [`processors`] under a quota of a control group.
+pub(crate) fn parallelism() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// Pins the calling thread to one processor.
 ///
 /// # Errors
@@ -103,6 +108,11 @@ mod tests {
         })
         .join()
         .expect("thread");
+    }
+
+    #[test]
+    fn a_quota_takes_away_and_never_adds() {
+        assert!((1..=processors().len()).contains(&parallelism()));
     }
 
     #[test]

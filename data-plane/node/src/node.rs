@@ -56,7 +56,9 @@ pub struct DataNode {
 pub fn start(config: Config, link: LinkConfig) -> Result<DataNode, StartError> {
     config.check()?;
     let processors = machine::processors();
-    let shards = config.shard_count(processors.len());
+    let shards = config.shard_count(machine::parallelism());
+    // Under a quota the processors are others' too: a shard that floats finds the idle one.
+    let pinning = if machine::parallelism() < processors.len() { Pinning::Floating } else { config.pinning };
     let connections_max = config.connection_limit(machine::raise_descriptor_limit(), shards)?;
     let listeners =
         listener::bind(config.client_address, shards.into()).map_err(bind_error("client", config.client_address))?;
@@ -69,7 +71,7 @@ pub fn start(config: Config, link: LinkConfig) -> Result<DataNode, StartError> {
     let (commands, from_owner) = mpsc::channel(1);
     let mut threads = Vec::with_capacity(usize::from(shards) + 1);
     for (index, (listener, rings)) in (0..shards).zip(listeners.into_iter().zip(shard_rings)) {
-        let processor = match config.pinning {
+        let processor = match pinning {
             // Two shards on one processor would only wait for each other.
             Pinning::Pinned => processors.get(usize::from(index)).copied(),
             Pinning::Floating => None,
