@@ -29,7 +29,7 @@ mod words;
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
@@ -40,7 +40,7 @@ use millrace_domain::Admission;
 use millrace_store::Store;
 use prometheus::Registry;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tracing::{Instrument, debug, error, info_span};
 
@@ -68,6 +68,8 @@ pub(crate) struct Rest {
     pub(crate) data_plane: Arc<dyn DataPlane>,
     pub(crate) config: RestConfig,
     limiter: Limiter,
+    /// Requests at once: a caller who hangs up leaves one behind, which ends by itself.
+    requests: Arc<Semaphore>,
     pub(crate) in_flight: InFlight,
     pub(crate) turns: Turns,
     metrics: Metrics,
@@ -141,6 +143,7 @@ pub async fn serve_rest(
         store,
         data_plane,
         limiter: Limiter::new(),
+        requests: Arc::new(Semaphore::new(config.connections_max)),
         in_flight: Mutex::new(HashSet::new()),
         turns: Turns::new(),
         metrics,
@@ -218,9 +221,16 @@ async fn guard(State(rest): State<Shared>, request: Request, next: Next) -> Resp
     let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str).to_owned();
     let span = info_span!("request", id, %method, route);
     // A task of its own: a caller who hangs up must not stop a change between its commit and its announcement.
+    let place = rest.requests.clone().try_acquire_owned();
     let answer = async {
-        let response = next.run(request).await;
-        drop(under_way);
+        let response = match &place {
+            Ok(_) => next.run(request).await,
+            Err(_) => {
+                let problem = Problem::new(Kind::Unavailable, "as many requests are under way as there may be");
+                problem.after(Duration::from_secs(1)).into_response()
+            }
+        };
+        drop((under_way, place));
         response
     };
     let answer = tokio::spawn(answer.instrument(span.clone())).await;

@@ -121,6 +121,31 @@ fn hash(parts: &[&[u8]]) -> u16 {
     u16::from_be_bytes([a ^ c, b ^ d])
 }
 
+/// The id of a key or sign-in as a stranger wrote it: 1 to 128 letters, digits and dots. What is none names nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PlainId(String);
+
+impl PlainId {
+    /// The id as text.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::str::FromStr for PlainId {
+    type Err = NotAnId;
+
+    fn from_str(id: &str) -> Result<Self, NotAnId> {
+        let plain = id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'.');
+        if plain && (1..=128).contains(&id.len()) { Ok(Self(id.to_owned())) } else { Err(NotAnId) }
+    }
+}
+
+/// Why a string is no id.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("is no id")]
+pub(crate) struct NotAnId;
+
 /// A tenant.
 pub(crate) fn tenant(tenant: TenantId) -> Bytes {
     Key::bare(b'T').word(tenant.get()).done()

@@ -294,7 +294,7 @@ impl Turns {
     }
 }
 
-/// Requests that are under way, by fingerprint; bounded by the connections.
+/// Requests that are under way, by fingerprint; bounded as they are.
 pub(crate) type InFlight = Mutex<HashSet<[u8; 16]>>;
 
 fn lock(in_flight: &InFlight) -> std::sync::MutexGuard<'_, HashSet<[u8; 16]>> {

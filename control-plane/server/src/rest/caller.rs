@@ -10,6 +10,7 @@ use millrace_token::KeyRing;
 use serde::Deserialize;
 
 use super::problem::{Kind, Problem};
+use crate::record::key::PlainId;
 use crate::record::{api_key, revocation, signing_key};
 use crate::secret::{self, Sealer};
 
@@ -111,8 +112,9 @@ async fn user(transaction: &mut dyn Transaction, token: &str, now_ms: i64) -> Re
     let key_id = header.and_then(|header| serde_json::from_slice::<KeyId>(&header).ok());
     let key_id = key_id.ok_or_else(|| refused("the token's header names no kid"))?.kid;
     let unknown = || refused("the token was signed with a key that is not known");
-    let tenant = signing_key::tenant_of(&key_id).ok_or_else(unknown)?;
-    let key = signing_key::get(transaction, tenant, &key_id).await?.ok_or_else(unknown)?;
+    let key_id: PlainId = key_id.parse().map_err(|_| unknown())?;
+    let tenant = signing_key::tenant_of(key_id.as_str()).ok_or_else(unknown)?;
+    let key = signing_key::get(transaction, tenant, key_id.as_str()).await?.ok_or_else(unknown)?;
 
     let mut ring = KeyRing::default();
     let on_the_link = signing_key::on_the_link(tenant, &key)?;

@@ -17,6 +17,7 @@ use super::caller::Caller;
 use super::fields::{self, Fields, Request};
 use super::page::{PageQuery, cut};
 use super::problem::{Kind, Problem};
+use crate::record::key::PlainId;
 use crate::record::{api_key, tenant};
 use crate::secret;
 
@@ -175,9 +176,10 @@ async fn create_key(ByServer(call): ByServer, body: Json<CreateKey>) -> Result<R
 async fn list_keys(ByServer(call): ByServer, Query(query): Query<KeyQuery>) -> Result<Response, Problem> {
     let caller = call.caller()?;
     let KeyQuery { page, tenant } = query;
+    let after = page.after(|cursor| cursor.parse::<PlainId>().ok())?;
     let mut keys = read!(call, |transaction| {
         let tenant = scope(transaction, caller, tenant.as_ref(), "?tenant").await?;
-        Ok(api_key::page(transaction, tenant, page.cursor.as_deref(), page.limit + 1).await?)
+        Ok(api_key::page(transaction, tenant, after.as_ref().map(PlainId::as_str), page.limit + 1).await?)
     })?;
     let next = cut(&mut keys, page.limit, |key| key.id.clone());
     Ok(found(&KeyPage { keys: keys.iter().map(KeyView::new).collect(), next }))
@@ -190,20 +192,27 @@ async fn list_keys(ByServer(call): ByServer, Query(query): Query<KeyQuery>) -> R
     delete, path = "/v1/keys/{key}", tag = "keys", params(("key" = String, Path, description = "Its id")),
     responses((status = 204, description = "Revoked")), security(("operator_key" = []), ("api_key" = []))
 )]
-async fn revoke_key(ByServer(call): ByServer, Name(id): Name<String>) -> Result<Response, Problem> {
+async fn revoke_key(ByServer(call): ByServer, Name(id): Name<PlainId>) -> Result<Response, Problem> {
     let caller = call.caller()?;
+    let mut removed = false;
     change!(call, [0; 32], |transaction| {
         let not_found = || Problem::not_found("key");
-        let key = api_key::get(transaction, &id).await?.ok_or_else(not_found)?;
+        let key = match api_key::get(transaction, id.as_str()).await? {
+            Some(key) => key,
+            // By an earlier run of this very request, whose commit was not heard of.
+            None if removed => return Ok(Done::quietly(Written::empty())),
+            None => return Err(not_found()),
+        };
         if let Caller::Application(tenant) = caller
             && key.tenant != Some(tenant.get())
         {
             return Err(not_found());
         }
-        if call.is_made_with(&id) {
+        if call.is_made_with(id.as_str()) {
             return Err(Problem::new(Kind::Conflict, "a key cannot revoke itself"));
         }
         api_key::remove(transaction, &key);
+        removed = true;
         Ok(Done::quietly(Written::empty()))
     })
 }

@@ -12,6 +12,7 @@ use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -23,6 +24,8 @@ use super::{Peer, Rest};
 const HEADERS_MAX: usize = 64;
 /// Largest request line and headers together, in bytes.
 const HEADER_BYTES_MAX: usize = 16 << 10;
+/// How long sent bytes may stay unacknowledged.
+const WRITE_DEADLINE: Duration = Duration::from_secs(30);
 /// How long to wait after a failed accept, such as for want of file descriptors: trying at once would only spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -71,6 +74,10 @@ async fn connection(stream: TcpStream, router: Router, rest: &Rest, mut stopped:
     // Answers are small and whole: waiting for more to send with them only delays them.
     if let Err(error) = stream.set_nodelay(true) {
         debug!(%error, "cannot turn Nagle's algorithm off");
+    }
+    // Whoever reads nothing of an answer gives their place back.
+    if let Err(error) = SockRef::from(&stream).set_tcp_user_timeout(Some(WRITE_DEADLINE)) {
+        debug!(%error, "cannot bound the time of a write");
     }
     let Ok(address) = stream.peer_addr() else { return };
     let peer = Peer(address.ip());

@@ -255,15 +255,31 @@ async fn remove_member(
 ) -> Result<Response, Problem> {
     let (tenant, own) = call.caller()?.in_tenant()?;
     let _turn = call.turn(tenant, name.as_str()).await;
+    let mut removed = false;
     change!(call, [0; 32], |transaction| {
+        // By an earlier run of this very request, whose commit was not heard of: who left does not even meet the channel any more.
+        if removed && is_gone(transaction, tenant, &name, &target).await? {
+            return Ok(Done::quietly(Written::empty()));
+        }
         let mut met = meet(transaction, tenant, &name, own).await?;
         let before = met.channel.clone();
         let present = member::get(transaction, met.channel.id, &target).await?;
         let actor = met.actor(own);
         let change = met.channel.remove_member(actor, &target, present.map(|present| present.role))?;
         let (_, changes) = settle(transaction, met, &before, &target, present, change, call.now_ms);
+        removed = true;
         Ok(Done::with(Written::empty(), changes))
     })
+}
+
+async fn is_gone(
+    transaction: &mut dyn Transaction,
+    tenant: TenantId,
+    name: &ChannelName,
+    user: &UserId,
+) -> Result<bool, Problem> {
+    let Some(channel) = channel::by_name(transaction, tenant, name).await? else { return Ok(true) };
+    Ok(member::get(transaction, channel.id, user).await?.is_none())
 }
 
 /// Takes a user out of a channel who ceases to exist. Tells whether they were in it.

@@ -21,6 +21,7 @@ use super::call::{ByApplication, Change, Done, Written, change, found, read};
 use super::fields::{self, Fields, Request};
 use super::problem::{Kind, Problem};
 use super::words::AlgorithmWord;
+use crate::record::key::PlainId;
 use crate::record::signing_key::{self, KEYS_MAX};
 use crate::record::tenant;
 use crate::secret;
@@ -202,19 +203,25 @@ async fn list_signing_keys(ByApplication(call): ByApplication) -> Result<Respons
     delete, path = "/v1/signing-keys/{key}", tag = "signing keys", params(("key" = String, Path, description = "Its id")),
     responses((status = 204, description = "Removed")), security(("api_key" = []))
 )]
-async fn remove_signing_key(ByApplication(call): ByApplication, Name(id): Name<String>) -> Result<Response, Problem> {
+async fn remove_signing_key(ByApplication(call): ByApplication, Name(id): Name<PlainId>) -> Result<Response, Problem> {
     let tenant = call.caller()?.application()?;
     let _turn = call.turn(tenant, "").await;
+    let (id, mut removed) = (id.as_str(), false);
     change!(call, [0; 32], |transaction| {
-        let key = signing_key::get(transaction, tenant, &id).await?;
-        let key = key.ok_or_else(|| Problem::not_found("signing key"))?;
+        let key = match signing_key::get(transaction, tenant, id).await? {
+            Some(key) => key,
+            // By an earlier run of this very request, whose commit was not heard of.
+            None if removed => return Ok(Done::quietly(Written::empty())),
+            None => return Err(Problem::not_found("signing key")),
+        };
         if key.private.is_some() {
             return Err(Problem::new(Kind::Conflict, "tokens are issued with this key"));
         }
         let mut keys = signing_key::all_of(transaction, tenant).await?;
         keys.retain(|present| present.id != id);
         touch(transaction, tenant).await?;
-        signing_key::remove(transaction, tenant, &id);
-        Ok(Done::with(Written::empty(), vec![announcement(tenant, &keys, Some(&id))?]))
+        signing_key::remove(transaction, tenant, id);
+        removed = true;
+        Ok(Done::with(Written::empty(), vec![announcement(tenant, &keys, Some(id))?]))
     })
 }

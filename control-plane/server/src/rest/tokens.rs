@@ -338,9 +338,8 @@ async fn revoke_token(InTenant(call): InTenant, body: Json<RevokeToken>) -> Resu
     let forget_after_ms = forget_after_ms(call.now_ms);
     let (tenant, which, own) = match (call.caller()?, token_id, user) {
         (Caller::Application(tenant), Some(token_id), _) => (*tenant, RevokedTokens::Token(token_id.clone()), None),
+        // What was issued in this very millisecond counts as issued before.
         (Caller::Application(tenant), None, Some(user)) => {
-            end_sign_ins(&call, *tenant, user).await?;
-            // What was issued in this very millisecond counts as issued before.
             (*tenant, RevokedTokens::UserBefore(user.clone(), call.now_ms + 1), None)
         }
         (Caller::Application(_), None, None) => {
@@ -353,16 +352,29 @@ async fn revoke_token(InTenant(call): InTenant, body: Json<RevokeToken>) -> Resu
         (Caller::Operator, ..) => return Err(wrong_scope("an API key or an access token")),
     };
     let revoked = TokensRevoked { tenant, which, forget_after_ms };
-    change!(call, body.digest, |transaction| {
-        if let RevokedTokens::Token(token_id) = &revoked.which {
-            let sign_in = token_id.split('.').next().unwrap_or_default();
-            let record = refresh_token::get(transaction, sign_in, call.now_ms).await?.map(|(_, record)| record);
-            let record = record.filter(|record| record.tenant == tenant && own.is_none_or(|own| record.user == *own));
-            if let Some(record) = record {
-                refresh_token::remove(transaction, &record);
+    let mut left = None;
+    let answer = change!(call, body.digest, |transaction| {
+        match &revoked.which {
+            RevokedTokens::Token(token_id) => {
+                let sign_in = token_id.split('.').next().unwrap_or_default();
+                let record = refresh_token::get(transaction, sign_in, call.now_ms).await?.map(|(_, record)| record);
+                let theirs =
+                    |record: &RefreshToken| record.tenant == tenant && own.is_none_or(|own| record.user == *own);
+                if let Some(record) = record.filter(theirs) {
+                    refresh_token::remove(transaction, &record);
+                }
+            }
+            RevokedTokens::UserBefore(user, _) => {
+                let all = refresh_token::remove_of_user(transaction, tenant, user, ENDED_AT_ONCE).await?;
+                left = (!all).then(|| user.clone());
             }
         }
         revocation::put(transaction, &revoked);
         Ok(Done::with(Written::empty(), vec![Change::Revoked(revoked.clone())]))
-    })
+    })?;
+    // Not when an answer is repeated: the user may have signed in again since.
+    if let Some(user) = left {
+        end_sign_ins(&call, tenant, &user).await?;
+    }
+    Ok(answer)
 }

@@ -13,6 +13,7 @@ mod problems;
 mod shutdown;
 mod signing_keys;
 mod tokens;
+mod unknown;
 mod users;
 
 use std::sync::Arc;

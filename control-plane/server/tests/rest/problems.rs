@@ -127,3 +127,47 @@ fn headers_are_bounded() {
     assert!(answer((0..80).map(|n| format!("x-{n}: 1\r\n")).collect()).starts_with("HTTP/1.1 431"));
     assert!(answer(format!("x: {}\r\n", "y".repeat(17 << 10))).starts_with("HTTP/1.1 431"));
 }
+
+/// Ids that no store could even look up.
+#[test]
+fn names_of_any_length_name_nothing() {
+    let world = World::new();
+    let long = "x".repeat(5_000);
+    world.delete(&format!("/v1/keys/{long}"), &world.api).problem(404, "not-found");
+    world.delete(&format!("/v1/signing-keys/7.{long}"), &world.api).problem(404, "not-found");
+    world.get(&format!("/v1/channels/{long}"), &world.api).problem(404, "not-found");
+    world.get(&format!("/v1/users/{long}"), &world.api).problem(404, "not-found");
+    world.put(&format!("/v1/users/{long}"), &world.api, &json!({})).wrong_fields(&["user"]);
+    world.get(&format!("/v1/keys?cursor=MQ{}", &long[..1_000]), &world.api).wrong_fields(&["?cursor"]);
+    world.get(&format!("/v1/users?cursor={long}"), &world.api).wrong_fields(&["?cursor"]);
+    let encode = |text: String| base64::Engine::encode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, text);
+    let header = encode(json!({"alg": "EdDSA", "kid": format!("{}.{}", world.tenant, &long[..2_000])}).to_string());
+    world.get("/v1/channels", &format!("{header}.e30.AAAA")).problem(401, "unauthenticated");
+    world.get("/v1/channels", &format!("mr_{}_x", &long[..64])).problem(401, "unauthenticated");
+    let refresh = json!({"refresh_token": format!("mrr_{}_x", &long[..64])});
+    world.request("POST", "/v1/tokens/refresh").json(&refresh).send().problem(401, "unauthenticated");
+}
+
+/// Callers who say nothing, or half of it, give their place back.
+#[test]
+fn silence_is_not_waited_for() {
+    let world = World::with(|config| config.read_deadline = std::time::Duration::from_millis(50));
+    let ended = |said: &str| {
+        let mut stream = TcpStream::connect(world.base.strip_prefix("http://").unwrap()).unwrap();
+        stream.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
+        stream.write_all(said.as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).expect("the server ends the connection by itself");
+        String::from_utf8(answer).unwrap()
+    };
+    assert_eq!(ended(""), "");
+    ended("GET /v1/version HTT");
+    ended("GET /v1/version HTTP/1.1\r\nhost: x\r\nx-y: ");
+    assert!(ended("GET /v1/version HTTP/1.1\r\nhost: x\r\n\r\n").contains(" 200 OK"), "idle after an answer");
+    let half = format!(
+        "PUT /v1/users/ann HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\n\
+         content-length: 9\r\n\r\n{{",
+        world.api
+    );
+    assert!(ended(&half).contains(" 408 "));
+}
