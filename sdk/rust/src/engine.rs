@@ -48,6 +48,11 @@ use crate::state::State;
 /// How often deadlines of requests are looked at while there are any; they are that inexact.
 const TICK: Duration = Duration::from_millis(250);
 
+/// Pages for the application that one channel asks for at once: a node has a bound for those of a session.
+const HISTORIES_ASKED_MAX: usize = 4;
+/// Unanswered requests of a connection beyond which no message is sent: a node has a bound, usually 1,024.
+const REQUESTS_MAX: usize = 768;
+
 /// Names a call of the application; the shell knows who waits for it.
 pub(crate) type Ticket = usize;
 
@@ -256,12 +261,11 @@ impl Engine {
                     self.ask(now, key, mode);
                 }
             }
-            Attach::On(mode) if wanted != Some(mode) => {
-                self.unsubscribe(key);
-                if let Some(mode) = wanted {
-                    self.ask(now, key, mode);
-                }
-            }
+            Attach::On(mode) if wanted != Some(mode) => match wanted {
+                // It replaces what the session has.
+                Some(mode) => self.ask(now, key, mode),
+                None => self.unsubscribe(key),
+            },
             Attach::On(_) => self.feed_channel(now, key),
             Attach::Asked { .. } | Attach::Off { .. } => {}
         }
@@ -313,9 +317,9 @@ impl Engine {
             channel.is_listed = true;
             self.ready.push_back(key);
         }
-        let unasked: Vec<_> = channel.histories.iter_mut().filter(|history| !history.is_asked).collect();
-        let mut asked = Vec::with_capacity(unasked.len());
-        for history in unasked {
+        let room = HISTORIES_ASKED_MAX - channel.histories.iter().filter(|history| history.is_asked).count();
+        let mut asked = Vec::new();
+        for history in channel.histories.iter_mut().filter(|history| history.is_due(now)).take(room) {
             history.is_asked = true;
             asked.push((history.ticket, history.range, history.messages_max));
         }

@@ -83,6 +83,7 @@ pub enum Event {
 #[non_exhaustive]
 pub enum Skipped {
     /// This client read too slowly, and the channel's policy is to skip. Both ends are inclusive; the history has them.
+    /// In a channel that keeps no history both offsets are 0.
     SlowConsumer {
         /// The first that is missing.
         first: Position,
@@ -91,7 +92,7 @@ pub enum Skipped {
     },
     /// The application read too slowly from a channel that keeps no history.
     QueueFull {
-        /// How many.
+        /// How many, or more if the node skipped some as well.
         messages: u64,
     },
     /// The connection was interrupted, and the channel keeps no history: it is not known how many.

@@ -57,7 +57,9 @@ impl Engine {
             Attach::On(_) if handle == Handle::Sender => self.opened(now, key),
             // A subscription begins with an answer, and with one of its own.
             Attach::On(_) => {
-                self.unsubscribe(key);
+                if let Some(mode) = channel.wanted() {
+                    self.ask(now, key, mode);
+                }
                 self.sync(now, key);
             }
             Attach::Asked { mode: Mode::Read, .. } if handle == Handle::Reader => channel.is_outdated = true,
@@ -163,7 +165,7 @@ impl Engine {
         }
         let deadline = now + self.config.request_timeout;
         if let Some(channel) = self.channels.get_mut(&key) {
-            channel.histories.push_back(History { ticket, range, messages_max, deadline, is_asked: false });
+            channel.histories.push_back(History::new(ticket, range, messages_max, deadline));
         }
         self.sync(now, key);
     }
@@ -200,8 +202,8 @@ impl Engine {
             self.actions.push_back(Action::Sent { ticket: given_up.ticket, result });
         }
         while let Some(history) = channel.histories.pop_front_if(|history| history.deadline <= now) {
-            let result = Err(Error::TimedOut(Awaited::Answer));
-            self.actions.push_back(Action::Page { ticket: history.ticket, result });
+            let error = history.error.unwrap_or(Error::TimedOut(Awaited::Answer));
+            self.actions.push_back(Action::Page { ticket: history.ticket, result: Err(error) });
         }
         let late: Vec<_> = channel.waiters.extract_if(.., |waiter| waiter.deadline <= now).collect();
         for waiter in late {

@@ -85,6 +85,27 @@ pub(crate) struct History {
     pub(crate) messages_max: u32,
     pub(crate) deadline: Instant,
     pub(crate) is_asked: bool,
+    retry_at: Option<Instant>,
+    /// Why the last try failed.
+    pub(crate) error: Option<Error>,
+}
+
+impl History {
+    pub(crate) fn new(ticket: Ticket, range: HistoryRange, messages_max: u32, deadline: Instant) -> Self {
+        Self { ticket, range, messages_max, deadline, is_asked: false, retry_at: None, error: None }
+    }
+
+    /// Whether it should be asked for now.
+    pub(crate) fn is_due(&self, now: Instant) -> bool {
+        !self.is_asked && self.retry_at.is_none_or(|at| at <= now)
+    }
+
+    /// The node refused, for now.
+    pub(crate) fn retry(&mut self, at: Instant, error: Option<Error>) {
+        self.is_asked = false;
+        self.retry_at = Some(at);
+        self.error = error.or(self.error.take());
+    }
 }
 
 impl Channel {
@@ -155,8 +176,10 @@ impl Channel {
             Attach::On(_) => self.outbox.resume_at(),
             Attach::Asked { .. } => None,
         };
-        let page = self.subscription.as_ref().and_then(Subscription::retry_at);
-        [retry, page].into_iter().flatten().min()
+        let pull = self.subscription.as_ref().and_then(Subscription::retry_at);
+        let page =
+            self.histories.iter().filter(|history| !history.is_asked).filter_map(|history| history.retry_at).min();
+        [retry, pull, page].into_iter().flatten().min()
     }
 
     /// The connection is gone, and with it what the node knew of the session.

@@ -42,6 +42,14 @@ pub(crate) struct Outbox {
     cursor: usize,
     /// Requests whose answer is under way, those of given-up messages included.
     in_flight: usize,
+    /// How many may be: what a node takes that has enough, and one more for each acknowledgement.
+    in_flight_max: usize,
+    /// Acknowledgements since the last rewind.
+    acknowledged: usize,
+    /// Since the last rewind, the node said that it has enough.
+    is_limited: bool,
+    /// The front is refused because of a message that was given up.
+    is_stuck: bool,
     /// Something was refused: send nothing until nothing is in flight, then rewind.
     halted: bool,
     resume_at: Option<Instant>,
@@ -61,6 +69,8 @@ struct Pending {
     uncertain: bool,
     /// When it was sent, if it was answered with "out of order" since the last rewind.
     out_of_order: Option<Instant>,
+    /// It was answered with "blocked" since the last rewind.
+    is_blocked: bool,
 }
 
 /// A message to be sent now.
@@ -99,6 +109,10 @@ impl Outbox {
             queue: VecDeque::new(),
             cursor: 0,
             in_flight: 0,
+            in_flight_max: usize::MAX,
+            acknowledged: 0,
+            is_limited: false,
+            is_stuck: false,
             halted: false,
             resume_at: None,
             backoff: Backoff::new(limits),
@@ -118,7 +132,16 @@ impl Outbox {
     pub(crate) fn push(&mut self, ticket: Ticket, body: Bytes, deadline: Option<Instant>) {
         let sequence = self.next;
         self.next += 1;
-        let pending = Pending { sequence, ticket, body, deadline, sent_at: None, uncertain: false, out_of_order: None };
+        let pending = Pending {
+            sequence,
+            ticket,
+            body,
+            deadline,
+            sent_at: None,
+            uncertain: false,
+            out_of_order: None,
+            is_blocked: false,
+        };
         self.queue.push_back(pending);
     }
 
@@ -127,7 +150,8 @@ impl Outbox {
         let Some(pending) = self.queue.get(self.cursor) else { return false };
         // What stands behind an absent number waits for its own number.
         let in_line = self.absent.is_none_or(|absent| pending.sequence < absent);
-        !self.halted && in_line && self.resume_at.is_none_or(|at| at <= now)
+        let has_room = self.in_flight < self.in_flight_max;
+        !self.halted && in_line && has_room && self.resume_at.is_none_or(|at| at <= now)
     }
 
     /// When a pause ends, if one is on.
@@ -165,6 +189,8 @@ impl Outbox {
         self.floor = self.floor.max(sequence);
         self.absent = self.absent.filter(|&absent| absent > self.floor);
         self.backoff.reset();
+        self.acknowledged += 1;
+        self.in_flight_max = self.in_flight_max.saturating_add(1);
         let index = self.find(sequence)?;
         Some(self.remove(index).ticket)
     }
@@ -194,7 +220,9 @@ impl Outbox {
                         return None;
                     }
                     // Refused before anything was tried: what was known before still holds.
-                    Some(Code::RateLimited | Code::Busy | Code::Blocked | Code::NotSubscribed) => {}
+                    Some(Code::RateLimited | Code::Busy) => self.is_limited = true,
+                    Some(Code::Blocked) => pending.is_blocked = true,
+                    Some(Code::NotSubscribed | Code::GoingAway) => {}
                     _ => pending.uncertain = true,
                 }
                 // Those behind a refused one are refused as well; one wait is enough for all of them.
@@ -220,13 +248,21 @@ impl Outbox {
         self.settle(now, random);
     }
 
+    /// Whether nothing goes on in this session: it bars what is left because of a message that was given up.
+    pub(crate) fn take_stuck(&mut self) -> bool {
+        std::mem::take(&mut self.is_stuck)
+    }
+
     /// The connection is gone, and with it every answer that was under way. `linger` is how long the node may still read
     /// what was sent on it.
     pub(crate) fn disconnected(&mut self, now: Instant, linger: Duration, random: &mut Random) {
         for pending in &mut self.queue {
             pending.uncertain |= pending.sent_at.take().is_some();
             pending.out_of_order = None;
+            pending.is_blocked = false;
         }
+        self.in_flight_max = usize::MAX;
+        self.is_limited = false;
         if self.in_flight > 0 {
             self.stragglers = Some((now + linger, self.sent_max));
         }
@@ -281,9 +317,17 @@ impl Outbox {
         }
         self.halted = false;
         self.cursor = 0;
+        if std::mem::take(&mut self.is_limited) {
+            self.in_flight_max = self.acknowledged.max(1);
+        }
+        self.acknowledged = 0;
         let front = self.queue.front().map(|front| (front.sequence, front.out_of_order));
+        // Who bars the front is not before it in the queue: it was given up with an unknown fate.
+        self.is_stuck = self.absent.is_none()
+            && self.queue.front().is_some_and(|front| front.is_blocked && self.floor + 1 < front.sequence);
         for pending in &mut self.queue {
             pending.out_of_order = None;
+            pending.is_blocked = false;
         }
         match (self.absent, front) {
             (Some(absent), _) if self.straggler_max(now) < absent => self.move_up(absent),

@@ -8,6 +8,7 @@ use millrace_protocol::code::{Advice, Code};
 use millrace_protocol::id::{ChannelId, ProducerSequence};
 
 use super::channel::{Attach, Facts};
+use super::subscription::Mode;
 use super::transmit::Control;
 use super::{Action, Engine, Key, Request, Ticket};
 use crate::error::Error;
@@ -34,7 +35,8 @@ impl Engine {
             ServerBody::Published(published) => self.published(now, frame.request, &published),
             ServerBody::Message(message) => {
                 let Some(&key) = self.by_number.get(&message.channel) else { return };
-                let channel = self.channels.get_mut(&key);
+                // Before the answer, it is of a subscription that is replaced.
+                let channel = self.channels.get_mut(&key).filter(|channel| channel.attach == Attach::On(Mode::Read));
                 if let Some(subscription) = channel.and_then(|channel| channel.subscription.as_mut()) {
                     subscription.message(now, &message, &mut self.random);
                     self.told(now, key);
@@ -61,7 +63,7 @@ impl Engine {
             ServerBody::GoAway { code, after_ms, endpoints } => self.told_to_go(now, code, after_ms, &endpoints),
             ServerBody::Skipped { channel, first, last } => {
                 let Some(&key) = self.by_number.get(&channel) else { return };
-                let channel = self.channels.get_mut(&key);
+                let channel = self.channels.get_mut(&key).filter(|channel| channel.attach == Attach::On(Mode::Read));
                 if let Some(subscription) = channel.and_then(|channel| channel.subscription.as_mut()) {
                     subscription.skipped(now, first, last, &mut self.random);
                     self.sync(now, key);
@@ -101,7 +103,9 @@ impl Engine {
         }
         self.by_number.insert(answer.channel, key);
         if std::mem::take(&mut channel.is_outdated) {
-            self.unsubscribe(key);
+            if let Some(mode) = channel.wanted() {
+                self.ask(now, key, mode);
+            }
             return self.sync(now, key);
         }
         if let Some(subscription) = &mut channel.subscription {
@@ -164,7 +168,11 @@ impl Engine {
             }
             Some(Request::History(key, ticket)) => {
                 let page = Page { messages: messages.iter().map(Message::from_wire).collect(), more };
+                if let Some(channel) = self.channels.get_mut(&key) {
+                    channel.backoff.reset();
+                }
                 self.history_done(key, ticket, Ok(page));
+                self.sync(now, key);
             }
             _ => {}
         }
@@ -199,7 +207,8 @@ impl Engine {
             return;
         };
         // Whatever was asked, it is asked again on the next connection.
-        if ends_session(&error) && !matches!(asked, Request::Refresh) {
+        let is_leaving = error.code() == Some(Code::GoingAway) && self.go_away.is_some();
+        if ends_session(&error) && !is_leaving && !matches!(asked, Request::Refresh) {
             return self.drop_connection(now, error);
         }
         let is_lost = error.code() == Some(Code::NotSubscribed);
@@ -207,11 +216,11 @@ impl Engine {
             Request::Subscribe(key) => self.subscribe_refused(now, key, error),
             Request::Unsubscribe => {}
             Request::Publish(key, sequence) => self.publish_refused(now, key, sequence, &error),
-            Request::History(key, ticket) if is_lost => {
-                let channel = self.channels.get_mut(&key);
-                let history = channel.and_then(|channel| channel.histories.iter_mut().find(|it| it.ticket == ticket));
-                if let Some(history) = history {
-                    history.is_asked = false;
+            Request::History(key, ticket) if is_lost || error.is_retryable() => {
+                let Some(channel) = self.channels.get_mut(&key) else { return };
+                let wait = channel.backoff.next(&mut self.random).max(error.retry_after().unwrap_or_default());
+                if let Some(history) = channel.histories.iter_mut().find(|history| history.ticket == ticket) {
+                    history.retry(now + wait, Some(error).filter(|_| !is_lost));
                 }
             }
             Request::History(key, ticket) => self.history_done(key, ticket, Err(error)),
@@ -253,6 +262,7 @@ impl Engine {
         let retry_after = error.retry_after().unwrap_or_default();
         let given_up = channel.outbox.refused(now, sequence, code, retry_after, &mut self.random);
         channel.outbox.answered(now, &mut self.random);
+        let is_stuck = channel.outbox.take_stuck();
         if error.code() == Some(Code::ReadOnly)
             && let Some(subscription) = &mut channel.subscription
         {
@@ -260,6 +270,10 @@ impl Engine {
         }
         if let Some(given_up) = given_up {
             self.send_failed(&given_up, error);
+        }
+        if is_stuck {
+            // Only a new session can tell whether the message behind the one given up is stored.
+            self.drop_connection(now, Error::disconnected("a message waits for one that was given up"));
         }
     }
 }

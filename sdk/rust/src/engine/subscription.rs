@@ -249,6 +249,14 @@ impl Subscription {
     /// The node dropped messages, by the channel's policy.
     pub(crate) fn skipped(&mut self, now: Instant, first: Position, last: Position, random: &mut Random) {
         let (Flow::Live, Place::At(at)) = (&self.flow, self.place) else { return };
+        if !self.keeps_history {
+            if self.room.is_empty() {
+                self.dropped += 1;
+            } else {
+                self.tell(Event::Skipped(Skipped::SlowConsumer { first, last }));
+            }
+            return;
+        }
         if last.epoch < at.epoch || last.epoch == at.epoch && last.offset <= at.offset {
             return;
         }

@@ -9,7 +9,7 @@ use millrace_protocol::id::ChannelId;
 
 use super::channel::{Attach, Channel};
 use super::subscription::Mode;
-use super::{Engine, Key, Request};
+use super::{Engine, Key, REQUESTS_MAX, Request};
 
 /// Messages of one channel in a row, when others wait as well.
 const MESSAGES_PER_TURN: usize = 16;
@@ -75,7 +75,7 @@ impl Engine {
 
     /// The next message of the channels that have any, in turns.
     fn encode_message(&mut self, now: Instant, out: &mut Vec<u8>) -> bool {
-        if !self.is_open() {
+        if !self.is_open() || self.requests.len() >= REQUESTS_MAX {
             return false;
         }
         while let Some(&key) = self.ready.front() {

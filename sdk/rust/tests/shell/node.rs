@@ -73,6 +73,8 @@ pub(super) struct Node {
     pub(super) channels: BTreeMap<&'static str, ModelChannel>,
     /// What the session is subscribed or attached to.
     pub(super) session: HashMap<&'static str, bool>,
+    /// Messages that the session refused; those after it wait.
+    bars: HashMap<(&'static str, Producer), u64>,
     pub(super) out: VecDeque<Vec<u8>>,
     /// The session is to be closed with this code.
     pub(super) closing: Option<Code>,
@@ -100,6 +102,7 @@ impl Node {
             faults: Faults::default(),
             channels: channels.into_iter().map(|(name, history)| (name, channel(history))).collect(),
             session: HashMap::new(),
+            bars: HashMap::new(),
             out: VecDeque::new(),
             closing: None,
             is_welcomed: false,
@@ -112,6 +115,7 @@ impl Node {
     /// A new connection; what the last one had is forgotten.
     pub(super) fn accept(&mut self) {
         self.session.clear();
+        self.bars.clear();
         self.out.clear();
         self.closing = None;
         self.is_welcomed = false;
@@ -191,8 +195,18 @@ impl Node {
                     ];
                     self.pick(&codes)
                 });
+                let bar = (name, producer);
+                let is_barred = self.bars.get(&bar).is_some_and(|bar| sequence.get() > *bar);
+                if !is_barred {
+                    self.bars.remove(&bar);
+                }
                 let result = match refusal {
                     _ if !self.session.contains_key(name) => Err(Code::NotSubscribed),
+                    _ if is_barred => Err(Code::Blocked),
+                    Some(code @ (Code::RateLimited | Code::Busy | Code::TooLarge)) => {
+                        self.bars.insert(bar, sequence.get());
+                        Err(code)
+                    }
                     Some(Code::UnknownOutcome) => {
                         if self.dice.below(2) == 0 {
                             let _ = self.append(name, producer, sequence, publish.body);
@@ -261,7 +275,6 @@ impl Node {
             let body = ServerBody::Error { code, message: "no such channel", retry_after_ms: 0, channel };
             return self.say(request, body);
         };
-        assert!(!self.session.contains_key(name), "{name} is subscribed already");
         if self.chance(self.faults.subscribe_refused) {
             let code = Code::Unavailable.number();
             let body = ServerBody::Error { code, message: "not now", retry_after_ms: 50, channel: name };

@@ -74,7 +74,11 @@ fn a_pause_is_kept_and_everything_after_goes_again() {
     refuse(&mut outbox, &mut random, now, 3, Code::Blocked);
     assert_eq!(outbox.resume_at(), Some(now + wait));
     assert_eq!(send_all(&mut outbox, now + wait - Duration::from_millis(1)), []);
-    assert_eq!(send_all(&mut outbox, now + wait), numbered(&[(1, "1"), (2, "2"), (3, "3")]));
+    // A node that has enough gets few at first, and more with each that it takes.
+    let now = now + wait;
+    assert_eq!(send_all(&mut outbox, now), numbered(&[(1, "1")]));
+    assert_eq!(ack(&mut outbox, &mut random, now, 1), Some(1));
+    assert_eq!(send_all(&mut outbox, now), numbered(&[(2, "2"), (3, "3")]));
 }
 
 /// Stored, its acknowledgement lost, then refused for good: its number must not be given to another message, which the
@@ -164,6 +168,27 @@ fn a_producer_that_was_forgotten_begins_anew() {
     assert_ne!(outbox.producer(), producer);
     assert_eq!(outbox.acknowledged(producer, sequence(2)), None, "of the earlier producer");
     assert_eq!(send_all(&mut outbox, now + LIMITS.first), numbered(&[(1, "2"), (2, "3")]));
+}
+
+/// A message whose fate is unknown is refused, which bars those behind it, and is given up.
+#[test]
+fn a_session_that_bars_for_a_message_given_up_is_left() {
+    let (mut outbox, mut random, now) = outbox();
+    outbox.push(1, Bytes::from_static(b"1"), Some(now + LINGER));
+    outbox.push(2, Bytes::from_static(b"2"), None);
+    send_all(&mut outbox, now);
+    outbox.disconnected(now, LINGER, &mut random);
+    send_all(&mut outbox, now);
+    refuse(&mut outbox, &mut random, now, 1, Code::Busy);
+    refuse(&mut outbox, &mut random, now, 2, Code::Blocked);
+    assert!(!outbox.take_stuck(), "the first is tried again");
+    let now = now + LINGER;
+    assert_eq!(outbox.expire(now, &mut random), Some(GivenUp { ticket: 1, uncertain: true }));
+    assert_eq!(send_all(&mut outbox, now), numbered(&[(2, "2")]));
+    refuse(&mut outbox, &mut random, now, 2, Code::Blocked);
+    assert!(outbox.take_stuck());
+    outbox.disconnected(now, LINGER, &mut random);
+    assert_eq!(send_all(&mut outbox, now + LIMITS.max), numbered(&[(2, "2")]));
 }
 
 #[test]

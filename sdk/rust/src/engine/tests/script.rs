@@ -377,11 +377,10 @@ fn a_reader_that_is_full_pulls_and_others_go_on() {
     (1..=4).for_each(|offset| bench.push(offset));
     assert_eq!(bench.log(), ["starved"]);
     let frames = bench.frames();
-    let expect = [Asked::Unsubscribe(7), Asked::Subscribe("general".into(), WireStart::Attach)];
-    assert_eq!(frames.iter().map(|(_, asked)| asked).collect::<Vec<_>>(), expect.iter().collect::<Vec<_>>());
+    assert_eq!(frames[0].1, Asked::Subscribe("general".into(), WireStart::Attach));
     (5..=9).for_each(|offset| bench.push(offset));
     assert_eq!(bench.events.len(), 4, "messages are taken that have no room");
-    bench.say(frames[1].0, subscribed("general", 9, Recovery::None));
+    bench.say(frames[0].0, subscribed("general", 9, Recovery::None));
     assert_eq!(bench.frames(), []);
     bench.engine.taken(bench.now, key, 2, 4);
     let frames = bench.frames();
@@ -395,8 +394,8 @@ fn a_reader_that_is_full_pulls_and_others_go_on() {
     let messages = (7..=9).map(|offset| message(offset, b"m")).collect();
     bench.say(frames[0].0, ServerBody::Page { channel: channel(), messages, more: false });
     let frames = bench.frames();
-    assert_eq!(frames[1].1, Asked::Subscribe("general".into(), WireStart::After(at(9))));
-    bench.say(frames[1].0, subscribed("general", 9, Recovery::Whole));
+    assert_eq!(frames[0].1, Asked::Subscribe("general".into(), WireStart::After(at(9))));
+    bench.say(frames[0].0, subscribed("general", 9, Recovery::Whole));
     bench.push(10);
     let events: Vec<_> = bench.events.iter().map(|(_, event)| event.parse::<u64>().unwrap()).collect();
     assert_eq!(events, (1..=10).collect::<Vec<_>>());
@@ -493,6 +492,72 @@ fn a_page_is_asked_for_again_on_the_next_connection() {
     }
     bench.act();
     assert!(matches!(bench.pages[1..], [(64, Err(Error::TooManyRequests))]));
+}
+
+/// Until it leaves, the client hears what comes; what it asks belongs on the next connection.
+#[test]
+fn a_node_that_leaves_refuses_and_is_not_left_early() {
+    let mut bench = Bench::welcomed(config());
+    let key = bench.open("general", Some(Start::Live));
+    let code = Code::GoingAway.number();
+    bench.say(0, ServerBody::GoAway { code, after_ms: 3_000, endpoints: vec![] });
+    bench.engine.send(bench.now, key, 5, Bytes::from_static(b"a"));
+    let (request, _) = bench.frames().remove(0);
+    bench.say(request, refusal(Code::GoingAway));
+    bench.push(1);
+    assert_eq!(bench.events, [(key, "1".into())]);
+    assert_eq!(bench.log(), [] as [&str; 0]);
+    bench.pass(Duration::from_secs(3));
+    assert_eq!(bench.log(), ["disconnect", "reconnecting 1", "connect ws://a"]);
+    bench.engine.handle_connected(bench.now);
+    let (hello, _) = bench.frames().remove(0);
+    bench.say(hello, ServerBody::Welcome(welcome()));
+    bench.say(hello, subscribed("general", 1, Recovery::Whole));
+    assert_eq!(bench.frames().remove(0).1, Asked::Publish(1, "a".into()));
+}
+
+/// Answers to what was sent before the node ended the subscription do not count for what is sent after.
+#[test]
+fn answers_that_come_late_are_for_nobody() {
+    let mut bench = Bench::welcomed(config());
+    let key = bench.open("general", None);
+    bench.engine.send(bench.now, key, 5, Bytes::from_static(b"a"));
+    let (late, _) = bench.frames().remove(0);
+    let code = Code::Unavailable.number();
+    bench.say(0, ServerBody::Unsubscribed { channel: channel(), code, reason: "away" });
+    bench.pass(Duration::from_millis(100));
+    let (request, _) = bench.frames().remove(0);
+    bench.say(request, subscribed("general", 0, Recovery::None));
+    assert_eq!(bench.frames().remove(0).1, Asked::Publish(1, "a".into()));
+    bench.say(late, refusal(Code::TooLarge));
+    assert!(bench.sent.is_empty(), "{:?}", bench.sent);
+    bench.say(late, refusal(Code::RateLimited));
+    bench.engine.send(bench.now, key, 6, Bytes::from_static(b"b"));
+    assert_eq!(bench.frames().remove(0).1, Asked::Publish(2, "b".into()), "nothing halts");
+}
+
+#[test]
+fn a_refused_page_is_asked_for_again_while_there_is_time() {
+    let mut bench = Bench::welcomed(config());
+    let key = bench.open("general", None);
+    for ticket in 0..6 {
+        bench.engine.history(bench.now, key, ticket, HistoryRange::Newest, 50);
+    }
+    let frames = bench.frames();
+    assert_eq!(frames.len(), HISTORIES_ASKED_MAX);
+    bench.say(frames[0].0, refusal(Code::NoHistory));
+    assert!(matches!(&bench.pages[..], [(0, Err(error))] if error.code() == Some(Code::NoHistory)));
+    let mut open: Vec<u32> = frames[1..].iter().map(|(request, _)| *request).collect();
+    let mut asked = 0;
+    while bench.pages.len() == 1 {
+        open.drain(..).for_each(|request| bench.say(request, refusal(Code::Busy)));
+        bench.pass(Duration::from_millis(500));
+        bench.say(0, ServerBody::Ping);
+        open = bench.frames().iter().filter(|(request, _)| *request != 0).map(|(request, _)| *request).collect();
+        asked += open.len();
+    }
+    assert!(asked > 5, "{asked}");
+    assert!(matches!(&bench.pages[1], (_, Err(error)) if error.code() == Some(Code::Busy)));
 }
 
 #[test]
