@@ -45,7 +45,7 @@ impl ProducerRow {
 
     /// A row from its runs; `None` if they are none, too many, empty, or not consecutive.
     pub fn from_runs(runs: Vec<Run>) -> Option<Self> {
-        let consecutive = runs.windows(2).all(|pair| pair[0].last().next() == pair[1].sequence);
+        let consecutive = || runs.windows(2).all(|pair| pair[0].last().next() == pair[1].sequence);
         let counted = runs.iter().all(|run| {
             let more = u64::from(run.count).checked_sub(1);
             more.is_some_and(|more| {
@@ -53,7 +53,7 @@ impl ProducerRow {
             })
         });
         // Counts first: `last` of an empty run has no meaning.
-        (counted && (1..=PRODUCER_RUNS_MAX).contains(&runs.len()) && consecutive).then_some(Self { runs })
+        (counted && (1..=PRODUCER_RUNS_MAX).contains(&runs.len()) && consecutive()).then_some(Self { runs })
     }
 
     /// Its runs, as [`ProducerRow::from_runs`] takes them.

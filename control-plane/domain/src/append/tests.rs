@@ -178,6 +178,7 @@ fn runs_from_outside_are_checked() {
     check(vec![run(3, 9, 2), run(5, 20, 1)], true);
     check(vec![], false);
     check(vec![run(1, 1, 0)], false);
+    check(vec![run(1, 1, 0), run(1, 1, 1)], false);
     check(vec![run(1, 1, 2), run(4, 9, 1)], false);
     check(vec![run(u64::MAX, 1, 2)], false);
     check(vec![run(1, u64::MAX, 2)], false);
