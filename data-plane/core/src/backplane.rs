@@ -28,7 +28,8 @@ pub(crate) enum Pending {
     Reauthorize(Vec<(SessionKey, ChannelId)>),
     Open(Vec<HomeKey>),
     Append(Vec<HomeKey>),
-    Read(HomeKey),
+    /// With the number of the home's read.
+    Read(HomeKey, u32),
     Close(Vec<HomeKey>),
 }
 

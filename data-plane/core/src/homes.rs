@@ -173,14 +173,22 @@ impl Homes {
         }
     }
 
-    pub(crate) fn handle_history(&mut self, context: &mut Context<'_>, key: HomeKey, result: Result<History, Refusal>) {
+    pub(crate) fn handle_history(
+        &mut self,
+        context: &mut Context<'_>,
+        key: HomeKey,
+        number: u32,
+        result: Result<History, Refusal>,
+    ) {
         self.reading -= 1;
-        self.with(context, key, |home, context| home.handle_history(context, result));
+        self.with(context, key, |home, context| home.handle_history(context, number, result));
     }
 
-    pub(crate) fn handle_closed(&mut self, context: &mut Context<'_>, keys: Vec<HomeKey>) {
+    /// Homes were given back, or not.
+    pub(crate) fn handle_closed(&mut self, context: &mut Context<'_>, keys: Vec<HomeKey>, closed: bool) {
         for key in keys {
-            self.with(context, key, Home::handle_closed);
+            let act = if closed { Home::handle_closed } else { Home::handle_close_refused };
+            self.with(context, key, act);
         }
     }
 
@@ -248,10 +256,10 @@ impl Homes {
             context.backplane.ask(NodeBody::OpenHomes(channels), Pending::Open(keys));
         }
         while self.reading < READS_MAX {
-            let Some((key, read)) = context.wants.reads.pop_front() else { break };
+            let Some((key, number, read)) = context.wants.reads.pop_front() else { break };
             if self.alive(key).is_some() {
                 self.reading += 1;
-                context.backplane.ask(NodeBody::ReadHistory(read), Pending::Read(key));
+                context.backplane.ask(NodeBody::ReadHistory(read), Pending::Read(key, number));
             }
         }
         self.give_back(context);

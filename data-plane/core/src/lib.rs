@@ -20,6 +20,7 @@
 mod action;
 mod arena;
 mod backplane;
+mod barring;
 mod config;
 mod grant;
 mod home;

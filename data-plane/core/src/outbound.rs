@@ -237,6 +237,19 @@ impl Outbound {
     /// Drops messages of a channel that are not written yet, because the session is to hear no more of it.
     pub(crate) fn drop_channel(&mut self, channel: ChannelId) {
         self.drop_waiting(channel, &mut None, &mut Skipped::default());
+        // Of a run that is partly written only the frame under way goes out.
+        if let Some(Segment::Run(run)) = &self.front
+            && run.channel == channel
+        {
+            let end = frame_end(&run.bytes, self.written as usize);
+            self.data_bytes -= len32(run.len() - end);
+            let rest = Run { bytes: run.bytes.slice(..end), ..Run::clone(run) };
+            self.front = Some(Segment::Run(Rc::new(rest)));
+            if end == self.written as usize {
+                self.written = 0;
+                self.front = self.rest.pop_front();
+            }
+        }
     }
 
     /// Drops everything but the rest of a frame that is partly written: what follows is the transport's close.

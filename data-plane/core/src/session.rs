@@ -2,17 +2,15 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use millrace_protocol::{ChannelId, Code, Position, Producer, ProducerSequence, TenantId, UserId};
+use millrace_protocol::{ChannelId, Position, Producer, TenantId, UserId};
 
 use crate::VerifiedToken;
+use crate::barring::Barring;
 use crate::grant::Access;
 use crate::outbound::Outbound;
 use crate::rate_limit::Bucket;
 use crate::replay::Pacing;
 use crate::wheel::Tick;
-
-/// Producers of a session whose refused publish bars the later ones. The oldest goes first; stored channels keep order anyway.
-const BARRED_MAX: usize = 32;
 
 pub(crate) struct Session {
     pub(crate) state: State,
@@ -31,7 +29,8 @@ pub(crate) struct Session {
     pub(crate) user_previous: u32,
     pub(crate) user_next: u32,
     pub(crate) pacing: Option<Box<Pacing>>,
-    barred: Option<Box<Barring>>,
+    /// Only there while a refused publish is awaited again.
+    pub(crate) barring: Option<Box<Barring<(ChannelId, Producer)>>>,
 }
 
 pub(crate) enum State {
@@ -90,19 +89,6 @@ pub(crate) enum Phase {
     Parked,
 }
 
-/// Boxed, and only there while a refused publish is still to be sent again.
-#[derive(Default)]
-struct Barring {
-    bars: Vec<Barred>,
-}
-
-/// A refused publish: later ones of its producer are refused too, until it is sent again.
-struct Barred {
-    channel: ChannelId,
-    producer: Producer,
-    sequence: ProducerSequence,
-}
-
 impl Session {
     pub(crate) fn new(now: Tick) -> Self {
         Self {
@@ -117,7 +103,7 @@ impl Session {
             user_previous: crate::user::NONE,
             user_next: crate::user::NONE,
             pacing: None,
-            barred: None,
+            barring: None,
         }
     }
 
@@ -163,40 +149,6 @@ impl Session {
     pub(crate) fn reserved_bytes(&self) -> u32 {
         self.pacing.as_ref().map_or(0, |pacing| pacing.reserved_bytes())
     }
-
-    /// Whether this publish must wait because an earlier one of its producer was refused.
-    pub(crate) fn check_barred(
-        &mut self,
-        channel: ChannelId,
-        producer: Producer,
-        sequence: ProducerSequence,
-    ) -> Result<(), Code> {
-        let Some(barring) = &mut self.barred else { return Ok(()) };
-        let barred = &mut barring.bars;
-        let of = |bar: &Barred| bar.channel == channel && bar.producer == producer;
-        match barred.iter().find(|bar| of(bar)) {
-            Some(bar) if sequence > bar.sequence => return Err(Code::Blocked),
-            Some(_) => barred.retain(|bar| !of(bar)),
-            None => {}
-        }
-        if barred.is_empty() {
-            self.barred = None;
-        }
-        Ok(())
-    }
-
-    /// A publish was refused here: those after it wait.
-    pub(crate) fn bar(&mut self, channel: ChannelId, producer: Producer, sequence: ProducerSequence) {
-        let barred = &mut self.barred.get_or_insert_default().bars;
-        if let Some(bar) = barred.iter_mut().find(|bar| bar.channel == channel && bar.producer == producer) {
-            bar.sequence = bar.sequence.min(sequence);
-            return;
-        }
-        if barred.len() >= BARRED_MAX {
-            barred.remove(0);
-        }
-        barred.push(Barred { channel, producer, sequence });
-    }
 }
 
 impl Identity {
@@ -216,28 +168,6 @@ pub(crate) fn token_hash(id: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn later_sequences_wait_for_a_refused_one() {
-        let channel = ChannelId::new(1).unwrap();
-        let producer = |n| Producer::new(n).unwrap();
-        let sequence = |n| ProducerSequence::new(n).unwrap();
-        let mut session = Session::new(0);
-        session.bar(channel, producer(5), sequence(3));
-        let mut check = |of: u64, n: u64, expect| {
-            assert_eq!(session.check_barred(channel, producer(of), sequence(n)), expect, "{of} {n}");
-        };
-        check(5, 4, Err(Code::Blocked));
-        check(6, 4, Ok(()));
-        check(5, 5, Err(Code::Blocked));
-        check(5, 3, Ok(()));
-        check(5, 4, Ok(()));
-        assert!(session.barred.is_none(), "nothing left to remember");
-        for n in 1..100 {
-            session.bar(channel, producer(n), sequence(1));
-        }
-        assert_eq!(session.barred.as_ref().unwrap().bars.len(), BARRED_MAX);
-    }
 
     #[test]
     fn an_idle_session_is_small() {

@@ -387,6 +387,8 @@ impl<V: VerifyToken> Shard<V> {
         self.forget(key);
         let Some(session) = self.sessions.get_mut(key) else { return };
         session.state = State::Closing;
+        // The shell writes what is left when it closes.
+        session.outbound.flushing = false;
         let before = session.outbound.queued_bytes();
         if queue == Queue::Drop {
             session.outbound.drop_all();

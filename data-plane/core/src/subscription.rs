@@ -28,6 +28,8 @@ pub(crate) struct Entry {
     live: u32,
     /// Sessions that start at the tail and wait for the group's join, with the join's number; some may have left.
     pub(crate) waiting: Vec<(SessionKey, u32)>,
+    /// Sessions that are ahead of the live ones and go on when those have caught up, or are gone.
+    pub(crate) parked: Vec<(SessionKey, u32)>,
     /// The group's join that counts.
     pub(crate) group: u32,
     /// Joins that the home has not answered. While there are some the shard does not leave: an answer may carry interest.
@@ -130,6 +132,7 @@ impl Channels {
                 members: Vec::new(),
                 live: 0,
                 waiting: Vec::new(),
+                parked: Vec::new(),
                 group: 0,
                 joins: 0,
             })

@@ -280,7 +280,10 @@ impl Home {
     }
 
     /// What the store has, for whoever it was read for.
-    pub(crate) fn handle_history(&mut self, context: &mut Context<'_>, result: Result<History, Refusal>) {
+    pub(crate) fn handle_history(&mut self, context: &mut Context<'_>, number: u32, result: Result<History, Refusal>) {
+        if number != self.reads {
+            return;
+        }
         let Some(reading) = self.reading.take() else { return };
         match reading {
             Reading::CatchUp => self.handle_caught_up(context, result),

@@ -5,8 +5,9 @@ use std::time::Duration;
 use millrace_protocol::client::{HistoryClass, HistoryRange};
 use millrace_protocol::code::{Advice, Refusal};
 use millrace_protocol::node::{CloseHome, Head, History, ReadHistory, StoredMessage};
-use millrace_protocol::{Code, Offset};
+use millrace_protocol::{Code, Epoch, Offset, Position};
 
+use super::append::Runs;
 use super::producers::Producers;
 use super::{Behind, Context, Home, Lease, Reading, State};
 use crate::hop::HopBody;
@@ -46,6 +47,7 @@ impl Home {
     }
 
     fn lose_lease(&mut self, context: &Context<'_>) {
+        self.interrupt_read();
         self.lease = Lease::Missing;
         self.appending = false;
         if self.history == HistoryClass::Durable {
@@ -53,6 +55,13 @@ impl Home {
         }
         if self.stuck_since_ms.is_none() {
             self.stuck_since_ms = Some(context.now_ms);
+        }
+    }
+
+    /// The read under way is nobody's any more; who waits for it waits for another.
+    fn interrupt_read(&mut self) {
+        if let Some(Reading::Held(held)) = self.reading.take() {
+            self.held.push_front(held);
         }
     }
 
@@ -147,12 +156,14 @@ impl Home {
         let landed = next.saturating_sub(behind.saved);
         if next == behind.saved {
             behind.offered = 0;
-            self.epoch = head.epoch;
+            self.go_on_in(context, head.epoch);
         } else if next > behind.saved && landed <= behind.offered as u64 {
             behind.offered = usize::try_from(landed).unwrap_or(0);
             let after = behind.saved - 1;
             self.epoch = head.epoch;
+            // What landed keeps its epoch; the rest gets the new one when that is known.
             let count = u32::try_from(landed).unwrap_or(u32::MAX);
+            self.interrupt_read();
             self.read(context, Reading::Verify, HistoryRange::After(after), count);
         } else {
             self.lost(context, head);
@@ -162,11 +173,13 @@ impl Home {
     pub(super) fn read(&mut self, context: &mut Context<'_>, reading: Reading, range: HistoryRange, messages_max: u32) {
         debug_assert!(self.reading.is_none(), "one read at a time");
         self.reading = Some(reading);
+        self.reads = self.reads.wrapping_add(1);
         let bytes_max = context.config.page_bytes_max;
-        context
-            .wants
-            .reads
-            .push_back((self.key, ReadHistory { channel: self.key.channel, messages_max, bytes_max, range }));
+        context.wants.reads.push_back((
+            self.key,
+            self.reads,
+            ReadHistory { channel: self.key.channel, messages_max, bytes_max, range },
+        ));
     }
 
     /// What was read for the home itself.
@@ -235,7 +248,23 @@ impl Home {
             self.read(context, Reading::Verify, HistoryRange::After(after), left);
             return;
         }
+        self.go_on_in(context, self.epoch);
         self.opened(context);
+    }
+
+    /// What is not stored will be stored in this epoch: from now on it is shown in it, so that everyone who reads it sees the same.
+    fn go_on_in(&mut self, context: &mut Context<'_>, epoch: Epoch) {
+        self.epoch = epoch;
+        let Some(behind) = &self.behind else { return };
+        let mut runs = Runs::new(self.key.channel, epoch);
+        for (offset, (_, message)) in (behind.saved..).zip(&behind.unsaved) {
+            runs.push(context.scratch, Position { epoch, offset }, message);
+        }
+        self.window.cut(behind.saved);
+        let (limits, keep_from) = (self.window_limits(context.config), behind.saved);
+        for run in runs.finish() {
+            self.window.push(run, limits, keep_from);
+        }
     }
 
     /// The link is cut: nothing that was asked will be answered.
@@ -243,16 +272,16 @@ impl Home {
         if self.history == HistoryClass::None {
             return;
         }
-        if !self.is_known() || matches!(self.state, State::Closing) {
+        if !self.is_known() {
             self.end(context, Code::Unavailable);
             return;
         }
+        if self.state == State::Closing {
+            // Whether it was given back is not known; either way this home has everything, so it goes on.
+            self.state = State::Open;
+        }
         self.retry_ms = 0;
         self.retry_at_ms = None;
-        match self.reading.take() {
-            Some(Reading::Held(held)) => self.held.push_front(held),
-            Some(Reading::CatchUp | Reading::Verify) | None => {}
-        }
         self.lose_lease(context);
     }
 
@@ -261,10 +290,11 @@ impl Home {
         if self.history == HistoryClass::None {
             return;
         }
-        if self.is_unused() {
+        if self.is_unused() && self.history == HistoryClass::Durable {
             self.state = State::Dead;
             return;
         }
+        // A windowed one that nobody uses opens once more to close properly: its epoch lives on.
         self.want_lease(context);
     }
 
@@ -317,11 +347,16 @@ impl Home {
 
     /// Ends the use of the channel. A windowed one gives its head back, so that its epoch may live on.
     pub(crate) fn close(&mut self, context: &mut Context<'_>) {
-        if self.history == HistoryClass::Windowed && self.lease == Lease::Held {
-            self.state = State::Closing;
-            context.wants.closes.push_back(self.key);
-        } else {
-            self.state = State::Dead;
+        match (self.history, self.lease) {
+            (HistoryClass::Windowed, Lease::Held) => {
+                self.state = State::Closing;
+                context.wants.closes.push_back(self.key);
+            }
+            (HistoryClass::Windowed, _) if self.is_known() => {
+                self.used_ms = context.now_ms;
+                self.want_lease(context);
+            }
+            _ => self.state = State::Dead,
         }
     }
 
@@ -332,7 +367,7 @@ impl Home {
         Some(CloseHome { channel: self.key.channel, term, epoch: self.epoch, next_offset })
     }
 
-    /// The head is given back. Gives whether somebody has come meanwhile: then a new life begins.
+    /// The head is given back. If somebody has come meanwhile, it opens anew.
     pub(crate) fn handle_closed(&mut self, context: &mut Context<'_>) {
         if self.state != State::Closing {
             return;
@@ -348,6 +383,17 @@ impl Home {
         self.state = State::Opening;
         self.want_lease(context);
         self.want_offer(context);
+    }
+
+    /// The head could not be given back now: the home goes on, and closes another time.
+    pub(crate) fn handle_close_refused(&mut self, context: &mut Context<'_>) {
+        if self.state != State::Closing {
+            return;
+        }
+        self.state = State::Open;
+        self.used_ms = context.now_ms;
+        self.want_offer(context);
+        self.serve_held(context);
     }
 
     /// A clean stop: write behind at once; a windowed home that is settled closes, whoever listens.

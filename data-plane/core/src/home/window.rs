@@ -99,6 +99,22 @@ impl Window {
             .map(|(_, frame)| frame)
     }
 
+    /// Lets go of everything from `offset` on.
+    pub(crate) fn cut(&mut self, offset: u64) {
+        while let Some(run) = self.runs.pop_back() {
+            self.messages -= run.count;
+            self.bytes -= run.len();
+            if run.first < offset {
+                if let Some(kept) = if run.last < offset { Some(run) } else { run.until(offset - 1) } {
+                    self.messages += kept.count;
+                    self.bytes += kept.len();
+                    self.runs.push_back(kept);
+                }
+                return;
+            }
+        }
+    }
+
     pub(crate) fn clear(&mut self) {
         *self = Self::default();
     }
@@ -145,6 +161,24 @@ mod tests {
         assert_eq!(window.first(), Some(3), "kept beyond the limit");
         window.trim(LIMITS, 9);
         assert_eq!(window.first(), Some(5));
+    }
+
+    #[test]
+    fn the_newest_can_be_cut_off() {
+        let mut window = Window::default();
+        for first in [1, 3, 5] {
+            window.push(run(first, &[9, 9]), LIMITS, u64::MAX);
+        }
+        let check = |window: &mut Window, offset: u64, expect: Option<(u64, u64)>| {
+            window.cut(offset);
+            assert_eq!(span(&window.after(0, 99, 99_999)), expect, "{offset}");
+            let bytes: usize = window.runs.iter().map(Run::len).sum();
+            assert_eq!((window.bytes, window.messages), (bytes, window.runs.iter().map(|run| run.count).sum()));
+        };
+        check(&mut window, 7, Some((1, 6)));
+        check(&mut window, 4, Some((1, 3)));
+        check(&mut window, 3, Some((1, 2)));
+        check(&mut window, 1, None);
     }
 
     #[test]

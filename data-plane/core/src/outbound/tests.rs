@@ -122,6 +122,26 @@ fn a_channel_can_be_dropped_even_in_front() {
 }
 
 #[test]
+fn of_a_dropped_channel_only_the_frame_under_way_is_finished() {
+    let one = run(1, &[10]).len();
+    let check = |written: usize, left: usize| {
+        let mut outbound = Outbound::default();
+        outbound.push_run(&Rc::new(run(1, &[10, 10, 10])));
+        ping(&mut outbound);
+        let pong = outbound.queued_bytes() - 3 * one;
+        outbound.advance(0, written, true);
+        outbound.drop_channel(ChannelId::new(9).unwrap());
+        assert_eq!(outbound.queued_bytes(), left + pong, "{written}");
+        outbound.advance(0, left, false);
+        assert_eq!((frames(&outbound), outbound.data_bytes()), (vec!["ping".into()], 0));
+    };
+    check(0, 0);
+    check(5, one - 5);
+    check(one, 0);
+    check(one + 1, one - 1);
+}
+
+#[test]
 fn pages_count_as_data_and_stalls_are_seen() {
     let mut outbound = Outbound::default();
     outbound.push_page(vec![0x82, 3, 1, 2, 3]);

@@ -124,14 +124,16 @@ impl<V: VerifyToken> Shard<V> {
                 };
                 self.with_homes(now, |homes, context| homes.handle_appended(context, keys, Err(refusal)));
             }
-            (Pending::Read(key), NodeBody::History(history)) => {
-                self.with_homes(now, |homes, context| homes.handle_history(context, key, Ok(history)));
+            (Pending::Read(key, number), NodeBody::History(history)) => {
+                self.with_homes(now, |homes, context| homes.handle_history(context, key, number, Ok(history)));
             }
-            (Pending::Read(key), body) => {
-                self.with_homes(now, |homes, context| homes.handle_history(context, key, Err(refused(body))));
+            (Pending::Read(key, number), body) => {
+                self.with_homes(now, |homes, context| homes.handle_history(context, key, number, Err(refused(body))));
             }
-            // Closed or not: the home has nothing more to say about it.
-            (Pending::Close(keys), _) => self.with_homes(now, |homes, context| homes.handle_closed(context, keys)),
+            (Pending::Close(keys), body) => {
+                let closed = matches!(body, NodeBody::HomesClosed);
+                self.with_homes(now, |homes, context| homes.handle_closed(context, keys, closed));
+            }
         }
     }
 

@@ -112,7 +112,8 @@ impl<V: VerifyToken> Shard<V> {
 
     /// Puts a page of replay into the session's queue; room was kept for it.
     pub(super) fn push_page(&mut self, key: SessionKey, runs: Vec<Run>) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
+        // A session that has just met its end takes nothing any more.
+        let Some(session) = self.sessions.get_mut(key).filter(|session| session.identity().is_some()) else { return };
         for run in runs {
             self.stats.deliveries_total += u64::from(run.count);
             self.stats.outbound_bytes_total += run.len() as u64;
@@ -133,6 +134,7 @@ impl<V: VerifyToken> Shard<V> {
         let Some(entry) = self.channels.get_mut(channel) else { return };
         if entry.live() == 0 {
             entry.interest = Interest::Off;
+            self.serve_parked(channel);
             self.tidy(channel);
             return;
         }
@@ -161,6 +163,7 @@ impl<V: VerifyToken> Shard<V> {
         }
         entry.interest = Interest::Off;
         self.unsubscribe_live(channel, code);
+        self.serve_parked(channel);
         self.tidy(channel);
     }
 
@@ -176,8 +179,12 @@ impl<V: VerifyToken> Shard<V> {
 
     /// Ends a subscription that the client has, and tells it why.
     pub(super) fn unsubscribed(&mut self, key: SessionKey, channel: ChannelId, code: Code) {
+        // With its last user the channel's entry goes, and with that its name.
+        let name = self.name_of(channel);
         match self.drop_subscription(key, channel) {
-            Some(SubscriptionState::Joining { request, .. }) => self.refuse_subscribe(key, request, code, channel),
+            Some(SubscriptionState::Joining { request, .. }) => {
+                self.refuse_subscribe(key, request, code, name.as_ref())
+            }
             Some(_) => {
                 let body = ServerBody::Unsubscribed { channel, code: code.number(), reason: code.meaning().trim() };
                 self.send(key, 0, body);
@@ -242,6 +249,7 @@ impl<V: VerifyToken> Shard<V> {
             self.later(now, self.config.home.retry, Chore::Rejoin(channel));
         } else {
             self.unsubscribe_live(channel, code);
+            self.serve_parked(channel);
         }
         self.tidy(channel);
     }

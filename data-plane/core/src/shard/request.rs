@@ -12,7 +12,7 @@ use millrace_protocol::{ChannelId, ChannelName, Code};
 use super::{Draining, Queue, Shard};
 use crate::grant::Question;
 use crate::home::out_of_order;
-use crate::hop::{Acks, HopBody, Origin, Outcome, Page, Publish, Read};
+use crate::hop::{Ack, Acks, HopBody, Origin, Outcome, Page, Publish, Read};
 use crate::replay::Paced;
 use crate::session::{From, Identity, State, SubscriptionState};
 use crate::{Now, SessionKey, ShardIndex, VerifyToken, home_of};
@@ -158,11 +158,12 @@ impl<V: VerifyToken> Shard<V> {
     }
 
     fn unsubscribe(&mut self, key: SessionKey, request: u32, channel: ChannelId) {
+        let name = self.name_of(channel);
         match self.drop_subscription(key, channel) {
             None => self.send_error(key, request, Code::NotSubscribed),
             Some(state) => {
                 if let SubscriptionState::Joining { request, .. } = state {
-                    self.refuse_subscribe(key, request, Code::NotSubscribed, channel);
+                    self.refuse_subscribe(key, request, Code::NotSubscribed, name.as_ref());
                 }
                 self.send(key, request, ServerBody::Unsubscribed { channel, code: 0, reason: "" });
             }
@@ -180,8 +181,14 @@ impl<V: VerifyToken> Shard<V> {
         if !access.can_publish {
             return self.send_error(key, request, Code::ReadOnly);
         }
-        if let Err(code) = session.check_barred(channel, producer, sequence) {
-            return self.send_error(key, request, code);
+        if let Some(barring) = &mut session.barring {
+            let blocked = barring.check(now_ns / 1_000_000, &(channel, producer), sequence);
+            if barring.is_empty() {
+                session.barring = None;
+            }
+            if let Err(code) = blocked {
+                return self.send_error(key, request, code);
+            }
         }
         // From here on a refusal bars what the producer sends after it, or it would be stored in the wrong order.
         let mut retry_after_ms = 0;
@@ -199,7 +206,8 @@ impl<V: VerifyToken> Shard<V> {
             None
         };
         if let Some(code) = refused {
-            session.bar(channel, producer, sequence);
+            let barring = session.barring.get_or_insert_default();
+            barring.bar(now_ns / 1_000_000, (channel, producer), sequence);
             return self.send_error_about(key, request, code, code.meaning().trim(), retry_after_ms, "");
         }
         session.in_flight += 1;
@@ -223,6 +231,7 @@ impl<V: VerifyToken> Shard<V> {
         let channel = acks.channel;
         for ack in acks.acks {
             self.answered(ack.session);
+            self.unbar(channel, &ack);
             let position = match ack.outcome {
                 Outcome::Accepted(position) => (position, false),
                 Outcome::Duplicate(position) => (position, true),
@@ -242,6 +251,23 @@ impl<V: VerifyToken> Shard<V> {
                 let (producer, sequence) = (ack.producer, ack.sequence);
                 let body = Published { channel, producer, sequence, position, duplicate };
                 self.send(ack.session, ack.request, ServerBody::Published(body));
+            }
+        }
+    }
+
+    /// What is accepted needs no bar.
+    fn unbar(&mut self, channel: ChannelId, ack: &Ack) {
+        let expected = match ack.outcome {
+            Outcome::Accepted(_) | Outcome::Duplicate(_) => ack.sequence.next(),
+            Outcome::OutOfOrder { expected } => expected,
+            Outcome::Refused { .. } => return,
+        };
+        if let Some(session) = self.sessions.get_mut(ack.session)
+            && let Some(barring) = &mut session.barring
+        {
+            barring.lift(&(channel, ack.producer), expected);
+            if barring.is_empty() {
+                session.barring = None;
             }
         }
     }

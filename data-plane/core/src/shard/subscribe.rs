@@ -1,7 +1,7 @@
 //! How a subscription begins, is replayed, goes live, and ends.
 
 use millrace_protocol::client::{HistoryClass, Recovery, ServerBody, Subscribed};
-use millrace_protocol::{ChannelId, Code, Position};
+use millrace_protocol::{ChannelId, ChannelName, Code, Position};
 
 use super::Shard;
 use super::request::Waiter;
@@ -17,8 +17,12 @@ impl<V: VerifyToken> Shard<V> {
     pub(super) fn begin(&mut self, waiter: &Waiter, granted: &Granted) {
         let Waiter { session: key, request, from } = *waiter;
         let channel = granted.channel;
+        // It may have ended while the grant was looked up.
+        if self.sessions.get(key).is_none_or(|session| session.identity().is_none()) {
+            return;
+        }
         if let Some(SubscriptionState::Joining { request, .. }) = self.drop_subscription(key, channel) {
-            self.refuse_subscribe(key, request, Code::NotSubscribed, channel);
+            self.refuse_subscribe(key, request, Code::NotSubscribed, Some(&granted.name));
         }
         let Some(session) = self.sessions.get_mut(key) else { return };
         if session.subscriptions.len() >= self.config.subscriptions_max as usize {
@@ -192,32 +196,43 @@ impl<V: VerifyToken> Shard<V> {
             self.sessions.get_mut(key).and_then(|session| session.subscription_mut(channel))
         {
             subscription.state = SubscriptionState::Replaying { position: catch.position, phase: Phase::Parked };
+            let number = subscription.number;
+            if let Some(entry) = self.channels.get_mut(channel) {
+                entry.parked.push((key, number));
+            }
         }
     }
 
     /// The channel's entry has become live: those who waited for the tail start there, those who were ahead go on.
     pub(super) fn serve_waiting(&mut self, channel: ChannelId) {
         let Some(entry) = self.channels.get_mut(channel) else { return };
-        let at = entry.position;
-        let others: Vec<_> = entry.members()[entry.live() as usize..].to_vec();
-        let parked = others.into_iter().filter_map(|index| {
-            let (key, session) = self.sessions.entry_mut(index)?;
-            match session.subscription(channel)?.state {
-                SubscriptionState::Replaying { position, phase: Phase::Parked } => Some((key, position)),
-                _ => None,
-            }
-        });
-        let parked: Vec<_> = if entry.live() > 0 { parked.collect() } else { Vec::new() };
         for (key, number) in std::mem::take(&mut entry.waiting) {
             if self.is_current(key, channel, number) {
                 self.go_live(key, channel);
             }
         }
-        for (key, position) in parked {
-            if position.offset == at.offset {
-                self.make_live(key, channel);
-            } else {
-                self.replay_from(key, channel, position);
+        self.serve_parked(channel);
+    }
+
+    /// Those who were ahead of the live ones go on: as one of them if they stand together now, else with the next page.
+    pub(super) fn serve_parked(&mut self, channel: ChannelId) {
+        let Some(entry) = self.channels.get_mut(channel) else { return };
+        let at = (entry.interest == Interest::Live).then_some(entry.position.offset);
+        for (key, number) in std::mem::take(&mut entry.parked) {
+            if !self.is_current(key, channel, number) {
+                continue;
+            }
+            let subscription = self.sessions.get(key).and_then(|session| session.subscription(channel));
+            match subscription.map(|subscription| subscription.state) {
+                Some(SubscriptionState::Replaying { position, phase: Phase::Parked })
+                    if at == Some(position.offset) =>
+                {
+                    self.make_live(key, channel);
+                }
+                Some(SubscriptionState::Replaying { position, phase: Phase::Parked }) => {
+                    self.replay_from(key, channel, position);
+                }
+                _ => {}
             }
         }
     }
@@ -263,11 +278,14 @@ impl<V: VerifyToken> Shard<V> {
         self.send(key, request, ServerBody::Subscribed(body));
     }
 
+    pub(super) fn name_of(&self, channel: ChannelId) -> Option<ChannelName> {
+        self.channels.get(channel).map(|entry| entry.name.clone())
+    }
+
     /// Answers the request to subscribe of a subscription that is gone.
-    pub(super) fn refuse_subscribe(&mut self, key: SessionKey, request: u32, code: Code, channel: ChannelId) {
-        let name = self.channels.get(channel).map(|entry| entry.name.clone());
-        let name = name.as_ref().map_or("", |name| name.as_str());
+    pub(super) fn refuse_subscribe(&mut self, key: SessionKey, request: u32, code: Code, name: Option<&ChannelName>) {
         self.answered(key);
+        let name = name.map_or("", ChannelName::as_str);
         self.send_error_about(key, request, code, code.meaning().trim(), 0, name);
     }
 
@@ -312,6 +330,7 @@ impl<V: VerifyToken> Shard<V> {
                 self.links.send(to, HopBody::Leave(channel));
             }
             entry.interest = Interest::Off;
+            self.serve_parked(channel);
             self.tidy(channel);
         }
     }
