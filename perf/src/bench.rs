@@ -5,3 +5,4 @@ pub(crate) mod fanout;
 pub(crate) mod idle;
 pub(crate) mod publish;
 pub(crate) mod resume;
+pub(crate) mod slow;

@@ -54,6 +54,8 @@ enum Name {
     Idle,
     /// Sessions that come back with a position in ten channels
     Resume,
+    /// One subscriber that never reads, among 1,000 that do
+    Slow,
 }
 
 /// How much work: all of it, or enough to see that it runs.
@@ -85,6 +87,7 @@ fn main() -> Result<()> {
                 Name::Connect => bench::connect::run(&server, scale).await,
                 Name::Idle => bench::idle::run(&server, scale).await,
                 Name::Resume => bench::resume::run(&server, scale).await,
+                Name::Slow => bench::slow::run(&server, scale).await,
             }
         });
         figures.extend(measured.with_context(|| format!("benchmark {name:?}"))?);

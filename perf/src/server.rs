@@ -32,6 +32,8 @@ impl Server {
             .current_dir(folder.path())
             .args(["dev", "--json", "--ephemeral-ports", "--set", "log.filter=warn"])
             .args(["--set", &format!("data.shards={shards}")])
+            // A reader that slept through a whole round still reads how it ended.
+            .args(["--set", "data.linger=60s"])
             .args(["--set", "limits.publish_rate=1000000", "--set", "limits.publish_burst=1000000"])
             .stdout(Stdio::piped())
             .spawn()
@@ -54,7 +56,7 @@ impl Server {
     pub(crate) fn channel(&self, name: &str, history: &str) -> Result<()> {
         let output = Command::new(&self.binary)
             .current_dir(self.folder.path())
-            .args(["channel", "create", name, "--owner", "dev", "--history", history])
+            .args(["channel", "create", name, "--owner", "alice", "--history", history])
             .output()
             .context("run millrace channel create")?;
         ensure!(output.status.success(), "millrace channel create: {}", String::from_utf8_lossy(&output.stderr));

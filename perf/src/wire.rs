@@ -41,9 +41,25 @@ pub(crate) struct Joined {
 }
 
 impl Wire {
+    /// As [`session`](Self::session) with a receive buffer so small that the system hides little of not reading.
+    pub(crate) async fn narrow_session(
+        server: &Server,
+        number: u32,
+        subscriptions: Vec<Subscribe<'_>>,
+    ) -> Result<(Self, Vec<Joined>)> {
+        let socket = TcpSocket::new_v4().context("make a socket")?;
+        socket.set_recv_buffer_size(4096).context("set SO_RCVBUF")?;
+        let mut wire = Self::open_on(socket, server.address, number).await?;
+        let joined = wire.hello(server.token(), subscriptions).await?;
+        Ok((wire, joined))
+    }
+
     /// Connects and upgrades; `number` spreads connections over source addresses.
     pub(crate) async fn open(server: SocketAddr, number: u32) -> Result<Self> {
-        let socket = TcpSocket::new_v4().context("make a socket")?;
+        Self::open_on(TcpSocket::new_v4().context("make a socket")?, server, number).await
+    }
+
+    async fn open_on(socket: TcpSocket, server: SocketAddr, number: u32) -> Result<Self> {
         let source = Ipv4Addr::from(u32::from(Ipv4Addr::LOCALHOST) + number / PORTS_PER_ADDRESS);
         socket2::SockRef::from(&socket).set_reuse_address(true).context("set SO_REUSEADDR")?;
         socket.bind((source, 0).into()).context("bind the source address")?;
@@ -169,6 +185,30 @@ impl Wire {
             self.flush().await?;
         }
         Ok(())
+    }
+
+    /// Reads until the server closes with this code; how many messages came before it.
+    pub(crate) async fn until_closed(&mut self, expected: u16) -> Result<u64> {
+        let mut messages = 0;
+        loop {
+            self.input.resize(64 << 10, 0);
+            let count = timeout(PATIENCE, self.stream.read(&mut self.input)).await?.context("read")?;
+            ensure!(count > 0, "the server closed without saying why");
+            let mut feed = self.decoder.feed(&mut self.input[..count]);
+            while let Some(event) = feed.next_event().context("read a WebSocket frame")? {
+                match event {
+                    Event::Message { payload, .. } => {
+                        let frame = decode_server(payload).context("read a frame")?;
+                        messages += u64::from(matches!(frame.body, ServerBody::Message(_)));
+                    }
+                    Event::Close { code, reason } => {
+                        ensure!(code == Some(expected), "closed with {code:?} {reason}, expected {expected}");
+                        return Ok(messages);
+                    }
+                    Event::Ping(_) | Event::Pong(_) => {}
+                }
+            }
+        }
     }
 
     /// Gives its read buffer back, for connections that only wait.
