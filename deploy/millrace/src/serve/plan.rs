@@ -1,0 +1,77 @@
+//! From settings to what each node is started with.
+
+use std::net::SocketAddr;
+use std::num::NonZeroU16;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use millrace_data::Pinning;
+use millrace_store::Store;
+
+use crate::settings::{self, Engine, Settings};
+
+/// The data node's configuration, checked.
+pub(crate) fn data(settings: &Settings) -> Result<millrace_data::Config> {
+    let Settings { data, limits, .. } = settings;
+    let mut core = millrace_core::Config {
+        node: if data.name.is_empty() { host_name() } else { data.name.clone() },
+        handshake_timeout: limits.handshake,
+        heartbeat: limits.heartbeat,
+        payload_bytes_max: u32::try_from(limits.payload.as_u64()).context("limits.payload")?,
+        subscriptions_max: limits.subscriptions,
+        queue_bytes_max: u32::try_from(limits.queue.as_u64()).context("limits.queue")?,
+        publish_rate: millrace_core::Rate { per_second: limits.publish_rate, burst: limits.publish_burst },
+        replay_messages_max: limits.replay.into(),
+        ..millrace_core::Config::default()
+    };
+    // A page of replay must leave room in the queue for what is live meanwhile, and hold the largest message.
+    let largest = core.payload_bytes_max + 1024;
+    core.page_bytes_max = core.page_bytes_max.min(core.queue_bytes_max / 2).max(largest);
+    Ok(millrace_data::Config {
+        client_address: address("data.client_address", &data.client_address)?,
+        admin_address: address("data.admin_address", &data.admin_address)?,
+        endpoints: data.endpoints.clone(),
+        shards: NonZeroU16::new(data.shards),
+        pinning: if data.pin { Pinning::Pinned } else { Pinning::Floating },
+        connections_max: (limits.connections > 0).then_some(limits.connections),
+        linger: data.linger,
+        core,
+        ..millrace_data::Config::default()
+    })
+}
+
+/// Opens the store that the settings name. Telling a person that it takes long is the caller's.
+pub(crate) fn store(settings: &settings::Store) -> Result<Arc<dyn Store>> {
+    let cache_bytes = settings.cache.as_u64();
+    let opened = match settings.engine {
+        Engine::Memory => Ok(millrace_store::open_memory()),
+        Engine::Fjall => {
+            let config = millrace_store::FjallConfig { cache_bytes, ..millrace_store::FjallConfig::default() };
+            millrace_store::open_fjall(&settings.path, config)
+        }
+        Engine::Redb => {
+            let cache_bytes = usize::try_from(cache_bytes).context("store.cache")?;
+            let config = millrace_store::RedbConfig { cache_bytes, ..millrace_store::RedbConfig::default() };
+            millrace_store::open_redb(&settings.path, config)
+        }
+    };
+    opened.with_context(|| format!("open the store in {}", settings.path.display()))
+}
+
+/// An address to listen on or to link to: a number, or a name that the system resolves.
+pub(crate) fn address(name: &str, text: &str) -> Result<SocketAddr> {
+    use std::net::ToSocketAddrs;
+    let mut found =
+        text.to_socket_addrs().with_context(|| format!("{name} {text:?}: write HOST:PORT, such as 0.0.0.0:7400"))?;
+    found.next().with_context(|| format!("{name} {text:?} has no address"))
+}
+
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim();
+    if name.is_empty() { "local".to_owned() } else { name.chars().take(64).collect() }
+}
+
+/// How long everything but the data node's drain may take at a stop.
+pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
