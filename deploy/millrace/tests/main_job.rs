@@ -1,0 +1,39 @@
+//! The main job as a person does it: one terminal follows a channel, another pipes a real text into it.
+
+mod support;
+
+use std::fs::File;
+use std::process::Stdio;
+use std::time::Duration;
+
+use support::{Dev, Owned, text};
+
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Every line arrives once, in order, byte for byte.
+#[test]
+fn a_text_of_many_languages_goes_from_one_terminal_to_another() {
+    let text = text(10_000);
+    let lines = text.iter().filter(|&&byte| byte == b'\n').count();
+    let dev = Dev::start(&[]);
+    let (input, output) = (dev.folder.path().join("sent.txt"), dev.folder.path().join("received.txt"));
+    std::fs::write(&input, &text).unwrap();
+
+    let mut tail = dev.command(&["tail", "general", "--count", &lines.to_string()]);
+    let tail = tail.stdout(File::create(&output).unwrap()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut tail = Owned(tail);
+    tail.await_stderr("following general");
+    let mut send = dev.command(&["send", "general"]);
+    let send = send.stdin(File::open(&input).unwrap()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    assert!(Owned(send).finish(PATIENCE).success());
+    assert!(tail.finish(PATIENCE).success());
+    let received = std::fs::read(&output).unwrap();
+    assert_eq!(received.len(), text.len());
+    assert!(received == text, "the text arrived changed");
+
+    // The same from the store, after a restart that nobody was warned of.
+    let mut dev = dev;
+    dev.restart();
+    let stored = dev.output(&["history", "general", "--after", "0", "--limit", &lines.to_string(), "--format", "raw"]);
+    assert!(stored.as_bytes() == text, "the history differs from what was sent");
+}
