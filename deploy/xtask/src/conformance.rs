@@ -73,10 +73,10 @@ fn node(workspace: &Workspace, tally: &mut Tally) -> Result<()> {
         "log.filter=warn",
     ]))?;
     ensure!(server.line.starts_with('{'), "millrace dev printed {:?}", server.line);
-    let url = field(&server.line, "url")?;
+    let url = format!("{}/v1/connect", field(&server.line, "url")?);
     let issue = |ttl: &str| -> Result<String> {
         let mut command = workspace.command(&binary);
-        let output = command.current_dir(&folder.0).args(["token", "issue", "dev", "--ttl", ttl]).output();
+        let output = command.current_dir(&folder.0).args(["token", "issue", "alice", "--ttl", ttl]).output();
         let output = output.context("run millrace token issue")?;
         ensure!(output.status.success(), "millrace token issue: {}", String::from_utf8_lossy(&output.stderr));
         Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
