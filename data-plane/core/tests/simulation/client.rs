@@ -54,6 +54,8 @@ pub(crate) struct Want {
     /// Everything up to here was seen.
     pub(crate) position: Option<Position>,
     asked: Option<Position>,
+    /// It asked anew without unsubscribing: messages of the old subscription may come until the new one is answered.
+    renewing: bool,
     can_publish: bool,
     retry_at: u64,
     /// Messages that the node puts into the socket from this byte on must not come: access ended before.
@@ -120,6 +122,7 @@ impl Client {
             state: WantState::Idle,
             position: None,
             asked: None,
+            renewing: false,
             can_publish: false,
             retry_at: 0,
             silent_from: None,
@@ -202,6 +205,7 @@ impl Client {
         self.reconnect_at = now + random.below(200);
         for want in self.wants.values_mut() {
             want.silent_from = None;
+            want.renewing = false;
             if want.state != WantState::Denied {
                 want.state = WantState::Idle;
                 want.retry_at = 0;
@@ -231,7 +235,10 @@ impl Client {
             if want.state != WantState::Subscribed || calm {
                 continue;
             }
-            if random.chance(8) {
+            if random.chance(6) {
+                want.state = WantState::Idle;
+                want.renewing = true;
+            } else if random.chance(8) {
                 Self::send(connection, at, ClientBody::Unsubscribe { channel: id }, Some(Request::Unsubscribe(id)));
                 want.state = WantState::Leaving;
             } else if random.chance(15) {
@@ -319,9 +326,9 @@ impl Client {
             ServerBody::Skipped { channel, first, last } => {
                 let want = self.wants.get_mut(channel).unwrap();
                 let subscribed = matches!(want.state, WantState::Subscribed | WantState::Leaving);
-                assert!(subscribed, "{user}: skipped without a subscription");
+                assert!(subscribed || want.renewing, "{user}: skipped without a subscription");
                 judge.skipped(*channel, want.history);
-                if want.history != HistoryClass::None {
+                if want.history != HistoryClass::None && !want.renewing {
                     let seen = want.position.unwrap();
                     assert_eq!(
                         first.offset,
@@ -358,6 +365,7 @@ impl Client {
         assert_eq!((want.name.as_str(), want.history), (subscribed.name, subscribed.history));
         want.state = WantState::Subscribed;
         want.can_publish = subscribed.can_publish;
+        want.renewing = false;
         want.silent_from = None;
         match subscribed.recovery {
             Recovery::None => {
@@ -385,6 +393,9 @@ impl Client {
         let want = self.wants.get_mut(&channel).unwrap_or_else(|| panic!("{user}: a message of {channel}"));
         let silent = want.silent_from.is_some_and(|from| start >= from);
         assert!(!silent, "{user}: heard {channel} after access had ended");
+        if want.renewing {
+            return judge.message(user, message, want.history);
+        }
         let subscribed = matches!(want.state, WantState::Subscribed | WantState::Leaving);
         assert!(subscribed, "{user}: a message of {channel} while {:?}", want.state);
         assert!(!want.attach, "{user}: a message on an attached channel");
@@ -413,6 +424,11 @@ impl Client {
     fn unsubscribed(&mut self, random: &mut Random, now: u64, channel: ChannelId, code: u16, judge: &mut Judge<'_>) {
         let user = &self.user;
         let want = self.wants.get_mut(&channel).unwrap();
+        if std::mem::take(&mut want.renewing) && want.state == WantState::Asked {
+            // The old one ended; the new one is still to be answered.
+            want.silent_from = Some(0);
+            return;
+        }
         want.retry_at = now + random.below(150);
         match Code::from_number(code) {
             Some(Code::Removed | Code::Archived) => {

@@ -21,7 +21,7 @@ pub(crate) struct Channel {
     pub(crate) archived: bool,
     pub(crate) epoch: Epoch,
     term: Term,
-    open: bool,
+    pub(crate) open: bool,
     pub(crate) messages: Vec<Arc<StoredMessage>>,
     rows: HashMap<(UserId, Producer), (ProducerSequence, Vec<Offset>)>,
     /// User to whether they may publish.

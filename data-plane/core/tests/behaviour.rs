@@ -1,0 +1,384 @@
+//! One shard, one behaviour at a time: limits and what reaching them is called, timers to the millisecond, a clean stop.
+#![expect(clippy::unwrap_used, reason = "a test throughout")]
+
+#[path = "behaviour/desk.rs"]
+mod desk;
+
+use std::time::Duration;
+
+use desk::{ATTACH, Desk, Heard, LIVE, SHARD_TICK_MS};
+use millrace_core::{Config, Drain, Rate};
+use millrace_protocol::Code;
+use millrace_protocol::client::{ClientBody, Hello, HistoryClass, HistoryRange, HistoryRequest, VERSION};
+use millrace_protocol::node::{RevokedTokens, SlowConsumer, TokensRevoked};
+
+const DURABLE: (HistoryClass, SlowConsumer) = (HistoryClass::Durable, SlowConsumer::Disconnect);
+
+fn desk() -> Desk {
+    Desk::new(Config::default())
+}
+
+#[test]
+fn a_connection_without_hello_ends() {
+    let mut desk = desk();
+    let silent = desk.connect();
+    desk.pass(10_000 - 2 * SHARD_TICK_MS);
+    assert_eq!(desk.closed(silent), None);
+    desk.pass(4 * SHARD_TICK_MS);
+    assert_eq!(desk.closed(silent), Some(Code::HandshakeTimeout));
+    desk.hello(silent, "ann");
+    assert_eq!(desk.heard(silent), [], "frames of an ended session are ignored");
+}
+
+#[test]
+fn the_first_frame_decides() {
+    let hello = |version: u16, token: &'static str| {
+        ClientBody::Hello(Hello {
+            version_min: version,
+            version_max: version,
+            features: 0,
+            token,
+            agent: "",
+            subscriptions: Vec::new(),
+        })
+    };
+    let check = |body: ClientBody<'_>, expect: Code| {
+        let mut desk = desk();
+        let session = desk.connect();
+        desk.ask(session, 7, body);
+        assert_eq!(desk.heard(session), [Heard::Error(7, expect)]);
+        assert_eq!(desk.closed(session), Some(expect));
+    };
+    check(hello(VERSION + 1, "ann"), Code::UnsupportedVersion);
+    check(hello(0, "ann"), Code::UnsupportedVersion);
+    check(hello(VERSION, "bad"), Code::BadToken);
+    check(hello(VERSION, "expired"), Code::TokenExpired);
+    check(ClientBody::Pong, Code::UnexpectedFrame);
+
+    let mut desk = desk();
+    let session = desk.open("ann");
+    desk.ask(session, 8, hello(VERSION, "ann"));
+    assert_eq!(desk.closed(session), Some(Code::UnexpectedFrame));
+    let session = desk.open("ann");
+    desk.bytes(session, b"no frame at all");
+    assert_eq!(desk.heard(session), [Heard::Error(0, Code::BadFrame)]);
+    assert_eq!(desk.closed(session), Some(Code::BadFrame));
+}
+
+#[test]
+fn silence_is_pinged_and_then_ended() {
+    let mut desk = desk();
+    let session = desk.open("ann");
+    desk.pass(20_000);
+    desk.ask(session, 0, ClientBody::Pong);
+    desk.pass(24_000);
+    assert_eq!(desk.heard(session), [], "any frame puts the ping off");
+    desk.pass(2_000);
+    assert_eq!(desk.heard(session), [Heard::Ping]);
+    desk.pass(22_000);
+    assert_eq!((desk.heard(session), desk.closed(session)), (vec![], None), "one ping is enough");
+    desk.pass(4_000);
+    assert_eq!(desk.closed(session), Some(Code::HeartbeatTimeout));
+}
+
+#[test]
+fn tokens_end_and_are_refreshed() {
+    let mut desk = desk();
+    let short = desk.open("ann.5000");
+    let renewed = desk.open("bob.5000");
+    desk.ask(renewed, 1, ClientBody::Refresh { token: "cyd.90000" });
+    desk.ask(renewed, 2, ClientBody::Refresh { token: "bad" });
+    desk.ask(renewed, 3, ClientBody::Refresh { token: "bob.10000" });
+    let expect = [Heard::Error(1, Code::TokenMismatch), Heard::Error(2, Code::BadToken), Heard::Refreshed(3)];
+    assert_eq!(desk.heard(renewed), expect);
+    desk.pass(5_000 + 2 * SHARD_TICK_MS);
+    assert_eq!((desk.closed(short), desk.closed(renewed)), (Some(Code::TokenExpired), None));
+    desk.pass(5_000);
+    assert_eq!(desk.closed(renewed), Some(Code::TokenExpired));
+    // A refresh may also shorten it.
+    let shortened = desk.open("dan.90000");
+    desk.ask(shortened, 1, ClientBody::Refresh { token: "dan.1000" });
+    desk.pass(1_000 + 2 * SHARD_TICK_MS);
+    assert_eq!(desk.closed(shortened), Some(Code::TokenExpired));
+}
+
+#[test]
+fn revoked_tokens_end_their_sessions_only() {
+    let mut desk = desk();
+    let (ann, other, bob) = (desk.open("ann"), desk.open("ann.7000"), desk.open("bob"));
+    let revoke = |desk: &mut Desk, which: RevokedTokens| {
+        desk.revoke(TokensRevoked { tenant: desk::tenant(), which, forget_after_ms: 0 });
+    };
+    revoke(&mut desk, RevokedTokens::Token("ann.7000".into()));
+    assert_eq!((desk.closed(ann), desk.closed(other)), (None, Some(Code::TokenRevoked)));
+    revoke(&mut desk, RevokedTokens::UserBefore(desk::user("ann"), i64::MAX));
+    assert_eq!((desk.closed(ann), desk.closed(bob)), (Some(Code::TokenRevoked), None));
+}
+
+#[test]
+fn requests_are_refused_by_name_and_the_session_goes_on() {
+    let mut desk = Desk::new(Config { subscriptions_max: 2, ..Config::default() });
+    let general = desk.channel("general", DURABLE, &["ann"]);
+    let typing = desk.channel("typing", (HistoryClass::None, SlowConsumer::Skip), &["ann"]);
+    let third = desk.channel("third", DURABLE, &["ann"]);
+    let news = desk.channel("news", DURABLE, &[]);
+    desk.reader(news, "ann");
+    let ann = desk.open("ann");
+    let mut check = |act: &mut dyn FnMut(&mut Desk), expect: Heard| {
+        act(&mut desk);
+        assert_eq!(desk.heard(ann), [expect]);
+    };
+    check(&mut |desk| desk.subscribe(ann, 1, "no such channel!", LIVE), Heard::Error(1, Code::Invalid));
+    check(&mut |desk| desk.subscribe(ann, 2, &"x".repeat(129), LIVE), Heard::Error(2, Code::TooLarge));
+    check(&mut |desk| desk.subscribe(ann, 3, "elsewhere", LIVE), Heard::Error(3, Code::NoAccess));
+    check(&mut |desk| desk.publish(ann, 4, general, 1, b"early"), Heard::Error(4, Code::NotSubscribed));
+    check(&mut |desk| desk.subscribe(ann, 5, "general", LIVE), Heard::Subscribed(5, general, 0));
+    check(&mut |desk| desk.publish(ann, 6, general, 1, &[0; 16 * 1024 + 1]), Heard::Error(6, Code::TooLarge));
+    check(&mut |desk| desk.subscribe(ann, 7, "typing", ATTACH), Heard::Subscribed(7, typing, 0));
+    let request = HistoryRequest { channel: typing, messages_max: 5, range: HistoryRange::Newest };
+    check(&mut |desk| desk.ask(ann, 8, ClientBody::History(request)), Heard::Error(8, Code::NoHistory));
+    check(&mut |desk| desk.subscribe(ann, 9, "third", LIVE), Heard::Error(9, Code::TooManySubscriptions));
+    check(
+        &mut |desk| desk.ask(ann, 10, ClientBody::Unsubscribe { channel: third }),
+        Heard::Error(10, Code::NotSubscribed),
+    );
+    check(
+        &mut |desk| desk.ask(ann, 11, ClientBody::Unsubscribe { channel: typing }),
+        Heard::Unsubscribed(11, typing, None),
+    );
+    check(&mut |desk| desk.subscribe(ann, 12, "news", ATTACH), Heard::Subscribed(12, news, 0));
+    check(&mut |desk| desk.publish(ann, 13, news, 1, b"mine"), Heard::Error(13, Code::ReadOnly));
+    // A message that was refused for good used up no number.
+    desk.publish(ann, 14, general, 1, b"small");
+    assert_eq!(desk.heard(ann), [Heard::Message(general, 1), Heard::Published(14, 1)]);
+    assert_eq!(desk.closed(ann), None);
+}
+
+#[test]
+fn a_rate_is_kept_and_what_is_behind_waits() {
+    let publish_rate = Rate { per_second: 10, burst: 3 };
+    let mut desk = Desk::new(Config { publish_rate, ..Config::default() });
+    let general = desk.channel("general", DURABLE, &["ann"]);
+    let ann = desk.open("ann");
+    desk.subscribe(ann, 1, "general", ATTACH);
+    desk.heard(ann);
+    for sequence in 1..=6 {
+        desk.send_publish(ann, u32::try_from(sequence).unwrap() + 10, general, sequence, b"x");
+    }
+    desk.settle();
+    let refused = desk.heard(ann);
+    let expect = [
+        Heard::Error(14, Code::RateLimited),
+        Heard::Error(15, Code::Blocked),
+        Heard::Error(16, Code::Blocked),
+        Heard::Published(11, 1),
+        Heard::Published(12, 2),
+        Heard::Published(13, 3),
+    ];
+    assert_eq!(refused, expect);
+    assert!((1..=101).contains(&desk.last_retry_after_ms), "{}", desk.last_retry_after_ms);
+    desk.pass(u64::from(desk.last_retry_after_ms));
+    desk.publish(ann, 20, general, 4, b"x");
+    assert_eq!(desk.heard(ann), [Heard::Published(20, 4)]);
+}
+
+#[test]
+fn a_client_that_asks_and_never_reads_meets_its_end() {
+    let mut desk = Desk::new(Config { control_frames_max: 50, ..Config::default() });
+    let general = desk.channel("general", DURABLE, &["ann"]);
+    let ann = desk.open("ann");
+    desk.subscribe(ann, 1, "general", ATTACH);
+    desk.heard(ann);
+    desk.stop_reading(ann);
+    for sequence in 1..=60 {
+        desk.publish(ann, 2, general, sequence, b"x");
+    }
+    assert_eq!(desk.closed(ann), Some(Code::SlowConsumer));
+    let queued = desk.queued_bytes(ann);
+    assert!(queued < 200, "{queued}: what waited is dropped");
+}
+
+#[test]
+fn a_slow_reader_costs_its_queue_and_nobody_else_anything() {
+    let mut desk = Desk::new(Config { queue_bytes_max: 128 << 10, ..Config::default() });
+    let general = desk.channel("general", DURABLE, &["ann", "bob", "cyd"]);
+    let ann = desk.open("ann");
+    let (slow, quick) = (desk.open("bob"), desk.open("cyd"));
+    desk.subscribe(ann, 1, "general", ATTACH);
+    desk.subscribe(slow, 1, "general", LIVE);
+    desk.subscribe(quick, 1, "general", LIVE);
+    desk.heard(slow);
+    desk.heard(quick);
+    desk.stop_reading(slow);
+    for sequence in 1..=20 {
+        desk.publish(ann, 1, general, sequence, &[7; 10_000]);
+        assert_eq!(desk.heard(quick), [Heard::Message(general, sequence)]);
+        assert!(desk.queued_bytes(slow) <= 128 << 10);
+    }
+    assert_eq!((desk.closed(slow), desk.closed(quick)), (Some(Code::SlowConsumer), None));
+    // It comes back and misses nothing.
+    let again = desk.open("bob");
+    desk.subscribe(again, 1, "general", desk::after(0));
+    let mut expect = vec![Heard::Resumed(1, general, 20)];
+    expect.extend((1..=20).map(|offset| Heard::Message(general, offset)));
+    assert_eq!(desk.heard(again), expect);
+}
+
+#[test]
+fn a_reader_of_a_skipping_channel_is_told_what_it_missed() {
+    let mut desk = Desk::new(Config { queue_bytes_max: 128 << 10, ..Config::default() });
+    let general = desk.channel("general", (HistoryClass::Durable, SlowConsumer::Skip), &["ann", "bob"]);
+    let (ann, bob) = (desk.open("ann"), desk.open("bob"));
+    desk.subscribe(ann, 1, "general", ATTACH);
+    desk.subscribe(bob, 1, "general", LIVE);
+    desk.heard(bob);
+    desk.stop_reading(bob);
+    for sequence in 1..=40 {
+        desk.publish(ann, 1, general, sequence, &[7; 10_000]);
+    }
+    desk.start_reading(bob);
+    let heard = desk.heard(bob);
+    assert_eq!(desk.closed(bob), None);
+    let mut next = 1;
+    let mut skips = 0;
+    for item in &heard {
+        match *item {
+            Heard::Message(_, offset) => {
+                assert_eq!(offset, next);
+                next = offset + 1;
+            }
+            Heard::Skipped(_, first, last) => {
+                assert_eq!(first, next);
+                next = last + 1;
+                skips += 1;
+            }
+            ref other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!((next, skips), (41, 1), "{heard:?}");
+}
+
+#[test]
+fn a_burst_is_no_slow_reader() {
+    let mut desk = Desk::new(Config { queue_bytes_max: 128 << 10, ..Config::default() });
+    let general = desk.channel("general", DURABLE, &["ann", "bob"]);
+    let (ann, bob) = (desk.open("ann"), desk.open("bob"));
+    desk.subscribe(ann, 1, "general", ATTACH);
+    desk.subscribe(bob, 1, "general", LIVE);
+    desk.heard(bob);
+    // Ten times the queue arrives in one turn.
+    for sequence in 1..=90 {
+        desk.send_publish(ann, 0, general, sequence, &[7; 10_000]);
+    }
+    desk.settle();
+    let expect: Vec<_> = (1..=90).map(|offset| Heard::Message(general, offset)).collect();
+    assert_eq!(desk.heard(bob), expect);
+    assert_eq!(desk.closed(bob), None);
+}
+
+#[test]
+fn a_windowed_channel_is_acknowledged_at_once_and_bounded_in_what_it_may_lose() {
+    let mut desk = desk();
+    let general = desk.channel("general", (HistoryClass::Windowed, SlowConsumer::Skip), &["ann"]);
+    let ann = desk.open("ann");
+    desk.subscribe(ann, 1, "general", LIVE);
+    desk.heard(ann);
+    desk.publish(ann, 2, general, 1, b"x");
+    assert_eq!(desk.heard(ann), [Heard::Message(general, 1), Heard::Published(2, 1)]);
+    assert_eq!(desk.stored(general), 0, "written behind");
+    desk.pass(300);
+    assert_eq!(desk.stored(general), 1);
+    desk.publish(ann, 3, general, 1, b"x");
+    assert_eq!(desk.heard(ann), [Heard::Duplicate(3, 1)]);
+    // With the link cut it goes on for a second.
+    desk.cut();
+    desk.publish(ann, 4, general, 2, b"x");
+    assert_eq!(desk.heard(ann), [Heard::Message(general, 2), Heard::Published(4, 2)]);
+    desk.pass(1_000);
+    desk.publish(ann, 5, general, 3, b"x");
+    assert_eq!(desk.heard(ann), [Heard::Error(5, Code::Unavailable)]);
+    desk.link();
+    desk.pass(300);
+    assert_eq!(desk.stored(general), 2, "nothing of it was lost");
+    desk.publish(ann, 6, general, 3, b"x");
+    assert_eq!(desk.heard(ann), [Heard::Message(general, 3), Heard::Published(6, 3)]);
+}
+
+#[test]
+fn without_the_control_plane_live_subscriptions_stay_and_the_rest_is_refused() {
+    let mut desk = desk();
+    let general = desk.channel("general", DURABLE, &["ann", "bob"]);
+    let (ann, bob) = (desk.open("ann"), desk.open("bob"));
+    desk.subscribe(ann, 1, "general", LIVE);
+    desk.subscribe(bob, 1, "general", LIVE);
+    desk.heard(ann);
+    desk.heard(bob);
+    desk.cut();
+    desk.publish(ann, 2, general, 1, b"x");
+    assert_eq!(desk.heard(ann), [Heard::Error(2, Code::Unavailable)]);
+    let late = desk.open("ann");
+    desk.subscribe(late, 1, "general", LIVE);
+    assert_eq!(desk.heard(late), [Heard::Error(1, Code::Unavailable)]);
+    // Bob is removed while nobody can tell us.
+    desk.remove_member(general, "bob");
+    desk.link();
+    assert_eq!(desk.heard(bob), [Heard::Unsubscribed(0, general, Some(Code::Removed))]);
+    assert_eq!(desk.heard(ann), []);
+    desk.publish(ann, 3, general, 1, b"x");
+    assert_eq!(desk.heard(ann), [Heard::Message(general, 1), Heard::Published(3, 1)]);
+    assert_eq!((desk.heard(bob), desk.closed(bob)), (vec![], None));
+}
+
+#[test]
+fn an_order_over_rest_is_answered_on_its_own_link() {
+    let mut desk = desk();
+    let general = desk.channel("general", DURABLE, &["ann"]);
+    let ann = desk.open("ann");
+    desk.subscribe(ann, 1, "general", LIVE);
+    desk.heard(ann);
+    desk.order(41, general, 1);
+    assert_eq!(desk.answers(), [(41, Ok(1))]);
+    assert_eq!(desk.heard(ann), [Heard::Message(general, 1)]);
+    // The link is cut between the order and its commit.
+    desk.hold_control();
+    desk.order(42, general, 2);
+    desk.cut();
+    desk.link();
+    desk.release_control();
+    assert_eq!(desk.answers(), [], "its link is gone");
+    assert_eq!(desk.heard(ann), [Heard::Message(general, 2)], "it was offered again");
+    desk.order(42, general, 2);
+    assert_eq!(desk.answers(), [(42, Ok(2))], "a retry finds out");
+}
+
+#[test]
+fn a_clean_stop_spreads_clients_and_stores_everything() {
+    let mut desk = desk();
+    let windowed = desk.channel("windowed", (HistoryClass::Windowed, SlowConsumer::Skip), &["u0"]);
+    let sessions: Vec<_> = (0..100).map(|n| desk.open(&format!("u{n}"))).collect();
+    desk.subscribe(sessions[0], 1, "windowed", LIVE);
+    desk.publish(sessions[0], 2, windowed, 1, b"x");
+    desk.heard(sessions[0]);
+    assert_eq!(desk.stored(windowed), 0);
+    desk.drain(Drain { over: Duration::from_secs(10), endpoints: vec!["wss://b".into()] });
+    assert_eq!(desk.stored(windowed), 1);
+    assert!(desk.is_given_back(windowed) && desk.drained());
+    let delays: Vec<u32> = sessions
+        .iter()
+        .map(|&session| match desk.heard(session)[..] {
+            [Heard::GoAway(after_ms)] => after_ms,
+            ref other => panic!("{other:?}"),
+        })
+        .collect();
+    assert!(delays.iter().all(|&ms| ms <= 10_000));
+    for decile in 0..5 {
+        let range = decile * 2_000..(decile + 1) * 2_000;
+        let count = delays.iter().filter(|ms| range.contains(*ms)).count();
+        assert!((5..=40).contains(&count), "{count} of 100 in {range:?}");
+    }
+    desk.publish(sessions[0], 3, windowed, 2, b"x");
+    assert_eq!(desk.heard(sessions[0]), [Heard::Error(3, Code::GoingAway)]);
+    assert_eq!(desk.refused_connect(), Some(Code::GoingAway));
+    desk.pass(10_000 + 2 * SHARD_TICK_MS);
+    assert!(sessions.iter().all(|&session| desk.closed(session) == Some(Code::GoingAway)));
+}

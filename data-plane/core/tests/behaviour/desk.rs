@@ -1,0 +1,397 @@
+//! One shard on a desk: time passes when told, the control plane answers at once, clients are heard one by one.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use millrace_core::{
+    Action, Config, ControlEvent, Drain, Now, SessionKey, Shard, ShardIndex, VerifiedToken, VerifyToken, Written,
+};
+use millrace_protocol::client::{
+    ClientBody, ClientFrame, Hello, HistoryClass, Publish, Recovery, ServerBody, Start, Subscribe, VERSION,
+    decode_server, encode_client,
+};
+use millrace_protocol::node::{NewMessage, NodeBody, NodeFrame, PublishOrder, SlowConsumer, TokensRevoked};
+use millrace_protocol::{ChannelId, Code, Epoch, Position, Producer, ProducerSequence, TenantId, Term, UserId};
+
+#[allow(dead_code, reason = "the simulation uses the rest of it")]
+#[path = "../simulation/control.rs"]
+mod control;
+#[allow(dead_code, reason = "the simulation uses the rest of it")]
+#[path = "../simulation/random.rs"]
+mod random;
+
+use control::{Control, Faults};
+use random::Random;
+
+/// Timers are late by at most this.
+pub(crate) const SHARD_TICK_MS: u64 = 50;
+pub(crate) const LIVE: Start = Start::Live;
+pub(crate) const ATTACH: Start = Start::Attach;
+
+pub(crate) fn after(offset: u64) -> Start {
+    Start::After(Position { epoch: Epoch::FIRST, offset })
+}
+
+pub(crate) fn tenant() -> TenantId {
+    TenantId::new(1).unwrap()
+}
+
+pub(crate) fn user(name: &str) -> UserId {
+    UserId::new(name).unwrap()
+}
+
+/// What a client hears, in short. Numbers are requests, then offsets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Heard {
+    Subscribed(u32, ChannelId, u64),
+    Resumed(u32, ChannelId, u64),
+    Unsubscribed(u32, ChannelId, Option<Code>),
+    Message(ChannelId, u64),
+    Skipped(ChannelId, u64, u64),
+    Published(u32, u64),
+    Duplicate(u32, u64),
+    Refreshed(u32),
+    Error(u32, Code),
+    Ping,
+    GoAway(u32),
+}
+
+/// Tokens are names: `ann`, or `ann.5000` for 5 s; `bad` and `expired` are.
+struct Names;
+
+impl VerifyToken for Names {
+    fn verify(&self, token: &str, unix_ms: i64) -> Result<VerifiedToken, Code> {
+        match token {
+            "bad" => return Err(Code::BadToken),
+            "expired" => return Err(Code::TokenExpired),
+            _ => {}
+        }
+        let (name, life_ms) = token.split_once('.').unwrap_or((token, "3600000"));
+        let expires_ms = unix_ms + life_ms.parse::<i64>().unwrap();
+        Ok(VerifiedToken { tenant: tenant(), user: user(name), id: token.into(), issued_ms: unix_ms, expires_ms })
+    }
+}
+
+#[derive(Default)]
+struct Peer {
+    stopped: bool,
+    bytes: Vec<u8>,
+    closed: Option<Code>,
+}
+
+pub(crate) struct Desk {
+    shard: Shard<Names>,
+    now: Now,
+    control: Control,
+    random: Random,
+    link_up: bool,
+    held: Option<Vec<NodeFrame>>,
+    stragglers: Vec<NodeFrame>,
+    peers: BTreeMap<SessionKey, Peer>,
+    answers: Vec<(u64, Result<u64, Code>)>,
+    drained: bool,
+    pub(crate) last_retry_after_ms: u32,
+}
+
+impl Desk {
+    pub(crate) fn new(config: Config) -> Self {
+        let now = Now { instant: Instant::now(), unix_ms: 1_700_000_000_000 };
+        let mut desk = Self {
+            shard: Shard::new(now, config, ShardIndex(0), 1, 7, Names).unwrap(),
+            now,
+            control: Control { channels: BTreeMap::new(), term: 0, faults: Faults::default() },
+            random: Random::new(1),
+            link_up: false,
+            held: None,
+            stragglers: Vec::new(),
+            peers: BTreeMap::new(),
+            answers: Vec::new(),
+            drained: false,
+            last_retry_after_ms: 0,
+        };
+        desk.link();
+        desk
+    }
+
+    pub(crate) fn channel(&mut self, name: &str, kept: (HistoryClass, SlowConsumer), members: &[&str]) -> ChannelId {
+        let id = ChannelId::new(self.control.channels.len() as u64 + 1).unwrap();
+        let mut channel = Control::new_channel(id, name, kept.0, kept.1);
+        channel.members.extend(members.iter().map(|name| (user(name), true)));
+        self.control.channels.insert(id, channel);
+        id
+    }
+
+    pub(crate) fn reader(&mut self, channel: ChannelId, name: &str) {
+        self.control.channel(channel).members.insert(user(name), false);
+    }
+
+    /// The push is lost with the link.
+    pub(crate) fn remove_member(&mut self, channel: ChannelId, name: &str) {
+        assert!(!self.link_up);
+        self.control.channel(channel).members.remove(&user(name));
+    }
+
+    pub(crate) fn stored(&self, channel: ChannelId) -> u64 {
+        self.control.channels[&channel].tail()
+    }
+
+    pub(crate) fn is_given_back(&self, channel: ChannelId) -> bool {
+        !self.control.channels[&channel].open
+    }
+
+    pub(crate) fn connect(&mut self) -> SessionKey {
+        let session = self.shard.handle_connected(self.now).unwrap();
+        self.peers.insert(session, Peer::default());
+        session
+    }
+
+    pub(crate) fn refused_connect(&mut self) -> Option<Code> {
+        self.shard.handle_connected(self.now).err()
+    }
+
+    pub(crate) fn open(&mut self, token: &str) -> SessionKey {
+        let session = self.connect();
+        self.hello(session, token);
+        session
+    }
+
+    pub(crate) fn hello(&mut self, session: SessionKey, token: &str) {
+        let (version_min, version_max) = (VERSION, VERSION);
+        let subscriptions = Vec::new();
+        let hello = Hello { version_min, version_max, features: 0, token, agent: "desk", subscriptions };
+        self.ask(session, 1, ClientBody::Hello(hello));
+    }
+
+    pub(crate) fn bytes(&mut self, session: SessionKey, frame: &[u8]) {
+        self.shard.handle_frame(self.now, session, frame);
+        self.settle();
+    }
+
+    fn send(&mut self, session: SessionKey, request: u32, body: ClientBody<'_>) {
+        let mut frame = Vec::new();
+        encode_client(&ClientFrame { request, body }, &mut frame);
+        self.shard.handle_frame(self.now, session, &frame);
+    }
+
+    pub(crate) fn ask(&mut self, session: SessionKey, request: u32, body: ClientBody<'_>) {
+        self.send(session, request, body);
+        self.settle();
+    }
+
+    pub(crate) fn subscribe(&mut self, session: SessionKey, request: u32, channel: &str, start: Start) {
+        self.ask(session, request, ClientBody::Subscribe(Subscribe { channel, start }));
+    }
+
+    /// Without ending the turn.
+    pub(crate) fn send_publish(
+        &mut self,
+        from: SessionKey,
+        request: u32,
+        channel: ChannelId,
+        sequence: u64,
+        body: &[u8],
+    ) {
+        let (producer, sequence) = (Producer::new(5).unwrap(), ProducerSequence::new(sequence).unwrap());
+        self.send(from, request, ClientBody::Publish(Publish { channel, producer, sequence, body }));
+    }
+
+    pub(crate) fn publish(&mut self, from: SessionKey, request: u32, channel: ChannelId, sequence: u64, body: &[u8]) {
+        self.send_publish(from, request, channel, sequence, body);
+        self.settle();
+    }
+
+    pub(crate) fn order(&mut self, id: u64, channel: ChannelId, sequence: u64) {
+        let history = self.control.channels[&channel].history;
+        let message = NewMessage {
+            user: user("rest"),
+            producer: Producer::new(6).unwrap(),
+            sequence: ProducerSequence::new(sequence).unwrap(),
+            time_ms: 0,
+            body: "over rest".into(),
+        };
+        let body = NodeBody::Publish(PublishOrder { tenant: tenant(), channel, history, message });
+        self.push(NodeFrame { id, body });
+    }
+
+    pub(crate) fn answers(&mut self) -> Vec<(u64, Result<u64, Code>)> {
+        std::mem::take(&mut self.answers)
+    }
+
+    pub(crate) fn revoke(&mut self, revoked: TokensRevoked) {
+        self.push(NodeFrame { id: 0, body: NodeBody::TokensRevoked(revoked) });
+    }
+
+    fn push(&mut self, frame: NodeFrame) {
+        self.shard.handle_control(self.now, ControlEvent::Frame(frame));
+        self.settle();
+    }
+
+    pub(crate) fn link(&mut self) {
+        self.link_up = true;
+        self.control.term += 1;
+        let term = Term(self.control.term);
+        self.shard.handle_control(self.now, ControlEvent::LinkUp { term });
+        self.settle();
+    }
+
+    pub(crate) fn cut(&mut self) {
+        self.link_up = false;
+        self.stragglers.extend(self.held.take().into_iter().flatten());
+        self.shard.handle_control(self.now, ControlEvent::LinkDown);
+        self.settle();
+    }
+
+    /// Requests wait on their way until the link is cut.
+    pub(crate) fn hold_control(&mut self) {
+        self.held = Some(Vec::new());
+    }
+
+    /// Requests of the cut link reach the control plane after all.
+    pub(crate) fn release_control(&mut self) {
+        for frame in std::mem::take(&mut self.stragglers) {
+            self.control.process(&mut self.random, frame.body);
+        }
+    }
+
+    pub(crate) fn drain(&mut self, drain: Drain) {
+        self.shard.handle_drain(self.now, drain);
+        self.settle();
+    }
+
+    pub(crate) fn drained(&self) -> bool {
+        self.drained
+    }
+
+    /// Time passes, timer by timer.
+    pub(crate) fn pass(&mut self, ms: u64) {
+        let end = self.now.plus(Duration::from_millis(ms));
+        while let Some(at) = self.shard.poll_timeout().filter(|at| *at <= end.instant) {
+            self.now = self.now.plus(at.saturating_duration_since(self.now.instant));
+            self.shard.handle_timeout(self.now);
+            self.settle();
+        }
+        self.now = end;
+    }
+
+    /// Turns until nothing is left to do.
+    pub(crate) fn settle(&mut self) {
+        for _ in 0..10_000 {
+            self.shard.end_turn(self.now);
+            let mut busy = self.shard.has_work();
+            while let Some(action) = self.shard.poll_action() {
+                busy = true;
+                self.act(action);
+            }
+            if !busy {
+                return;
+            }
+        }
+        panic!("it never settles");
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Flush(session) => self.write(session),
+            Action::Close { session, code, .. } => {
+                self.write(session);
+                self.peers.get_mut(&session).unwrap().closed = Some(code);
+            }
+            Action::Control(_) if !self.link_up => {}
+            Action::Control(frame) => {
+                if let Some(held) = &mut self.held {
+                    held.push(frame);
+                    return;
+                }
+                if let NodeBody::Published(result) = &frame.body {
+                    let result = result.as_ref().map(|at| at.position.offset).map_err(|refusal| refusal.code);
+                    self.answers.push((frame.id, result));
+                }
+                if let Some(body) = self.control.process(&mut self.random, frame.body) {
+                    let reply = NodeFrame { id: frame.id, body };
+                    self.shard.handle_control(self.now, ControlEvent::Frame(reply));
+                }
+            }
+            Action::Drained => self.drained = true,
+        }
+    }
+
+    fn write(&mut self, session: SessionKey) {
+        let peer = self.peers.get_mut(&session).unwrap();
+        let Some(outbound) = self.shard.outbound(session) else { return };
+        let mut bytes = 0;
+        if !peer.stopped {
+            for segment in outbound.segments() {
+                peer.bytes.extend(segment);
+                bytes += segment.len();
+            }
+        }
+        let blocked = peer.stopped;
+        self.shard.handle_written(self.now, session, Written { bytes, blocked });
+    }
+
+    pub(crate) fn stop_reading(&mut self, session: SessionKey) {
+        self.peers.get_mut(&session).unwrap().stopped = true;
+    }
+
+    pub(crate) fn start_reading(&mut self, session: SessionKey) {
+        self.peers.get_mut(&session).unwrap().stopped = false;
+        self.write(session);
+        self.settle();
+    }
+
+    pub(crate) fn queued_bytes(&self, session: SessionKey) -> usize {
+        self.shard.outbound(session).unwrap().queued_bytes()
+    }
+
+    pub(crate) fn closed(&self, session: SessionKey) -> Option<Code> {
+        self.peers[&session].closed
+    }
+
+    /// What the client heard since it was asked last; `welcome` aside.
+    pub(crate) fn heard(&mut self, session: SessionKey) -> Vec<Heard> {
+        let bytes = std::mem::take(&mut self.peers.get_mut(&session).unwrap().bytes);
+        let mut rest = &bytes[..];
+        let mut heard = Vec::new();
+        while let [0x82, short, ..] = *rest {
+            let (start, len) = match short {
+                126 => (4, usize::from(u16::from_be_bytes(rest[2..4].try_into().unwrap()))),
+                127 => (10, usize::try_from(u64::from_be_bytes(rest[2..10].try_into().unwrap())).unwrap()),
+                short => (2, usize::from(short)),
+            };
+            let frame = decode_server(&rest[start..start + len]).unwrap();
+            heard.extend(self.short(frame.request, &frame.body));
+            rest = &rest[start + len..];
+        }
+        assert!(rest.is_empty(), "whole frames");
+        heard
+    }
+
+    fn short(&mut self, request: u32, body: &ServerBody<'_>) -> Option<Heard> {
+        Some(match body {
+            ServerBody::Welcome(_) => return None,
+            ServerBody::Subscribed(subscribed) => match subscribed.recovery {
+                Recovery::Whole => Heard::Resumed(request, subscribed.channel, subscribed.position.offset),
+                _ => Heard::Subscribed(request, subscribed.channel, subscribed.position.offset),
+            },
+            ServerBody::Unsubscribed { channel, code, .. } => {
+                Heard::Unsubscribed(request, *channel, Code::from_number(*code))
+            }
+            ServerBody::Published(published) if published.duplicate => {
+                Heard::Duplicate(request, published.position.offset)
+            }
+            ServerBody::Published(published) => Heard::Published(request, published.position.offset),
+            ServerBody::Message(message) => Heard::Message(message.channel, message.position.offset),
+            ServerBody::Skipped { channel, first, last } => Heard::Skipped(*channel, first.offset, last.offset),
+            ServerBody::Refreshed { .. } => Heard::Refreshed(request),
+            ServerBody::Error { code, retry_after_ms, .. } => {
+                if *retry_after_ms > 0 {
+                    self.last_retry_after_ms = *retry_after_ms;
+                }
+                Heard::Error(request, Code::from_number(*code).unwrap())
+            }
+            ServerBody::Ping => Heard::Ping,
+            ServerBody::GoAway { after_ms, .. } => Heard::GoAway(*after_ms),
+            other => panic!("{other:?}"),
+        })
+    }
+}
