@@ -22,7 +22,7 @@ pub const SUBPROTOCOL: &str = "millrace.v1";
 pub const CLIENT_FRAME_BYTES_MAX: usize = 256 << 10;
 /// Largest frame from a node, in bytes: a page of [`PAGE_MESSAGES_MAX`] messages whose bodies keep [`PAGE_BODY_BYTES_MAX`] fits.
 pub const SERVER_FRAME_BYTES_MAX: usize = 1 << 20;
-/// Hard cap of a message's body, in bytes; a node's own limit is at most this.
+/// Hard cap of a message's body, in bytes; a node's own limit is at most this. A [`Publish`] over it decodes all the same.
 pub const PAYLOAD_BYTES_CAP: usize = 64 << 10;
 /// Hard cap of subscriptions of one session, and so of those in a hello.
 pub const SUBSCRIPTIONS_CAP: usize = 1_000;
@@ -111,7 +111,7 @@ pub struct Publish<'a> {
     pub producer: Producer,
     /// Its place among the producer's messages on this channel.
     pub sequence: ProducerSequence,
-    /// The payload.
+    /// The payload, of a size not yet checked.
     pub body: &'a [u8],
 }
 

@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use millrace_protocol::client::{ServerBody, ServerFrame};
+use millrace_protocol::id::NAME_BYTES_MAX;
 use millrace_protocol::{ChannelId, Code};
 
 use crate::arena::Arena;
@@ -352,6 +353,8 @@ impl<V: VerifyToken> Shard<V> {
         retry_after_ms: u32,
         channel: &str,
     ) {
+        // A name comes unchecked. Whole, it could make thousands of answers as long as the longest frame each.
+        let channel = &channel[..channel.floor_char_boundary(NAME_BYTES_MAX)];
         self.stats.refused_total += 1;
         match code {
             Code::RateLimited => self.stats.rate_limited_total += 1,

@@ -15,7 +15,8 @@ use crate::segment::{limit, open, share, share_text};
 
 /// Decodes a frame from a client. `input` is one whole WebSocket message; it need not be aligned.
 ///
-/// A member, or a value inside one, that this version does not know gives [`ClientBody::Unknown`].
+/// A member, or a value inside one, that this version does not know gives [`ClientBody::Unknown`]. The name in a subscribe and the
+/// body of a publish may be as long as the frame allows: the request is refused for them, not the frame.
 ///
 /// # Errors
 /// [`FrameError`]; the connection ends with its [`code`](FrameError::code).
@@ -100,13 +101,11 @@ fn subscribe<'a>(input: &'a [u8], subscribe: wire::subscribe::Reader<'_>) -> Res
 }
 
 fn publish<'a>(input: &'a [u8], publish: wire::publish::Reader<'_>) -> Result<Publish<'a>, Stop> {
-    let body = share(input, publish.get_body()?);
-    limit("publish.body", body.len(), PAYLOAD_BYTES_CAP)?;
     Ok(Publish {
         channel: channel("publish.channel", publish.get_channel())?,
         producer: producer("publish.producer", publish.get_producer())?,
         sequence: sequence("publish.sequence", publish.get_sequence())?,
-        body,
+        body: share(input, publish.get_body()?),
     })
 }
 
