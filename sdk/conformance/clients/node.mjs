@@ -1,6 +1,6 @@
 // Judges a Millrace data node with the `ws` library and capnp-es. What these cannot send wrong, node.py does.
 //
-// node node.mjs --url ws://127.0.0.1:PORT/v1/connect --token T [--expired-token T] [--channel general] [--handshake-seconds 10]
+// node node.mjs --url ws://127.0.0.1:PORT --token T [--expired-token T] [--channel general] [--handshake-seconds 10]
 
 import { randomBytes } from "node:crypto";
 import { readFileSync } from "node:fs";
@@ -10,11 +10,19 @@ import { Peer } from "./peer.mjs";
 import { Failure, Suite, equal, options, require } from "./suite.mjs";
 
 const given = options(["url", "token", "expired-token", "channel", "handshake-seconds"], ["url", "token"]);
-const { url, token, channel: name = "general" } = given;
+const { token, channel: name = "general" } = given;
+const url = endpoint(given.url);
 const handshakeSeconds = Number(given["handshake-seconds"] ?? 10);
 const SUBPROTOCOL = "millrace.v1";
 const vectors = JSON.parse(readFileSync(new URL("../vectors/client.json", import.meta.url), "utf8"));
 const suite = new Suite();
+
+/** The URL with the path of data nodes, if it has none: `ws://127.0.0.1:7400` is what `millrace dev` prints. */
+function endpoint(text) {
+  const parsed = new URL(text);
+  if (parsed.pathname === "/") parsed.pathname = "/v1/connect";
+  return parsed.href;
+}
 
 const marked = (text) => Buffer.from(`${text} ${randomBytes(6).toString("hex")} ✓`);
 const hello = (more) => ({ hello: { versionMin: 1, versionMax: 1, token, agent: "conformance/node", subscriptions: [], ...more } });
@@ -91,11 +99,11 @@ class Session extends Peer {
     return content;
   }
 
-  /** The node says why in an error that answers no request, then closes with the same code. */
-  async expectEnd(code, seconds) {
+  /** The node answers the request to blame (0: bytes that are none) with an error, then closes with the same code. */
+  async expectEnd(code, request = 0) {
     let last;
     for (;;) {
-      const event = await this.next(seconds);
+      const event = await this.next();
       if (event.kind === "close") {
         equal(event.code, code, "close code");
         break;
@@ -104,7 +112,7 @@ class Session extends Peer {
       last = decode(event.data);
     }
     require(last !== undefined, "a close frame, but no error before it");
-    equal(`${last.request} ${last.member} ${last.content?.code}`, `0 error ${code}`, "last frame before the close");
+    equal(`${last.request} ${last.member} ${last.content?.code}`, `${request} error ${code}`, "last frame before the close");
     require(last.content.message !== "", "an error says something to a person");
   }
 }
@@ -177,21 +185,28 @@ suite.each(BAD_FRAMES, (what) => `session: bad Cap'n Proto (${what}) ends it wit
 suite.each([[2, 9], [0, 0]], (low, high) => `session: versions ${low} to ${high} end it with 4001`, (low, high) =>
   connected(async (session) => {
     session.send(1, hello({ versionMin: low, versionMax: high }));
-    await session.expectEnd(4001);
+    await session.expectEnd(4001, 1);
   }),
 );
 
 suite.case("session: subscribe instead of hello ends it with 4002", () =>
   connected(async (session) => {
-    session.send(1, { subscribe: { channel: name, live: null } });
-    await session.expectEnd(4002);
+    session.send(5, { subscribe: { channel: name, live: null } });
+    await session.expectEnd(4002, 5);
   }),
 );
 
 suite.each([["", "an empty token"], ["no.token.here", "a token that is none"]], (_, what) => `session: ${what} ends it with 4400`, (bad) =>
   connected(async (session) => {
     session.send(1, hello({ token: bad }));
-    await session.expectEnd(4400);
+    await session.expectEnd(4400, 1);
+  }),
+);
+
+suite.case("session: a token of 4,097 bytes ends it with 4003, like any frame over a limit", () =>
+  connected(async (session) => {
+    session.send(1, hello({ token: "x".repeat(4097) }));
+    await session.expectEnd(4003);
   }),
 );
 
@@ -199,7 +214,7 @@ if (given["expired-token"] !== undefined) {
   suite.case("session: an expired token ends it with 4401", () =>
     connected(async (session) => {
       session.send(1, hello({ token: given["expired-token"] }));
-      await session.expectEnd(4401);
+      await session.expectEnd(4401, 1);
     }),
   );
 }
@@ -207,7 +222,7 @@ if (given["expired-token"] !== undefined) {
 suite.case("session: silence in the handshake ends it with 4203 in time", () =>
   connected(async (session) => {
     const start = performance.now();
-    await session.expectEnd(4203, handshakeSeconds + 5);
+    await session.expectClose(4203, handshakeSeconds + 5);
     const seconds = (performance.now() - start) / 1000;
     require(seconds >= handshakeSeconds / 2, `it took ${seconds} s, the limit is ${handshakeSeconds} s`);
   }),
@@ -255,6 +270,7 @@ suite.case("publish: of the largest size it goes through, one byte more is refus
     equal((await session.message()).body, largest, "body");
     const body = Buffer.concat([largest, Buffer.from("x")]);
     await session.refused(4003, { publish: { channel, producer: session.producer, sequence: 2n, body } });
+    await session.publish(channel, marked("after"));
   }),
 );
 

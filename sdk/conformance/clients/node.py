@@ -1,6 +1,6 @@
 """Judges a Millrace data node with a WebSocket library and a Cap'n Proto that nobody here wrote.
 
-python3 node.py --url ws://127.0.0.1:PORT/v1/connect --token T [--expired-token T] [--channel general] [--handshake-seconds 10]
+python3 node.py --url ws://127.0.0.1:PORT --token T [--expired-token T] [--channel general] [--handshake-seconds 10]
 
 The channel is durable, the token's user may read and publish there. Others may use it meanwhile, but not publish.
 """
@@ -14,11 +14,11 @@ import pathlib
 import time
 
 from raw import BINARY, CLOSE, PING, PONG, TEXT, Raw, Socket, close_payload, frame
-from session import SUBPROTOCOL, Session, encode, hello
+from session import SUBPROTOCOL, Session, encode, endpoint, hello
 from suite import Skipped, Suite, equal, require
 
 arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-arguments.add_argument("--url", required=True)
+arguments.add_argument("--url", required=True, type=endpoint)
 arguments.add_argument("--token", required=True)
 arguments.add_argument("--expired-token")
 arguments.add_argument("--channel", default="general")
@@ -159,7 +159,7 @@ def _():
 def _(low, high):
     with Session(options.url) as session:
         session.send(1, hello=hello(options.token, versions=(low, high)))
-        session.expect_end(4001)
+        session.expect_end(4001, request=1)
 
 
 @suite.case("session: of versions 1 to 9 the node takes 1")
@@ -179,15 +179,15 @@ def _():
 )
 def _(_, body):
     with Session(options.url) as session:
-        session.send(1, **body)
-        session.expect_end(4002)
+        session.send(5, **body)
+        session.expect_end(4002, request=5)
 
 
 @suite.case("session: a second hello ends it with 4002")
 def _():
     with open_session() as session:
         session.send(2, hello=hello(options.token))
-        session.expect_end(4002)
+        session.expect_end(4002, request=2)
 
 
 def unsigned_token():
@@ -211,13 +211,27 @@ def altered_token():
         ("a token without its signature", lambda: options.token.rsplit(".", 1)[0] + "."),
         ("a token with another signature", altered_token),
         ("a token that says it needs no signature", unsigned_token),
-        ("a token of 60,000 bytes", lambda: "x" * 60_000),
+        ("a token of 4,096 bytes", lambda: "x" * 4096),
     ],
 )
 def _(_, token):
     with Session(options.url) as session:
         session.send(1, hello=hello(token()))
-        session.expect_end(4400)
+        session.expect_end(4400, request=1)
+
+
+@suite.each("session: a token of {0} bytes ends it with 4003, like any frame over a limit", [(4097,), (200_000,)])
+def _(length):
+    with Session(options.url) as session:
+        session.send(1, hello=hello("x" * length))
+        session.expect_end(4003)
+
+
+@suite.case("session: a hello with 1,001 subscriptions ends it with 4003")
+def _():
+    with Session(options.url) as session:
+        session.send(1, hello=hello(options.token, subscriptions=[{"channel": "x", "live": None}] * 1001))
+        session.expect_end(4003)
 
 
 @suite.case("session: an expired token ends it with 4401")
@@ -226,7 +240,7 @@ def _():
         raise Skipped("no --expired-token")
     with Session(options.url) as session:
         session.send(1, hello=hello(options.expired_token))
-        session.expect_end(4401)
+        session.expect_end(4401, request=1)
 
 
 def in_time(start):
@@ -239,7 +253,7 @@ def in_time(start):
 def _():
     start = time.monotonic()
     with Session(options.url) as session:
-        session.expect_end(4203, options.handshake_seconds + 5)
+        session.expect_close(4203, options.handshake_seconds + 5)
     in_time(start)
 
 
@@ -251,7 +265,6 @@ def _():
         client.frame(PING, b"here")
         client.expect(PONG, b"here")
         client.send(frame(BINARY, encode(1, hello=hello(options.token)))[:-1])
-        equal(client.read()[0], BINARY, "opcode of the error")
         client.expect_close(4203)
     in_time(start)
 
@@ -360,6 +373,15 @@ def _():
         session.publish(channel, marked("after"))
 
 
+@suite.case("publish: a body over what any node takes is refused with 4003, too, as long as the frame fits")
+def _():
+    with open_session() as session:
+        channel = session.subscribe(options.channel, attach=None)["channel"]
+        for length in [65_536 + 1, 262_000]:
+            session.refused(4003, publish=session.publication(channel, b"x" * length, 1))
+        session.publish(channel, marked("after"))
+
+
 @suite.case("publish: to a channel that the session has not subscribed to is refused")
 def _():
     with open_session() as session:
@@ -426,6 +448,22 @@ def _():
         session.subscribe(options.channel)
 
 
+@suite.each(
+    "subscribe: {0} is refused with {1}, the session goes on",
+    [
+        ("no name", 4004, ""),
+        ("a name with a space", 4004, "no name"),
+        ("a name of 129 bytes", 4003, "x" * 129),
+        ("a name of 200,000 bytes", 4003, "ü" * 100_000),
+    ],
+)
+def _(_, code, name):
+    with open_session() as session:
+        error = session.refused(code, subscribe={"channel": name, "live": None})
+        equal(error["channel"], name.encode()[:128].decode(), "channel of the error")
+        session.subscribe(options.channel)
+
+
 @suite.case("unsubscribe: nothing comes after it")
 def _():
     with open_session() as session, open_session() as writer:
@@ -447,6 +485,15 @@ def _():
         refreshed = session.ask("refreshed", refresh={"token": options.token})
         equal(refreshed["tokenExpiresMs"], session.welcome["tokenExpiresMs"])
         session.refused(4400, refresh={"token": altered_token()})
+        session.refused(4400, refresh={"token": ""})
+        session.subscribe(options.channel)
+
+
+@suite.case("refresh: a token of 4,097 bytes ends the session with 4003, like any frame over a limit")
+def _():
+    with open_session() as session:
+        session.send(2, refresh={"token": "x" * 4097})
+        session.expect_end(4003)
 
 
 @suite.case("later versions: what the node does not know is answered with an error, or ignored if it asks for nothing")
