@@ -18,12 +18,16 @@ use crate::record::{self, key};
 const AT_ONCE: usize = 1024;
 /// About what a producer takes in a reply.
 const PRODUCER_BYTES: usize = 64;
+/// Most producers that a home is told of.
+const PRODUCERS_MAX: usize = 4096;
+/// Most rows of producers that are looked at when a channel opens: about a tenth of a second.
+const PRODUCERS_READ_MAX: u32 = 1 << 16;
 
 impl Link {
     /// Opens channels under the link's term.
     pub(super) async fn open_homes(&self, channels: Vec<ChannelId>) -> Vec<(ChannelId, Result<Head, Refusal>)> {
         // All heads have to fit into one frame.
-        let producers_max = FRAME_BYTES_MAX / 4 / PRODUCER_BYTES / channels.len().max(1);
+        let producers_max = (FRAME_BYTES_MAX / 4 / PRODUCER_BYTES / channels.len().max(1)).min(PRODUCERS_MAX);
         let link = Arc::new(self.clone());
         stream::iter(channels)
             .map(|channel| {
@@ -129,24 +133,35 @@ impl Link {
     }
 }
 
-/// Producers of a windowed channel, those that stored last first to be kept; `max` at most.
+/// Producers of a windowed channel: the `max` that stored last, in no order.
+///
+/// Looks at [`PRODUCERS_READ_MAX`] rows at most. A home that does not know a producer lets it begin again, so the rest only costs a
+/// duplicate of a message whose acknowledgement was lost in the restart.
 async fn recent_producers(
     transaction: &mut dyn Transaction,
     channel: ChannelId,
     max: usize,
 ) -> Result<Vec<ProducerState>, StoreError> {
-    let range = key::producers_of(channel);
-    let rows = transaction.scan(range.clone(), Direction::Forward, SCAN_ROWS_MAX).await?;
+    let all = key::producers_of(channel);
     let damaged = || StoreError::Damaged(format!("producers of channel {channel}"));
-    let mut producers = Vec::with_capacity(rows.len());
-    for (row, value) in rows {
-        let (user, producer) = key::producer_in(&range, &row).ok_or_else(damaged)?;
-        let (known, _) = record::producer::decode(&value).ok_or_else(damaged)?;
-        producers.push(ProducerState { user, producer, sequence: known.last(), offset: known.last_offset() });
-    }
-    if producers.len() > max {
-        producers.sort_unstable_by_key(|producer| std::cmp::Reverse(producer.offset));
-        producers.truncate(max);
+    let mut producers = Vec::new();
+    let mut range = all.clone();
+    for _ in 0..PRODUCERS_READ_MAX.div_ceil(SCAN_ROWS_MAX) {
+        let rows = transaction.scan(range.clone(), Direction::Forward, SCAN_ROWS_MAX).await?;
+        for (row, value) in &rows {
+            let (user, producer) = key::producer_in(&all, row).ok_or_else(damaged)?;
+            let (known, _) = record::producer::decode(value).ok_or_else(damaged)?;
+            producers.push(ProducerState { user, producer, sequence: known.last(), offset: known.last_offset() });
+        }
+        // After each scan, so that no more than a scan is held beside the result.
+        if producers.len() > max {
+            producers.sort_unstable_by_key(|producer| std::cmp::Reverse(producer.offset));
+            producers.truncate(max);
+        }
+        match rows.last() {
+            Some((last, _)) if rows.len() == SCAN_ROWS_MAX as usize => range.start = [last, &b"\0"[..]].concat().into(),
+            _ => break,
+        }
     }
     Ok(producers)
 }

@@ -95,6 +95,23 @@ async fn a_windowed_channel_begins_an_epoch_unless_it_was_closed() {
     assert_eq!((head.epoch, head.next_offset, head.first_offset), (epoch(3), offset(4), offset(1)));
 }
 
+/// More producers than a scan gives and a home is told of: it hears of those that stored last.
+#[tokio::test]
+async fn a_home_hears_of_the_producers_that_stored_last() {
+    let world = World::new();
+    world.channel(1, HistoryClass::Windowed).await;
+    let mut node = world.node().await;
+    let head = open(&mut node, 1).await.unwrap();
+    // Descending numbers: the rows that are read first belong to those that stored last, and the other way round.
+    let batch = (1..=9000).map(|number| message("ann", if number % 2 == 0 { number } else { 20_000 - number }, 1));
+    store(&mut node, 1, &head, batch.collect()).await;
+    close(&mut node, 1, &head, 9001).await;
+    let head = open(&mut node, 1).await.unwrap();
+    let mut offsets: Vec<_> = head.producers.iter().map(|producer| producer.offset.get()).collect();
+    offsets.sort_unstable();
+    assert_eq!(offsets, (9001 - 4096..=9000).collect::<Vec<_>>());
+}
+
 #[tokio::test]
 async fn a_durable_channel_keeps_its_epoch_however_its_home_ends() {
     let world = World::new();
