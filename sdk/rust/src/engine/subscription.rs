@@ -2,8 +2,8 @@
 //!
 //! It is *live* while the node pushes and every message follows the one before. In every other case (the application
 //! does not read, the position is too old to resume, a message is missing) it *pulls*: the session is only attached to
-//! the channel, pages of history are read at the application's pace, and when they reach the newest message the
-//! subscription resumes from there. So one slow channel costs its own queue, and nobody else's.
+//! the channel, pages of history are read at the application's pace, and when it keeps up with them, or they reach the
+//! newest message, the subscription resumes from there. So one slow channel costs its own queue, and nobody else's.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -18,7 +18,7 @@ use crate::error::Error;
 use crate::event::{Event, Message, Skipped};
 
 /// Most messages that one page is asked for.
-const PAGE_MESSAGES_MAX: u32 = 200;
+const PAGE_MESSAGES_MAX: u32 = 256;
 
 /// What may wait for the application.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,6 +98,8 @@ struct Pull {
     asked_at: Option<Instant>,
     /// Messages up to this offset were seen or announced.
     target: u64,
+    /// The node will not send so much again: only pages lead to the newest message.
+    is_far: bool,
     retry_at: Option<Instant>,
 }
 
@@ -209,7 +211,12 @@ impl Subscription {
                 _ => self.place = Place::At(head),
             },
             (Mode::Read, Recovery::Reload(code)) => match Code::from_number(code) {
-                Some(Code::PositionTooOld) => self.pull_again(now, head.offset, random),
+                Some(Code::PositionTooOld) => {
+                    self.pull_again(now, head.offset, random);
+                    if let Flow::Pulling(pull) = &mut self.flow {
+                        pull.is_far = true;
+                    }
+                }
                 Some(code @ Code::PositionAhead) => self.reset(code, head),
                 _ => self.reset(Code::EpochChanged, head),
             },
@@ -323,7 +330,7 @@ impl Subscription {
     pub(crate) fn page(&mut self, messages: &[wire::Message<'_>], more: bool) {
         let Flow::Pulling(pull) = &mut self.flow else { return };
         pull.asked_at = None;
-        let target = pull.target;
+        let Pull { target, is_far, .. } = *pull;
         let mut delivered = false;
         for message in messages {
             let position = message.position;
@@ -345,7 +352,8 @@ impl Subscription {
             self.backoff.reset();
             delivered = true;
         }
-        if more && delivered {
+        // To an application that keeps up, the node sends the rest faster than pages come.
+        if more && delivered && (is_far || !self.room.is_wide()) {
             return;
         }
         let offset = self.position().map_or(0, |position| position.offset);
@@ -430,7 +438,7 @@ impl Subscription {
     fn pull_again(&mut self, now: Instant, target: u64, random: &mut Random) {
         let first = self.backoff.attempt() == 0;
         let wait = self.backoff.next(random);
-        self.flow = Flow::Pulling(Pull { asked_at: None, target, retry_at: (!first).then(|| now + wait) });
+        self.flow = Flow::Pulling(Pull { target, retry_at: (!first).then(|| now + wait), ..Pull::default() });
     }
 }
 

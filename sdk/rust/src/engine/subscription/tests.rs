@@ -102,10 +102,12 @@ fn a_gap_is_read_from_the_history() {
     bench.push(&[at(1, 13)]);
     assert_eq!((bench.subscription.wanted(), bench.after()), (Mode::Attach, 10));
     bench.push(&[at(1, 14)]);
-    bench.page(&[at(1, 11), at(1, 12)], true);
-    bench.page(&[at(1, 13), at(1, 14)], false);
-    assert_eq!(bench.subscription.wanted(), Mode::Read);
-    assert_eq!(bench.events(), ["1/11", "1/12", "1/13", "1/14"]);
+    bench.page(&[at(1, 11), at(1, 12), at(1, 13)], true);
+    assert_eq!(bench.subscription.wanted(), Mode::Read, "there is room: the node sends the rest");
+    assert_eq!(bench.subscription.start(), wire::Start::After(at(1, 13)));
+    bench.answer(Mode::Read, at(1, 15), Recovery::Whole);
+    bench.push(&[at(1, 14), at(1, 15)]);
+    assert_eq!(bench.events(), ["1/11", "1/12", "1/13", "1/14", "1/15"]);
 }
 
 /// A node that leaves gaps without end is not asked without end.
@@ -141,7 +143,8 @@ fn an_old_position_is_filled_from_the_history() {
     let mut bench = Bench::new(Start::After(at(1, 2)));
     bench.answer(Mode::Read, at(1, 50), Recovery::Reload(Code::PositionTooOld.number()));
     assert_eq!(bench.after(), 2);
-    bench.page(&[at(1, 3), at(1, 4)], false);
+    bench.page(&[at(1, 3)], true);
+    bench.page(&[at(1, 4)], false);
     assert_eq!(bench.events(), ["1/3", "1/4"]);
     assert_eq!(bench.subscription.start(), wire::Start::After(at(1, 4)));
 }
