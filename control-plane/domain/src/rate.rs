@@ -46,6 +46,11 @@ impl Bucket {
         self.full_at <= now
     }
 
+    /// What [`take`](Self::take) would say, without taking.
+    pub fn look(&self, now: Duration, rate: Rate) -> Admission {
+        Self { full_at: self.full_at }.take(now, rate)
+    }
+
     /// Takes one request out.
     pub fn take(&mut self, now: Duration, rate: Rate) -> Admission {
         let interval = Duration::from_secs(1) / rate.per_second.max(1);

@@ -22,7 +22,7 @@ pub struct RestConfig {
     pub rate_of_key: Rate,
     /// Requests of a user. Default 50 per second, 200 at once.
     pub rate_of_user: Rate,
-    /// Requests without a valid credential, per IP address. Default 20 per second, 100 at once.
+    /// Refused requests without a valid credential, per IP address. Default 20 per second, 100 at once.
     pub rate_of_address: Rate,
     /// How long a transaction may take, retries included. Default 5 s.
     pub store_deadline: Duration,

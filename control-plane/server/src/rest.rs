@@ -36,7 +36,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use millrace_domain::Admission;
+use millrace_domain::{Admission, Rate};
 use millrace_store::Store;
 use prometheus::Registry;
 use tokio::net::TcpListener;
@@ -283,8 +283,12 @@ fn write_down(mut response: Response, id: &str) -> Response {
 }
 
 /// Finds out who calls, and accounts the call to them.
+///
+/// Who shows no valid credential is accounted to their address, but only for calls that are refused: many honest callers share an
+/// address, and nobody guesses credentials faster than it allows.
 async fn admit(State(rest): State<Shared>, mut request: Request, next: Next) -> Response {
     let authenticated = authenticate(&rest, request.headers()).await;
+    let known = matches!(authenticated, Some(Ok(_)));
     let (identity, rate) = match &authenticated {
         Some(Ok(authenticated)) => {
             let rate = match authenticated.caller {
@@ -293,28 +297,52 @@ async fn admit(State(rest): State<Shared>, mut request: Request, next: Next) -> 
             };
             (authenticated.identity.clone(), rate)
         }
-        // Whoever guesses credentials does so at the rate of their address.
         _ => {
             let peer = request.extensions().get::<Peer>().map_or(IpAddr::from(Ipv4Addr::UNSPECIFIED), |peer| peer.0);
             (format!("address:{peer}"), rest.config.rate_of_address)
         }
     };
-    let (mut response, remaining, reset) = match rest.limiter.take(&identity, rate) {
-        Admission::Admitted { remaining, reset } => {
+    let admission = if known { rest.limiter.take(&identity, rate) } else { rest.limiter.look(&identity, rate) };
+    let (mut response, admission) = match admission {
+        Admission::Admitted { .. } => {
             request.extensions_mut().insert(authenticated);
-            (next.run(request).await, remaining, reset)
+            let response = next.run(request).await;
+            let charged = !known && response.status().is_client_error();
+            let admission = if charged { rest.limiter.take(&identity, rate) } else { admission };
+            (response, admission)
         }
         Admission::Refused { retry_after } => {
             rest.metrics.rate_limited();
-            let detail = format!("more than {} requests per second", rate.per_second);
-            (Problem::new(Kind::RateLimited, detail).after(retry_after).into_response(), 0, retry_after)
+            (too_many(rate, retry_after).into_response(), admission)
         }
+    };
+    let (remaining, reset) = match admission {
+        Admission::Admitted { remaining, reset } => (remaining, reset),
+        Admission::Refused { retry_after } => (0, retry_after),
     };
     let headers = response.headers_mut();
     headers.insert(RATE_LIMIT, HeaderValue::from(rate.burst));
     headers.insert(RATE_REMAINING, HeaderValue::from(remaining));
     headers.insert(RATE_RESET, seconds(reset));
     response
+}
+
+fn too_many(rate: Rate, retry_after: Duration) -> Problem {
+    let detail = format!("more than {} requests per second", rate.per_second);
+    Problem::new(Kind::RateLimited, detail).after(retry_after)
+}
+
+impl Rest {
+    /// Accounts a call to a user who shows another credential than an access token.
+    fn admit_user(&self, identity: &str) -> Result<(), Problem> {
+        match self.limiter.take(identity, self.config.rate_of_user) {
+            Admission::Admitted { .. } => Ok(()),
+            Admission::Refused { retry_after } => {
+                self.metrics.rate_limited();
+                Err(too_many(self.config.rate_of_user, retry_after))
+            }
+        }
+    }
 }
 
 async fn authenticate(rest: &Rest, headers: &HeaderMap) -> Option<Result<Authenticated, Problem>> {

@@ -54,7 +54,7 @@ pub(crate) struct CreateChannel {
     metadata: Metadata,
     /// Members from the start, at most 100. A user who creates a channel is its owner and need not be listed; an application
     /// server names at least one owner. A dm has one or two members, all with the role `member`.
-    #[schema(max_items = 100, required = false)]
+    #[schema(max_items = 100, required = false, example = json!([{"user": "ann", "role": "owner"}, {"user": "bob"}]))]
     members: Vec<MemberDraft>,
 }
 

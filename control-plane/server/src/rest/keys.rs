@@ -79,7 +79,7 @@ pub(crate) struct NewKeyView {
     #[serde(flatten)]
     about: KeyView,
     /// The whole credential, for the `Authorization` header. It is stored nowhere: keep it.
-    #[schema(example = "mr_h3k8m2x9q4w7t6z5_J7m…")]
+    #[schema(example = "mr_h3k8m2x9q4w7t6z5_J7mQ0c2Vn9fR4tYw")]
     key: String,
 }
 

@@ -37,6 +37,14 @@ impl Limiter {
         self.take_at(self.began.elapsed(), caller, rate, CALLERS_MAX)
     }
 
+    /// Whether a caller has any request left, without accounting one.
+    pub(crate) fn look(&self, caller: &str, rate: Rate) -> Admission {
+        let name = self.hasher.hash_one(caller);
+        let buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        let unknown = if buckets.of_callers.len() < CALLERS_MAX { Bucket::full() } else { buckets.shared };
+        buckets.of_callers.get(&name).copied().unwrap_or(unknown).look(self.began.elapsed(), rate)
+    }
+
     fn take_at(&self, now: Duration, caller: &str, rate: Rate, callers_max: usize) -> Admission {
         let name = self.hasher.hash_one(caller);
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);

@@ -87,7 +87,7 @@ impl Body for IssueToken {}
 #[derive(ToSchema)]
 pub(crate) struct RefreshTokenRequest {
     /// The newest one of the sign-in.
-    #[schema(example = "mrr_h3k8m2x9q4w7t6z5_J7m…")]
+    #[schema(example = "mrr_h3k8m2x9q4w7t6z5_J7mQ0c2Vn9fR4tYw")]
     refresh_token: String,
 }
 
@@ -107,7 +107,7 @@ pub(crate) struct RevokeToken {
     #[schema(max_length = 128, example = "h3k8m2x9q4w7t6z5.q4w7t6z5h3k8m2x9")]
     token_id: Option<String>,
     /// All tokens of a user that were issued until now, and all their sign-ins.
-    #[schema(value_type = Option<String>, max_length = 128, example = "ann")]
+    #[schema(value_type = Option<String>, max_length = 128)]
     user: Option<UserId>,
 }
 
@@ -137,7 +137,7 @@ pub(crate) struct TokenPair {
     /// When it ends; Unix time, ms.
     expires_ms: i64,
     /// Exchanged for the next pair, once. It is stored nowhere: keep it.
-    #[schema(example = "mrr_h3k8m2x9q4w7t6z5_J7m…")]
+    #[schema(example = "mrr_h3k8m2x9q4w7t6z5_J7mQ0c2Vn9fR4tYw")]
     refresh_token: String,
     /// When that ends, if it is not used; Unix time, ms.
     refresh_expires_ms: i64,
@@ -273,6 +273,7 @@ async fn refresh_token_exchange(
     let mut stolen = None;
     let identity = format!("refresh:{}", text.id);
     let sealer = Sealer::new(text.secret.as_bytes());
+    call.rest.admit_user(&identity)?;
     let answer = change!(call.changing_as(&identity, sealer, body.digest)?, |transaction| {
         let record = match look_up(transaction, text, call.now_ms).await? {
             Shown::Newest(record) => record,

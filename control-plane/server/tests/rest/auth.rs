@@ -134,3 +134,23 @@ fn too_many_requests_are_told_when_to_come_back() {
     world.get("/v1/channels", "mr_other_guess").problem(429, "rate-limited");
     world.get("/v1/channels", &bob).expect(200);
 }
+
+/// Many users share an address: continuing their sign-ins costs it nothing, and each of them is bounded for themselves.
+#[test]
+fn sign_ins_are_continued_at_their_own_rate() {
+    let world = World::with(|config| {
+        config.rate_of_user = millrace_control::Rate { burst: 3, per_second: 1 };
+        config.rate_of_address = millrace_control::Rate { burst: 1, per_second: 1 };
+    });
+    let refresh = |pair: &serde_json::Value| {
+        let body = json!({"refresh_token": pair["refresh_token"]});
+        world.request("POST", "/v1/tokens/refresh").json(&body).send()
+    };
+    let mut pair = world.post("/v1/tokens", &world.api, &json!({"user": "ann"})).expect(201);
+    for _ in 0..3 {
+        pair = refresh(&pair).expect(201);
+    }
+    let refused = refresh(&pair);
+    refused.problem(429, "rate-limited");
+    assert_eq!(refused.header("retry-after"), "1");
+}

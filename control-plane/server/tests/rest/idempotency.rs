@@ -6,7 +6,7 @@ use millrace_store::open_memory;
 use serde_json::json;
 
 use crate::plane::FakePlane;
-use crate::{Answer, OPERATOR, World, text};
+use crate::{Answer, OPERATOR, World, text, until};
 
 fn post(world: &World, path: &str, credential: &str, key: &str, body: &serde_json::Value) -> Answer {
     world.request("POST", path).bearer(credential).header("idempotency-key", key).json(body).send()
@@ -88,9 +88,7 @@ fn the_same_request_twice_at_once_waits_for_itself() {
     std::thread::scope(|scope| {
         // Whichever comes second while the first one waits at the gate is sent away.
         let handles: Vec<_> = (0..2).map(|_| scope.spawn(publish)).collect();
-        while !handles.iter().any(|handle| handle.is_finished()) {
-            std::thread::yield_now();
-        }
+        until(|| handles.iter().any(|handle| handle.is_finished()));
         drop(taken);
         let mut answers: Vec<_> = handles.into_iter().map(|handle| handle.join().unwrap()).collect();
         answers.sort_by_key(|answer| answer.status);

@@ -4,6 +4,7 @@
 mod auth;
 mod channels;
 mod documents;
+mod faulty;
 mod idempotency;
 mod members;
 mod messages;
@@ -17,6 +18,7 @@ mod unknown;
 mod users;
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use millrace_control::{DataPlane, RestConfig, RestServer, serve_rest};
 use millrace_store::{Store, open_memory};
@@ -201,6 +203,16 @@ impl Answer {
         let body = self.problem(422, "validation");
         let found: Vec<_> = body["errors"].as_array().unwrap().iter().map(|error| text(&error["field"])).collect();
         assert_eq!(found, fields, "{body}");
+    }
+}
+
+/// Waits for what another thread brings about; fails instead of waiting for ever.
+#[track_caller]
+fn until(mut happened: impl FnMut() -> bool) {
+    let give_up_at = Instant::now() + Duration::from_secs(20);
+    while !happened() {
+        assert!(Instant::now() < give_up_at, "it never happened");
+        std::thread::yield_now();
     }
 }
 

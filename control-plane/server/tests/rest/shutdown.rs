@@ -3,14 +3,16 @@
 use std::io::Write;
 use std::net::TcpStream;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use millrace_control::{RestConfig, serve_rest};
 use millrace_store::open_memory;
 use prometheus::Registry;
 use serde_json::json;
 
-use crate::World;
-use crate::plane::FakePlane;
+use crate::faulty::{Fate, faulty};
+use crate::plane::{FakePlane, ends_membership};
+use crate::{World, until};
 
 #[test]
 fn requests_under_way_are_answered_before_the_end() {
@@ -23,10 +25,8 @@ fn requests_under_way_are_answered_before_the_end() {
     let body = json!({"text": "x"});
     std::thread::scope(|scope| {
         let answer = scope.spawn(|| world.post("/v1/channels/general/messages", &ann, &body));
-        // The request is under way when the channel's readers wait for their answer: another connection sees it in the metrics.
-        while !world.request("GET", "/metrics").send().text.contains("millrace_rest_requests 2") {
-            std::thread::yield_now();
-        }
+        // Another connection sees in the metrics that it is under way.
+        until(|| world.request("GET", "/metrics").send().text.contains("millrace_rest_requests 2"));
         let stopping = world.runtime.spawn(server.stop());
         drop(taken);
         answer.join().unwrap().expect(201);
@@ -38,9 +38,10 @@ fn requests_under_way_are_answered_before_the_end() {
 /// Between the commit of a change and its announcement nothing may come, not even the end of the caller's connection.
 #[test]
 fn a_caller_who_hangs_up_does_not_stop_the_announcement() {
-    let world = World::new();
+    let (world, fates) = faulty();
     world.group("general", &[("ann", "owner"), ("bob", "member")]);
     world.plane.told();
+    fates.extend([Fate::LandsLate]);
     let mut stream = TcpStream::connect(world.base.strip_prefix("http://").unwrap()).unwrap();
     write!(
         stream,
@@ -48,16 +49,13 @@ fn a_caller_who_hangs_up_does_not_stop_the_announcement() {
         world.api
     )
     .unwrap();
+    until(|| fates.waiting.load(Ordering::SeqCst) == 1);
     drop(stream);
-    // The request may not have been read at all when the connection ended; if it was done, it was told.
-    while world.get("/v1/channels/general/members/bob", &world.api).status == 200 {
-        world.delete("/v1/channels/general/members/bob", &world.api);
-    }
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
-    while !world.plane.told().iter().any(|told| crate::plane::ends_membership(told, "bob")) {
-        assert!(std::time::Instant::now() < deadline, "a removal that is stored was never told");
-        std::thread::yield_now();
-    }
+    // The server has seen the end of the connection when only the one that asks for the metrics is left.
+    until(|| world.request("GET", "/metrics").send().text.contains("millrace_rest_connections 1"));
+    assert_eq!(world.plane.told(), []);
+    fates.gate.add_permits(1);
+    until(|| world.plane.told().iter().any(|told| ends_membership(told, "bob")));
 }
 
 #[test]

@@ -1,105 +1,11 @@
 //! Commits of which nobody hears what became of them.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
-use std::time::Instant;
-
-use bytes::Bytes;
 use millrace_protocol::node::NodeBody;
-use millrace_store::{
-    BoxFuture, CommitOutcome, Direction, KeyRange, Store, StoreError, StoreStats, Transaction, open_memory,
-};
 use serde_json::{Value, json};
 
-use crate::plane::{FakePlane, ends_membership};
-use crate::{World, text};
-
-/// What becomes of the next commits that write.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fate {
-    LandsUnheard,
-    LostUnheard,
-    Conflicts,
-    Fails,
-}
-
-type Fates = Arc<Mutex<VecDeque<Fate>>>;
-
-struct FaultyStore {
-    inner: Arc<dyn Store>,
-    fates: Fates,
-}
-
-struct FaultyTransaction {
-    inner: Box<dyn Transaction>,
-    fates: Fates,
-    writes: bool,
-}
-
-impl Store for FaultyStore {
-    fn begin(&self, deadline: Instant) -> BoxFuture<'_, Result<Box<dyn Transaction>, StoreError>> {
-        Box::pin(async move {
-            let inner = self.inner.begin(deadline).await?;
-            Ok(Box::new(FaultyTransaction { inner, fates: self.fates.clone(), writes: false }) as Box<dyn Transaction>)
-        })
-    }
-
-    fn close(&self) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.inner.close()
-    }
-
-    fn stats(&self) -> StoreStats {
-        self.inner.stats()
-    }
-}
-
-impl Transaction for FaultyTransaction {
-    fn get<'a>(&'a mut self, key: &'a [u8]) -> BoxFuture<'a, Result<Option<Bytes>, StoreError>> {
-        self.inner.get(key)
-    }
-
-    fn scan(
-        &mut self,
-        range: KeyRange,
-        direction: Direction,
-        limit: u32,
-    ) -> BoxFuture<'_, Result<Vec<(Bytes, Bytes)>, StoreError>> {
-        self.inner.scan(range, direction, limit)
-    }
-
-    fn put(&mut self, key: Bytes, value: Bytes) {
-        self.writes = true;
-        self.inner.put(key, value);
-    }
-
-    fn delete(&mut self, key: Bytes) {
-        self.writes = true;
-        self.inner.delete(key);
-    }
-
-    fn commit(self: Box<Self>) -> BoxFuture<'static, CommitOutcome> {
-        let fate = if self.writes { self.fates.lock().unwrap().pop_front() } else { None };
-        Box::pin(async move {
-            match fate {
-                None => self.inner.commit().await,
-                Some(Fate::LandsUnheard) => {
-                    assert!(matches!(self.inner.commit().await, CommitOutcome::Committed));
-                    CommitOutcome::Unknown(StoreError::DeadlineExceeded)
-                }
-                Some(Fate::LostUnheard) => CommitOutcome::Unknown(StoreError::DeadlineExceeded),
-                Some(Fate::Conflicts) => CommitOutcome::Conflict,
-                Some(Fate::Fails) => CommitOutcome::Failed(StoreError::DeadlineExceeded),
-            }
-        })
-    }
-}
-
-fn faulty() -> (World, Fates) {
-    let fates = Fates::default();
-    let store = Arc::new(FaultyStore { inner: open_memory(), fates: fates.clone() });
-    let plane = Arc::new(FakePlane::default());
-    (World::over(store, plane.clone(), plane, |_| {}), fates)
-}
+use crate::faulty::{Fate, faulty};
+use crate::plane::ends_membership;
+use crate::text;
 
 /// Whatever became of a commit that nobody heard of: the change is made once, the answer says so, and nodes were told.
 #[test]
@@ -108,10 +14,10 @@ fn a_change_is_made_once_and_told() {
         let (world, fates) = faulty();
         let change = |method: &str, path: &str, body: Value, statuses: &[u16]| {
             world.plane.told();
-            fates.lock().unwrap().push_back(fate);
+            fates.extend([fate]);
             let answer = world.request(method, path).bearer(&world.api).json(&body).send();
             assert!(statuses.contains(&answer.status), "{fate:?} {method} {path}: {answer:?}");
-            assert!(fates.lock().unwrap().is_empty());
+            assert!(fates.have_come());
             answer.body()
         };
         let draft = json!({"name": "general", "kind": "group", "members": [{"user": "ann", "role": "owner"}]});
@@ -156,15 +62,15 @@ fn what_stays_unknown_is_called_so() {
     world.group("general", &[("ann", "owner"), ("bob", "member")]);
     let remove = || world.delete("/v1/channels/general/members/bob", &world.api);
     world.plane.told();
-    fates.lock().unwrap().extend([Fate::LostUnheard, Fate::Fails]);
+    fates.extend([Fate::LostUnheard, Fate::Fails]);
     let unknown = remove();
     unknown.problem(503, "unknown-outcome");
     assert_eq!(unknown.header("retry-after"), "1");
     assert!(matches!(world.plane.told()[..], [NodeBody::ChannelChanged { archived: false, .. }]));
 
-    fates.lock().unwrap().push_back(Fate::Fails);
+    fates.extend([Fate::Fails]);
     remove().problem(503, "unavailable");
-    fates.lock().unwrap().extend([Fate::Conflicts; 16]);
+    fates.extend([Fate::Conflicts; 16]);
     remove().problem(503, "unavailable");
     world.get("/v1/channels/general/members/bob", &world.api).expect(200);
     remove().expect(204);
@@ -178,7 +84,7 @@ fn an_idempotency_key_resolves_an_unknown_outcome() {
         let request = world.request("POST", "/v1/keys").bearer(&world.api).header("idempotency-key", "k");
         request.json(&json!({})).send()
     };
-    fates.lock().unwrap().extend([Fate::LandsUnheard, Fate::Fails]);
+    fates.extend([Fate::LandsUnheard, Fate::Fails]);
     // The second run finds the answer of the first one and has nothing to write.
     let first = create();
     first.expect(201);
