@@ -115,7 +115,8 @@ impl<V: VerifyToken> Shard<V> {
             debug_assert!(false, "a channel is kept while joins of it are under way");
             return;
         };
-        entry.joins -= 1;
+        // It counts until the end: a session may meet its end on the way, and interest that came with the answer must still
+        // be given back.
         match ticket.session {
             None if entry.group == ticket.number && entry.interest == Interest::Joining => {
                 self.group_joined(now, channel, result);
@@ -132,6 +133,9 @@ impl<V: VerifyToken> Shard<V> {
                     self.stale_join(channel, &result);
                 }
             }
+        }
+        if let Some(entry) = self.channels.get_mut(channel) {
+            entry.joins -= 1;
         }
         self.left(channel);
     }
