@@ -1,5 +1,6 @@
 //! The engine as a whole: a simulation against a model of a node, and scripts for what the simulation does not reach.
 
+mod bench;
 #[path = "../../tests/shell/node.rs"]
 mod node;
 mod script;
