@@ -2,13 +2,21 @@
 
 use std::time::Duration;
 
-/// So many at once, and so many per second in the long run.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// So many at once, and one more each interval.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
-    /// Requests that a caller who was quiet may make at once.
+    /// Requests that a caller who was quiet may make at once; at least 1.
     pub burst: u32,
-    /// Requests per second that come back.
-    pub per_second: u32,
+    /// How long it takes until one comes back; at least 1 ns.
+    pub interval: Duration,
+}
+
+impl Rate {
+    /// So many at once, and so many per second in the long run.
+    pub const fn per_second(burst: u32, count: u32) -> Self {
+        let count = if count == 0 { 1 } else { count };
+        Self { burst, interval: Duration::from_nanos(1_000_000_000 / count as u64) }
+    }
 }
 
 /// What became of a request.
@@ -53,7 +61,7 @@ impl Bucket {
 
     /// Takes one request out.
     pub fn take(&mut self, now: Duration, rate: Rate) -> Admission {
-        let interval = Duration::from_secs(1) / rate.per_second.max(1);
+        let interval = rate.interval.max(Duration::from_nanos(1));
         let capacity = interval * rate.burst.max(1);
         let full_at = self.full_at.max(now) + interval;
         let missing = full_at - now;
@@ -76,7 +84,7 @@ mod tests {
 
     #[test]
     fn a_burst_then_the_rate() {
-        let rate = Rate { burst: 3, per_second: 10 };
+        let rate = Rate::per_second(3, 10);
         let mut bucket = Bucket::full();
         let mut check = |at_ms: u32, expect| assert_eq!(bucket.take(MS * at_ms, rate), expect, "at {at_ms} ms");
         check(1000, Admission::Admitted { remaining: 2, reset: MS * 100 });
@@ -94,7 +102,7 @@ mod tests {
         fn never_more_than_burst_and_rate(
             burst in 1u32..20, per_second in 1u32..1000, gaps_ms in prop::collection::vec(0u32..50, 1..300)
         ) {
-            let rate = Rate { burst, per_second };
+            let rate = Rate::per_second(burst, per_second);
             let mut bucket = Bucket::full();
             let (mut now, mut admitted) = (Duration::ZERO, 0u32);
             for gap in gaps_ms {

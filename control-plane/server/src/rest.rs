@@ -328,7 +328,7 @@ async fn admit(State(rest): State<Shared>, mut request: Request, next: Next) -> 
 }
 
 fn too_many(rate: Rate, retry_after: Duration) -> Problem {
-    let detail = format!("more than {} requests per second", rate.per_second);
+    let detail = format!("more than {} requests at once and one more each {:?}", rate.burst, rate.interval);
     Problem::new(Kind::RateLimited, detail).after(retry_after)
 }
 

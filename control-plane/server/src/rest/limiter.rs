@@ -67,7 +67,7 @@ impl Limiter {
 mod tests {
     use super::*;
 
-    const RATE: Rate = Rate { burst: 1, per_second: 1 };
+    const RATE: Rate = Rate::per_second(1, 1);
 
     fn admitted(limiter: &Limiter, at_ms: u64, caller: &str) -> bool {
         let admission = limiter.take_at(Duration::from_millis(at_ms), caller, RATE, 2);
