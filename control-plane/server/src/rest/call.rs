@@ -174,7 +174,7 @@ impl Call {
         Ok(Some(Slot { rest: self.rest.clone(), fingerprint, request, sealer }))
     }
 
-    /// The same for the caller itself, outside [`change`](Self::change).
+    /// The same for the caller itself, outside [`change!`].
     pub(crate) fn own_slot(&self, request: [u8; 32]) -> Result<Option<Slot>, Problem> {
         let Authenticated { identity, sealer, .. } = self.authenticated()?;
         self.slot(identity, *sealer, request)
