@@ -56,7 +56,7 @@ pub struct HomeConfig {
     pub waiting_messages_max: u32,
     /// Most bytes of them. Default 1 MiB.
     pub waiting_bytes_max: u32,
-    /// Most messages of one append. Default 512.
+    /// Most messages of one append. Default 512, at most 4,096.
     pub batch_messages_max: u32,
     /// Most bytes of one append. Default 128 KiB.
     pub batch_bytes_max: u32,
@@ -184,6 +184,10 @@ impl Config {
         if self.home.batch_bytes_max < message {
             return fail("home.batch_bytes_max", self.home.batch_bytes_max.into(), "payload_bytes_max and 512 more");
         }
+        // A batch of the shortest messages still fits into a frame of the control link, beside others.
+        if self.home.batch_messages_max > 4_096 {
+            return fail("home.batch_messages_max", self.home.batch_messages_max.into(), "at most 4,096");
+        }
         if self.home.waiting_bytes_max < self.home.batch_bytes_max {
             return fail("home.waiting_bytes_max", self.home.waiting_bytes_max.into(), "at least batch_bytes_max");
         }
@@ -242,6 +246,7 @@ mod tests {
         check(|config| config.subscriptions_max = 1_001, "subscriptions_max");
         check(|config| config.page_bytes_max = 16 << 10, "page_bytes_max");
         check(|config| config.queue_bytes_max = 64 << 10, "queue_bytes_max");
+        check(|config| config.home.batch_messages_max = 4_097, "home.batch_messages_max");
         check(|config| config.publish_rate.burst = 0, "publish_rate");
         check(|config| config.sessions_max = 0, "sessions_max");
         check(|config| config.heartbeat = Duration::ZERO, "heartbeat");

@@ -2,7 +2,7 @@
 
 use millrace_protocol::client::HistoryClass;
 use millrace_protocol::code::Refusal;
-use millrace_protocol::node::{ChannelAppend, ChannelAppended, Head, History, NodeBody};
+use millrace_protocol::node::{ChannelAppend, ChannelAppended, Head, History, NodeBody, message_bytes_max};
 use millrace_protocol::{ChannelId, Code};
 use rustc_hash::FxHashMap;
 
@@ -12,8 +12,10 @@ use crate::home::{Context, Home, HomeKey, State};
 use crate::hop::{Ack, Acks, HopBody, Join, Joined, Origin, Outcome, Page, Publish, Read};
 use crate::wheel::{TICK_MS, Tick, Wheel};
 
-/// Appends are put into one frame up to so many bytes of payload; the link takes 8 MiB.
+/// Appends are put into one frame until it has so many bytes, and one channel's batch more; the link takes 8 MiB.
 const APPEND_FRAME_BYTES: usize = 1 << 20;
+/// What a channel's append adds to the frame beside its messages, at most.
+const APPEND_BYTES: usize = 64;
 /// Requests to open homes, and reads, under way at one time.
 const OPENS_MAX: usize = 8;
 const READS_MAX: usize = 64;
@@ -273,7 +275,8 @@ impl Homes {
             let Some(home) = self.homes.get_mut(&channel) else { continue };
             let key = home.key;
             if let Some(append) = home.offer(context) {
-                bytes += append.messages.iter().map(|message| message.body.len()).sum::<usize>();
+                // With users and numbers: of short messages the bodies are the smaller part.
+                bytes += APPEND_BYTES + append.messages.iter().map(message_bytes_max).sum::<usize>();
                 appends.push(append);
                 keys.push(key);
             }

@@ -10,7 +10,9 @@ use millrace_protocol::client::{
     ClientBody, ClientFrame, Hello, HistoryClass, Publish, Recovery, ServerBody, Start, Subscribe, VERSION,
     decode_server, encode_client,
 };
-use millrace_protocol::node::{NewMessage, NodeBody, NodeFrame, PublishOrder, SlowConsumer, TokensRevoked};
+use millrace_protocol::node::{
+    FRAME_BYTES_MAX, NewMessage, NodeBody, NodeFrame, PublishOrder, SlowConsumer, TokensRevoked, encoded_bytes_max,
+};
 use millrace_protocol::{ChannelId, Code, Epoch, Position, Producer, ProducerSequence, TenantId, Term, UserId};
 
 #[allow(dead_code, reason = "the simulation uses the rest of it")]
@@ -298,6 +300,8 @@ impl Desk {
             }
             Action::Control(_) if !self.link_up => {}
             Action::Control(frame) => {
+                // The link ends at a frame that is too large, and the next one would end at the same frame.
+                assert!(encoded_bytes_max(&frame) <= FRAME_BYTES_MAX);
                 if let Some(held) = &mut self.held {
                     held.push(frame);
                     return;
