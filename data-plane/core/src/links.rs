@@ -82,3 +82,32 @@ impl Links {
         self.links.iter().all(|link| link.queue.is_empty() && link.requests == 0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use millrace_protocol::ChannelId;
+
+    use super::*;
+    use crate::run::tests::run;
+
+    #[test]
+    fn each_kind_of_hop_has_its_bound() {
+        let (home, far) = (ShardIndex(0), ShardIndex(1));
+        let mut links = Links::new(home, 2, 2, 3);
+        for first in 1..3 {
+            assert!(links.takes_live(far));
+            links.send(far, HopBody::Live(Box::new(run(first, &[1]))));
+        }
+        assert!(!links.takes_live(far) && links.takes_live(home));
+        links.send(far, HopBody::Lagged(ChannelId::new(9).unwrap()));
+        assert!(matches!(links.poll(far).unwrap().0, HopBody::Live(_)));
+        assert!(links.takes_live(far), "room again");
+        assert_eq!((0..9).filter(|_| links.admit(far)).count(), 3);
+        links.answered(far, 2);
+        assert_eq!((0..9).filter(|_| links.admit(far)).count(), 2);
+        links.answered(far, 3);
+        assert!(!links.is_idle(), "hops wait");
+        while links.poll(far).is_some() {}
+        assert!(links.is_idle() && links.poll_local().is_none());
+    }
+}

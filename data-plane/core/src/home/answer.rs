@@ -80,9 +80,7 @@ impl Home {
     }
 
     pub(super) fn refuse_held(&mut self, context: &mut Context<'_>, code: Code) {
-        if let Some(Reading::Held(held)) = self.reading.take() {
-            self.refuse_one(context, &held, code);
-        }
+        self.interrupt_read();
         for held in std::mem::take(&mut self.held) {
             self.refuse_one(context, &held, code);
         }

@@ -48,6 +48,7 @@ impl Home {
 
     fn lose_lease(&mut self, context: &Context<'_>) {
         self.interrupt_read();
+        self.reading = None;
         self.lease = Lease::Missing;
         self.appending = false;
         if self.history == HistoryClass::Durable {
@@ -59,9 +60,11 @@ impl Home {
     }
 
     /// The read under way is nobody's any more; who waits for it waits for another.
-    fn interrupt_read(&mut self) {
-        if let Some(Reading::Held(held)) = self.reading.take() {
-            self.held.push_front(held);
+    pub(super) fn interrupt_read(&mut self) {
+        match self.reading.take() {
+            Some(Reading::Held(held)) => self.held.push_front(held),
+            // What the home reads for itself it still needs.
+            own => self.reading = own,
         }
     }
 

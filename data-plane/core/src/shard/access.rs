@@ -18,7 +18,7 @@ impl<V: VerifyToken> Shard<V> {
                         subscription.access.can_publish = can_publish;
                     }
                 }
-                None => self.cut_off(key, change.channel, Code::Removed),
+                None => self.unsubscribed(key, change.channel, Code::Removed),
             }
         }
     }
@@ -29,7 +29,7 @@ impl<V: VerifyToken> Shard<V> {
         for index in members {
             let Some(key) = self.sessions.key(index) else { continue };
             if archived {
-                self.cut_off(key, channel, Code::Archived);
+                self.unsubscribed(key, channel, Code::Archived);
             } else {
                 self.reauthorize.push(key, channel);
             }
@@ -37,18 +37,6 @@ impl<V: VerifyToken> Shard<V> {
         if archived && home_of(channel, self.shards) == self.index {
             self.with_homes(now, |homes, context| homes.end(context, channel, Code::Archived));
         }
-    }
-
-    /// The session hears no more of the channel, not even what waits in its queue.
-    pub(super) fn cut_off(&mut self, key: SessionKey, channel: ChannelId, code: Code) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
-        if session.subscription(channel).is_none() {
-            return;
-        }
-        let before = session.outbound.queued_bytes();
-        session.outbound.drop_channel(channel);
-        self.stats.queued_bytes -= (before - session.outbound.queued_bytes()) as u64;
-        self.unsubscribed(key, channel, code);
     }
 
     pub(super) fn tokens_revoked(&mut self, revoked: &TokensRevoked) {

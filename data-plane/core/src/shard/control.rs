@@ -248,7 +248,7 @@ impl<V: VerifyToken> Shard<V> {
             Err(refusal) if refusal.code.advice() == Advice::Retry => self.reauthorize.failed = true,
             Err(refusal) => {
                 let code = if refusal.code == Code::NoAccess { Code::Removed } else { refusal.code };
-                self.cut_off(key, channel, code);
+                self.unsubscribed(key, channel, code);
             }
         }
     }

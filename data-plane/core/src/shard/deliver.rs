@@ -177,10 +177,11 @@ impl<V: VerifyToken> Shard<V> {
         }
     }
 
-    /// Ends a subscription that the client has, and tells it why.
+    /// Ends a subscription that the client has, and tells it why. It hears no more of the channel, not even what waits in its queue.
     pub(super) fn unsubscribed(&mut self, key: SessionKey, channel: ChannelId, code: Code) {
         // With its last user the channel's entry goes, and with that its name.
         let name = self.name_of(channel);
+        self.drop_queued(key, channel);
         match self.drop_subscription(key, channel) {
             Some(SubscriptionState::Joining { request, .. }) => {
                 self.refuse_subscribe(key, request, code, name.as_ref())

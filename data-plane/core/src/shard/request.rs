@@ -159,6 +159,7 @@ impl<V: VerifyToken> Shard<V> {
 
     fn unsubscribe(&mut self, key: SessionKey, request: u32, channel: ChannelId) {
         let name = self.name_of(channel);
+        self.drop_queued(key, channel);
         match self.drop_subscription(key, channel) {
             None => self.send_error(key, request, Code::NotSubscribed),
             Some(state) => {

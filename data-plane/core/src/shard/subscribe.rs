@@ -21,6 +21,7 @@ impl<V: VerifyToken> Shard<V> {
         if self.sessions.get(key).is_none_or(|session| session.identity().is_none()) {
             return;
         }
+        self.drop_queued(key, channel);
         if let Some(SubscriptionState::Joining { request, .. }) = self.drop_subscription(key, channel) {
             self.refuse_subscribe(key, request, Code::NotSubscribed, Some(&granted.name));
         }
@@ -296,6 +297,17 @@ impl<V: VerifyToken> Shard<V> {
     pub(super) fn is_current(&self, key: SessionKey, channel: ChannelId, number: u32) -> bool {
         let subscription = self.sessions.get(key).and_then(|session| session.subscription(channel));
         subscription.is_some_and(|subscription| subscription.number == number)
+    }
+
+    /// Messages of a subscription that ends leave the queue with it: what follows, or its client's next resume, begins where
+    /// the client itself stands.
+    pub(super) fn drop_queued(&mut self, key: SessionKey, channel: ChannelId) {
+        let Some(session) = self.sessions.get_mut(key).filter(|session| session.subscription(channel).is_some()) else {
+            return;
+        };
+        let before = session.outbound.queued_bytes();
+        session.outbound.drop_channel(channel);
+        self.stats.queued_bytes -= (before - session.outbound.queued_bytes()) as u64;
     }
 
     /// Ends a subscription without a word, and gives the state that it was in.
