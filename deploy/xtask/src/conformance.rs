@@ -94,6 +94,14 @@ fn node(workspace: &Workspace, tally: &mut Tally) -> Result<()> {
         command.current_dir(&clients).args([script, "--url", &url, "--token", &token, "--expired-token", &expired]);
         suite(title, command.args(["--channel", "general", "--handshake-seconds", HANDSHAKE]), tally);
     }
+    // The last to have the node: what it does must not pass for what others did.
+    let mut hostile = workspace.command(workspace.python());
+    hostile.current_dir(&clients).args(["hostile.py", "--url", &url, "--token", &token, "--channel", "general"]);
+    hostile.args(["--handshake-seconds", HANDSHAKE, "--pid", &server.child.id().to_string()]);
+    for (option, name) in [("--admin", "admin"), ("--api", "api"), ("--api-key", "api_key")] {
+        hostile.args([option, &field(&server.line, name)?]);
+    }
+    suite("node: a hostile client", &mut hostile, tally);
     Ok(())
 }
 
