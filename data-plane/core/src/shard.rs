@@ -12,7 +12,8 @@ use std::time::Instant;
 
 use millrace_protocol::client::{ServerBody, ServerFrame};
 use millrace_protocol::id::NAME_BYTES_MAX;
-use millrace_protocol::{ChannelId, Code};
+use millrace_protocol::{ChannelId, Code, TenantId};
+use rustc_hash::FxHashSet;
 
 use crate::arena::Arena;
 use crate::backplane::Backplane;
@@ -53,6 +54,8 @@ pub struct Shard<V> {
     backplane: Backplane,
     wants: Wants,
     reauthorize: Reauthorize,
+    /// Tokens revoked in this turn, by their hash.
+    revoked: FxHashSet<(TenantId, u64)>,
 
     wheel: Wheel<SessionKey>,
     chores: Wheel<Chore>,
@@ -110,6 +113,7 @@ impl<V: VerifyToken> Shard<V> {
             backplane: Backplane::new(index),
             wants: Wants::default(),
             reauthorize: Reauthorize::default(),
+            revoked: FxHashSet::default(),
             wheel: Wheel::new(),
             chores: Wheel::new(),
             draining: Draining::No,
@@ -221,6 +225,7 @@ impl<V: VerifyToken> Shard<V> {
 
     /// Ends a turn: what arrived together leaves together.
     pub fn end_turn(&mut self, now: Now) {
+        self.look_for_revoked();
         self.start_pages(now);
         self.join_groups(now);
         self.take_local_hops(now);

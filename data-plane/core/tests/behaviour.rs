@@ -106,9 +106,13 @@ fn tokens_end_and_are_refreshed() {
 fn revoked_tokens_end_their_sessions_only() {
     let mut desk = desk();
     let (ann, other, bob) = (desk.open("ann"), desk.open("ann.7000"), desk.open("bob"));
-    let revoke = |desk: &mut Desk, which: RevokedTokens| {
-        desk.revoke(TokensRevoked { tenant: desk::tenant(), which, forget_after_ms: 0 });
-    };
+    let third = desk.open("ann.8000");
+    let revoked = |which: RevokedTokens| TokensRevoked { tenant: desk::tenant(), which, forget_after_ms: 0 };
+    let revoke = |desk: &mut Desk, which: RevokedTokens| desk.revoke(&[revoked(which)]);
+    // Those of one turn are looked for together.
+    let tokens = ["ann.8000", "nobody's"].map(|id| revoked(RevokedTokens::Token(id.into())));
+    desk.revoke(&tokens);
+    assert_eq!((desk.closed(ann), desk.closed(third)), (None, Some(Code::TokenRevoked)));
     revoke(&mut desk, RevokedTokens::Token("ann.7000".into()));
     assert_eq!((desk.closed(ann), desk.closed(other)), (None, Some(Code::TokenRevoked)));
     revoke(&mut desk, RevokedTokens::UserBefore(desk::user("ann"), i64::MAX));

@@ -40,26 +40,39 @@ impl<V: VerifyToken> Shard<V> {
     }
 
     pub(super) fn tokens_revoked(&mut self, revoked: &TokensRevoked) {
-        let keys = match &revoked.which {
+        match &revoked.which {
             RevokedTokens::Token(id) => {
-                let hash = token_hash(id);
-                let holds = |key: &SessionKey| {
-                    let identity = self.sessions.get(*key).and_then(|session| session.identity());
-                    identity.is_some_and(|identity| identity.tenant == revoked.tenant && identity.token == hash)
-                };
-                (0..self.sessions.end()).filter_map(|index| self.sessions.key(index)).filter(holds).collect()
+                self.revoked.insert((revoked.tenant, token_hash(id)));
             }
             RevokedTokens::UserBefore(user, before_ms) => {
-                let mut keys = self.users.find(&self.sessions, revoked.tenant, user);
-                keys.retain(|&key| {
+                for key in self.users.find(&self.sessions, revoked.tenant, user) {
                     let identity = self.sessions.get(key).and_then(|session| session.identity());
-                    identity.is_some_and(|identity| identity.issued_ms < *before_ms)
-                });
-                keys
+                    if identity.is_some_and(|identity| identity.issued_ms < *before_ms) {
+                        self.end_revoked(key);
+                    }
+                }
             }
-        };
-        for key in keys {
-            self.end_session(key, Code::TokenRevoked, "the token was revoked", Queue::Drop);
         }
+    }
+
+    /// Ends the sessions of the tokens that were revoked in this turn: one look at all sessions, however many they are. With a new link
+    /// comes every revocation that still matters, and an index would cost every session memory for what is rare.
+    pub(super) fn look_for_revoked(&mut self) {
+        if self.revoked.is_empty() {
+            return;
+        }
+        let revoked = std::mem::take(&mut self.revoked);
+        for index in 0..self.sessions.end() {
+            let identity = self.sessions.at(index).and_then(|session| session.identity());
+            if identity.is_some_and(|identity| revoked.contains(&(identity.tenant, identity.token)))
+                && let Some(key) = self.sessions.key(index)
+            {
+                self.end_revoked(key);
+            }
+        }
+    }
+
+    fn end_revoked(&mut self, key: SessionKey) {
+        self.end_session(key, Code::TokenRevoked, "the token was revoked", Queue::Drop);
     }
 }

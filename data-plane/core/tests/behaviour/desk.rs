@@ -219,8 +219,13 @@ impl Desk {
         std::mem::take(&mut self.answers)
     }
 
-    pub(crate) fn revoke(&mut self, revoked: TokensRevoked) {
-        self.push(NodeFrame { id: 0, body: NodeBody::TokensRevoked(revoked) });
+    /// All in one turn.
+    pub(crate) fn revoke(&mut self, all: &[TokensRevoked]) {
+        for revoked in all {
+            let frame = NodeFrame { id: 0, body: NodeBody::TokensRevoked(revoked.clone()) };
+            self.shard.handle_control(self.now, ControlEvent::Frame(frame));
+        }
+        self.settle();
     }
 
     fn push(&mut self, frame: NodeFrame) {
