@@ -369,6 +369,25 @@ fn short_messages_of_many_channels_fit_the_link() {
 }
 
 #[test]
+fn a_publish_right_behind_a_long_cut_is_held() {
+    let mut desk = desk();
+    let general = desk.channel("general", DURABLE, &["ann"]);
+    let ann = desk.open("ann");
+    desk.subscribe(ann, 1, "general", LIVE);
+    desk.heard(ann);
+    desk.cut();
+    desk.pass(20_000);
+    // The link is back; the home's request to open is under way.
+    desk.hold_control();
+    desk.link();
+    desk.publish(ann, 2, general, 1, b"x");
+    desk.pass(1_000);
+    assert_eq!(desk.heard(ann), [], "nobody has waited for long");
+    desk.pass(10_000);
+    assert_eq!(desk.heard(ann), [Heard::Error(2, Code::Unavailable)]);
+}
+
+#[test]
 fn an_order_over_rest_is_answered_on_its_own_link() {
     let mut desk = desk();
     let general = desk.channel("general", DURABLE, &["ann"]);

@@ -297,6 +297,10 @@ impl Home {
             self.state = State::Dead;
             return;
         }
+        if self.is_settled() {
+            // Nobody has waited so far: who comes now is not given up for how long the cut was.
+            self.stuck_since_ms = Some(context.now_ms);
+        }
         // A windowed one that nobody uses opens once more to close properly: its epoch lives on.
         self.want_lease(context);
     }
