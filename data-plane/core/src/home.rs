@@ -356,6 +356,11 @@ impl Home {
             && self.behind.as_ref().is_none_or(|behind| behind.unsaved.is_empty())
     }
 
+    /// Its head comes with the producers that stored last.
+    pub(crate) fn tells_producers(&self) -> bool {
+        self.history == HistoryClass::Windowed
+    }
+
     /// Nothing is left to give back to the control plane.
     pub(crate) fn is_given_back(&self) -> bool {
         self.history != HistoryClass::Windowed

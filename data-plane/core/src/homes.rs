@@ -19,6 +19,8 @@ const APPEND_BYTES: usize = 64;
 /// Requests to open homes, and reads, under way at one time.
 const OPENS_MAX: usize = 8;
 const READS_MAX: usize = 64;
+/// A windowed channel's head comes with its producers, so a request opens fewer of them: each counts as so many.
+const WINDOWED_WEIGHT: usize = 32;
 
 /// What became of one channel's opening.
 type Opened = (ChannelId, Result<Head, Refusal>);
@@ -251,8 +253,15 @@ impl Homes {
             return;
         }
         while self.opening < OPENS_MAX && !context.wants.opens.is_empty() {
-            let batch = context.wants.opens.len().min(context.config.home.open_batch_max as usize);
-            let keys: Vec<_> = context.wants.opens.drain(..batch).collect();
+            let mut room = context.config.home.open_batch_max as usize;
+            let mut keys = Vec::new();
+            while room > 0
+                && let Some(key) = context.wants.opens.pop_front()
+            {
+                let windowed = self.alive(key).is_some_and(|home| home.tells_producers());
+                room = room.saturating_sub(if windowed { WINDOWED_WEIGHT } else { 1 });
+                keys.push(key);
+            }
             let channels = keys.iter().map(|key| key.channel).collect();
             self.opening += 1;
             context.backplane.ask(NodeBody::OpenHomes(channels), Pending::Open(keys));

@@ -35,7 +35,7 @@ fn what_clients_are_promised_holds_in_every_world() {
         Some(seed) => seed..seed + 1,
         None => 0..from_env("MILLRACE_WORLDS").unwrap_or(WORLDS),
     };
-    let (mut messages, mut acked, mut reloads, mut skips, mut pages) = (0, 0, 0, 0, 0);
+    let (mut messages, mut acked, mut reloads, mut skips, mut pages, mut stops) = (0, 0, 0, 0, 0, 0);
     for seed in seeds.clone() {
         let result = catch_unwind(AssertUnwindSafe(|| {
             let mut world = World::new(seed);
@@ -54,10 +54,13 @@ fn what_clients_are_promised_holds_in_every_world() {
         reloads += records.reloads;
         skips += records.skips;
         pages += records.pages;
+        stops += records.stops;
     }
-    println!("{messages} messages heard, {acked} acked, {reloads} reloads, {skips} skips, {pages} pages");
+    println!(
+        "{messages} messages heard, {acked} acked, {reloads} reloads, {skips} skips, {pages} pages, {stops} clean stops"
+    );
     if seeds.end - seeds.start >= WORLDS {
         // A simulation in which nothing happens proves nothing.
-        assert!(messages > 20_000 && acked > 10_000 && reloads > 10 && skips > 10 && pages > 500);
+        assert!(messages > 20_000 && acked > 10_000 && reloads > 10 && skips > 10 && pages > 500 && stops > 10);
     }
 }

@@ -19,6 +19,7 @@ pub(crate) struct Records {
     pub(crate) reloads: u64,
     pub(crate) skips: u64,
     pub(crate) pages: u64,
+    pub(crate) stops: u64,
     pub(crate) refusals: HashMap<Code, u64>,
 }
 

@@ -1,6 +1,9 @@
 //! What goes wrong around a node.
 
-use millrace_core::{ControlEvent, home_of};
+use std::collections::HashSet;
+use std::time::Duration;
+
+use millrace_core::{ControlEvent, Drain, home_of};
 use millrace_protocol::client::HistoryClass;
 use millrace_protocol::node::{
     MemberChanged, NewMessage, NodeBody, NodeFrame, PublishOrder, RevokedTokens, Role, TokensRevoked,
@@ -17,6 +20,7 @@ pub(crate) struct Weather {
     pub(crate) phantom: u64,
     pub(crate) usurp: u64,
     pub(crate) crash: u64,
+    pub(crate) stop: u64,
     pub(crate) disconnect: u64,
     pub(crate) membership: u64,
     pub(crate) revoke: u64,
@@ -37,6 +41,9 @@ impl World {
         }
         if self.random.chance(weather.crash) {
             self.crash();
+        }
+        if self.stopping.is_none() && self.random.chance(weather.stop) {
+            self.stop();
         }
         for index in 0..self.clients.len() {
             if self.random.chance(weather.disconnect) {
@@ -93,6 +100,13 @@ impl World {
     }
 
     fn crash(&mut self) {
+        for channel in self.control.channels.values_mut() {
+            channel.lossy |= channel.history == HistoryClass::Windowed;
+        }
+        self.restart();
+    }
+
+    fn restart(&mut self) {
         let shards = self.shards.len();
         self.cut();
         for index in 0..self.clients.len() {
@@ -101,10 +115,29 @@ impl World {
             }
         }
         self.gone.clear();
-        for channel in self.control.channels.values_mut() {
-            channel.lossy |= channel.history == HistoryClass::Windowed;
-        }
+        self.stopping = None;
         self.boot(shards);
+    }
+
+    /// A clean stop begins.
+    fn stop(&mut self) {
+        self.stopping = Some((self.now_ms + 2_000, HashSet::new()));
+        let now = self.now();
+        for shard in &mut self.shards {
+            shard.handle_drain(now, Drain { over: Duration::from_millis(1_000), endpoints: Vec::new() });
+        }
+    }
+
+    /// The stop ends when every shard has given back what it held: then nothing is lost, not even of windowed channels. One that
+    /// takes too long is cut short.
+    pub(crate) fn stopped(&mut self) {
+        let Some((until, drained)) = &self.stopping else { return };
+        if drained.len() == self.shards.len() {
+            self.records.stops += 1;
+            self.restart();
+        } else if *until <= self.now_ms {
+            self.crash();
+        }
     }
 
     fn disconnect(&mut self, index: usize) {
