@@ -14,24 +14,40 @@ use crate::grant::{ASK_BATCH_MAX, Access, Granted, Question};
 use crate::hop::{Origin, Publish};
 use crate::{Now, SessionKey, VerifyToken};
 
+/// Grants that wait one by one to be asked for again. When there are more, all grants in use are asked for: that takes no memory.
+const AGAIN_MAX: usize = 16_384;
+
 /// Asks again for grants that are in use: for all of them after the link was cut, for a channel's after it changed.
 #[derive(Debug, Default)]
 pub(super) struct Reauthorize {
     /// Sessions at and after this place are still to be asked for.
     cursor: Option<u32>,
+    /// After this pass another one begins: those before the place are to be asked for once more.
+    another: bool,
     again: VecDeque<(SessionKey, ChannelId)>,
     asked: bool,
     failed: bool,
 }
 
 impl Reauthorize {
+    /// Begins a pass over all grants in use, behind the one under way: beginning anew each time would never reach the last sessions.
     pub(super) fn begin(&mut self) {
-        self.cursor = Some(0);
+        self.another = self.cursor.is_some();
+        self.cursor.get_or_insert(0);
         self.failed = false;
     }
 
+    fn end_pass(&mut self) {
+        self.cursor = std::mem::take(&mut self.another).then_some(0);
+    }
+
     pub(super) fn push(&mut self, key: SessionKey, channel: ChannelId) {
-        self.again.push_back((key, channel));
+        if self.again.len() < AGAIN_MAX {
+            self.again.push_back((key, channel));
+        } else {
+            self.again = VecDeque::new();
+            self.begin();
+        }
     }
 }
 
@@ -198,7 +214,7 @@ impl<V: VerifyToken> Shard<V> {
             && let Some(index) = self.reauthorize.cursor
         {
             if index >= self.sessions.end() {
-                self.reauthorize.cursor = None;
+                self.reauthorize.end_pass();
                 break;
             }
             if let Some((key, session)) = self.sessions.entry_mut(index) {
@@ -251,5 +267,31 @@ impl<V: VerifyToken> Shard<V> {
                 self.unsubscribed(key, channel, code);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Channels may change faster than the control plane answers.
+    #[test]
+    fn what_is_asked_for_again_is_bounded_and_nobody_is_left_out() {
+        let (key, channel) = (SessionKey { index: 0, generation: 1 }, ChannelId::new(1).unwrap());
+        let mut reauthorize = Reauthorize::default();
+        let mut push = |times: usize| {
+            for _ in 0..times {
+                reauthorize.push(key, channel);
+                assert!(reauthorize.again.len() <= AGAIN_MAX);
+            }
+            (reauthorize.cursor, reauthorize.another)
+        };
+        assert_eq!(push(AGAIN_MAX), (None, false));
+        assert_eq!(push(1), (Some(0), false), "everyone is asked for");
+        assert_eq!(push(AGAIN_MAX + 1), (Some(0), true), "and once more, as those before the place changed too");
+        reauthorize.end_pass();
+        assert_eq!((reauthorize.cursor, reauthorize.another), (Some(0), false));
+        reauthorize.end_pass();
+        assert_eq!(reauthorize.cursor, None);
     }
 }
