@@ -51,8 +51,8 @@ struct Control {
 enum ControlKind {
     /// Short frames, joined.
     Plain,
-    /// A page of history: counts as data.
-    Page,
+    /// A page of history, for this request: counts as data.
+    Page { channel: ChannelId, request: u32 },
     /// Stands for messages that were dropped; grows while it waits.
     Skipped { channel: ChannelId, first: Position, last: Position },
 }
@@ -113,11 +113,12 @@ impl Outbound {
         self.push(Segment::Run(Rc::clone(run)));
     }
 
-    /// Adds a page of history, with its transport header.
-    pub(crate) fn push_page(&mut self, bytes: Vec<u8>) {
+    /// Adds a page of a channel's history, with its transport header.
+    pub(crate) fn push_page(&mut self, channel: ChannelId, request: u32, bytes: Vec<u8>) {
         self.data_bytes += len32(bytes.len());
         self.control_frames += 1;
-        self.push(Segment::Control(Box::new(Control { bytes, frames: 1, kind: ControlKind::Page })));
+        let kind = ControlKind::Page { channel, request };
+        self.push(Segment::Control(Box::new(Control { bytes, frames: 1, kind })));
     }
 
     /// Adds a control frame; `scratch` is a buffer to encode in.
@@ -198,12 +199,7 @@ impl Outbound {
     }
 
     fn drop_waiting(&mut self, channel: ChannelId, range: &mut Option<(Position, Position)>, skipped: &mut Skipped) {
-        // An unwritten front can go too.
-        if self.written == 0
-            && let Some(front) = self.front.take()
-        {
-            self.rest.push_front(front);
-        }
+        self.release_front();
         let mut cover = |first: Position, last: Position| {
             *range = Some((range.map_or(first, |(first, _)| first), last));
         };
@@ -229,9 +225,44 @@ impl Outbound {
         self.data_bytes -= data;
         self.control_bytes -= control_bytes;
         self.control_frames -= marks;
+        self.fill_front();
+    }
+
+    /// An unwritten front can go too: it stands with the rest until [`fill_front`](Self::fill_front).
+    fn release_front(&mut self) {
+        if self.written == 0
+            && let Some(front) = self.front.take()
+        {
+            self.rest.push_front(front);
+        }
+    }
+
+    fn fill_front(&mut self) {
         if self.front.is_none() {
             self.front = self.rest.pop_front();
         }
+    }
+
+    /// Drops pages of a channel's history that are not written yet, because the session may not see them any more. Gives the requests that
+    /// are thereby not answered.
+    pub(crate) fn drop_pages(&mut self, channel: ChannelId) -> Vec<u32> {
+        self.release_front();
+        let (mut requests, mut data) = (Vec::new(), 0);
+        self.rest.retain(|segment| match segment {
+            Segment::Control(control) => match control.kind {
+                ControlKind::Page { channel: of, request } if of == channel => {
+                    requests.push(request);
+                    data += len32(control.bytes.len());
+                    self.control_frames -= 1;
+                    false
+                }
+                _ => true,
+            },
+            Segment::Run(_) => true,
+        });
+        self.data_bytes -= data;
+        self.fill_front();
+        requests
     }
 
     /// Drops messages of a channel that are not written yet, because the session is to hear no more of it.
@@ -286,7 +317,9 @@ impl Outbound {
             left -= step;
             match front {
                 Segment::Run(_) => self.data_bytes -= step,
-                Segment::Control(control) if control.kind == ControlKind::Page => self.data_bytes -= step,
+                Segment::Control(control) if matches!(control.kind, ControlKind::Page { .. }) => {
+                    self.data_bytes -= step
+                }
                 Segment::Control(_) => self.control_bytes -= step,
             }
             if step < rest {

@@ -368,6 +368,33 @@ fn short_messages_of_many_channels_fit_the_link() {
     }
 }
 
+/// History that waits for a slow reader is not read any more once its membership is over.
+#[test]
+fn a_page_that_waits_goes_with_the_membership() {
+    let mut desk = desk();
+    let general = desk.channel("general", DURABLE, &["ann", "bob"]);
+    let (ann, bob) = (desk.open("ann"), desk.open("bob"));
+    desk.subscribe(ann, 1, "general", ATTACH);
+    desk.subscribe(bob, 1, "general", ATTACH);
+    desk.publish(ann, 2, general, 1, b"for members");
+    desk.heard(bob);
+    desk.stop_reading(bob);
+    let request = HistoryRequest { channel: general, messages_max: 5, range: HistoryRange::Newest };
+    desk.ask(bob, 7, ClientBody::History(request));
+    desk.ask(bob, 8, ClientBody::History(request));
+    assert!(desk.queued_bytes(bob) > 0);
+    desk.cut();
+    desk.remove_member(general, "bob");
+    desk.link();
+    desk.start_reading(bob);
+    let expect = [
+        Heard::Unsubscribed(0, general, Some(Code::Removed)),
+        Heard::Error(7, Code::NotSubscribed),
+        Heard::Error(8, Code::NotSubscribed),
+    ];
+    assert_eq!(desk.heard(bob), expect);
+}
+
 #[test]
 fn a_publish_right_behind_a_long_cut_is_held() {
     let mut desk = desk();

@@ -144,7 +144,7 @@ fn of_a_dropped_channel_only_the_frame_under_way_is_finished() {
 #[test]
 fn pages_count_as_data_and_stalls_are_seen() {
     let mut outbound = Outbound::default();
-    outbound.push_page(vec![0x82, 3, 1, 2, 3]);
+    outbound.push_page(ChannelId::new(1).unwrap(), 1, vec![0x82, 3, 1, 2, 3]);
     assert_eq!((outbound.data_bytes(), outbound.control_frames(), outbound.queued_bytes()), (5, 1, 5));
     outbound.advance(10, 1, true);
     outbound.advance(20, 0, true);
@@ -153,4 +153,27 @@ fn pages_count_as_data_and_stalls_are_seen() {
     assert_eq!(outbound.stalled_since(), Some(30));
     outbound.advance(40, 3, false);
     assert_eq!((outbound.stalled_since(), outbound.data_bytes(), outbound.control_frames()), (None, 0, 0));
+}
+
+#[test]
+fn pages_that_nobody_may_see_any_more_are_dropped() {
+    let channel = |number| ChannelId::new(number).unwrap();
+    let page = |outbound: &mut Outbound, of: u64, request: u32| {
+        outbound.push_page(channel(of), request, vec![0x82, 1, 0]);
+    };
+    let mut outbound = Outbound::default();
+    page(&mut outbound, 1, 5);
+    page(&mut outbound, 1, 6);
+    push_runs(&mut outbound, 2, 1..2);
+    page(&mut outbound, 2, 7);
+    page(&mut outbound, 1, 8);
+    outbound.advance(0, 1, true);
+    assert_eq!(outbound.drop_pages(channel(1)), [6, 8], "the first is partly written");
+    outbound.advance(0, 2, true);
+    assert_eq!(outbound.drop_pages(channel(2)), [7]);
+    assert_eq!((frames(&outbound), outbound.control_frames()), (vec!["2:1".into()], 0));
+    page(&mut outbound, 2, 9);
+    outbound.drop_channel(channel(2));
+    assert_eq!(outbound.drop_pages(channel(2)), [9], "in front");
+    assert!(outbound.is_empty() && outbound.queued_bytes() == 0);
 }

@@ -192,6 +192,18 @@ impl<V: VerifyToken> Shard<V> {
             }
             None => {}
         }
+        self.refuse_pages(key, channel);
+    }
+
+    /// Pages of the channel's history that wait in the session's queue are not read any more.
+    fn refuse_pages(&mut self, key: SessionKey, channel: ChannelId) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let before = session.outbound.queued_bytes();
+        let requests = session.outbound.drop_pages(channel);
+        self.stats.queued_bytes -= (before - session.outbound.queued_bytes()) as u64;
+        for request in requests {
+            self.send_error(key, request, Code::NotSubscribed);
+        }
     }
 
     /// Asks for what the group of live subscriptions and those who wait to start at the tail need next.

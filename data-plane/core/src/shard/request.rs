@@ -328,7 +328,7 @@ impl<V: VerifyToken> Shard<V> {
             Ok(bytes) => {
                 self.stats.queued_bytes += bytes.len() as u64;
                 self.stats.outbound_bytes_total += bytes.len() as u64;
-                session.outbound.push_page(bytes);
+                session.outbound.push_page(channel, request, bytes);
                 self.flush(key);
             }
             Err(code) => self.send_error(key, request, code),
