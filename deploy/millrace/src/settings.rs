@@ -4,12 +4,16 @@
 //! Every setting has one name, `section.key`: in the file as `key` under `[section]`, in the environment as
 //! `MILLRACE_SECTION_KEY`, on the command line as `--set section.key=value`. An unknown name is refused wherever it stands.
 
+mod example;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
+
+pub(crate) use example::example;
 
 /// Everything that can be set. The defaults suit one machine.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -254,17 +258,37 @@ impl Settings {
         within("data.linger (ms)", millis(self.data.linger), 0, 600_000)?;
         within("data.shards", self.data.shards.into(), 0, 256)?;
         within("store.cache (bytes)", self.store.cache.as_u64(), 1 << 20, 1 << 40)?;
+        for (name, address) in [
+            ("control.rest_address", &self.control.rest_address),
+            ("control.link_address", &self.control.link_address),
+            ("data.client_address", &self.data.client_address),
+            ("data.admin_address", &self.data.admin_address),
+            ("data.control_address", &self.data.control_address),
+        ] {
+            // Whether a name resolves is for the machine where the node starts.
+            let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port);
+            let is_address = port.is_some_and(|port| port.parse::<u16>().is_ok());
+            ensure!(is_address, "{name} is {address:?}; write HOST:PORT, such as 0.0.0.0:7400");
+        }
         Ok(())
     }
 }
 
 impl Cluster {
+    /// The secret, from the setting or its file, if there is one.
+    ///
+    /// # Errors
+    /// If both are given, or if it is too short to keep anybody out.
+    pub(crate) fn given(&self) -> Result<Option<String>> {
+        secret_from(&self.secret, &self.secret_file, "cluster.secret")
+    }
+
     /// The secret, from the setting or its file.
     ///
     /// # Errors
     /// If there is none, if both are given, or if it is too short to keep anybody out.
     pub(crate) fn secret(&self) -> Result<Vec<u8>> {
-        let secret = secret_from(&self.secret, &self.secret_file, "cluster.secret")?.context(
+        let secret = self.given()?.context(
             "cluster.secret is not set: give every node the same secret of at least 32 bytes, for example\n  \
              head -c 32 /dev/urandom | base64 > secret.txt\n  millrace control --set cluster.secret_file=secret.txt",
         )?;

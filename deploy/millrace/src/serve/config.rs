@@ -1,10 +1,12 @@
 //! `millrace config`: what can be set, and whether a file is right.
 
+use std::io::Write;
+
 use anyhow::{Context, Result};
 use clap::Subcommand;
 
-use super::Sources;
-use crate::settings::Settings;
+use super::{Sources, logging};
+use crate::settings;
 
 /// Show or check settings.
 #[derive(Debug, Subcommand)]
@@ -24,22 +26,25 @@ pub(crate) enum Config {
 
 pub(crate) fn run(command: &Config) -> Result<()> {
     match command {
-        Config::Example => print(&Settings::default()),
+        Config::Example => write(&settings::example()?),
         Config::Check { sources } => {
             let mut settings = sources.load()?;
+            // What a node would read at its start; a secret that is not set may come from elsewhere then.
+            logging::filter(&settings.log)?;
+            settings.cluster.given()?;
+            settings.control.operator_key()?;
             // Shown to people and pasted into tickets.
             for secret in [&mut settings.cluster.secret, &mut settings.control.operator_key] {
                 if !secret.is_empty() {
                     *secret = "(set)".into();
                 }
             }
-            print(&settings)
+            write(&toml::to_string(&settings).context("write the settings as TOML")?)
         }
     }
 }
 
-fn print(settings: &Settings) -> Result<()> {
-    let text = toml::to_string(settings).context("write the settings as TOML")?;
-    print!("{text}");
-    Ok(())
+fn write(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("write")
 }

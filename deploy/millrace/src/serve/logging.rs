@@ -13,12 +13,20 @@ use crate::settings::{Log, LogFormat};
 /// # Errors
 /// If the filter cannot be read.
 pub(crate) fn start(log: &Log) -> Result<()> {
-    let filter = EnvFilter::try_new(&log.filter)
-        .with_context(|| format!("log.filter {:?}: write a level, or target=level pairs", log.filter))?;
+    let filter = filter(log)?;
     let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     match log.format {
         LogFormat::Text => builder.init(),
         LogFormat::Json => builder.json().flatten_event(true).init(),
     }
     Ok(())
+}
+
+/// Which events are written.
+///
+/// # Errors
+/// If the filter cannot be read.
+pub(crate) fn filter(log: &Log) -> Result<EnvFilter> {
+    EnvFilter::try_new(&log.filter)
+        .with_context(|| format!("log.filter {:?}: write a level, or target=level pairs", log.filter))
 }

@@ -45,6 +45,9 @@ fn what_is_wrong_is_named() {
     check(None, &[], &["data.shards"], &["section.key=value"]);
     check(None, &[], &["limits.payload=1 MiB"], &["limits.payload", "65536"]);
     check(None, &[], &["limits.queue=16 KiB"], &["limits.queue", "65536"]);
+    check(None, &[], &["data.client_address=nonsense"], &["data.client_address", "nonsense", "HOST:PORT"]);
+    check(None, &[], &["control.rest_address=:7410"], &["control.rest_address", "HOST:PORT"]);
+    check(None, &[], &["data.control_address=control:99999"], &["data.control_address", "HOST:PORT"]);
 }
 
 #[test]
