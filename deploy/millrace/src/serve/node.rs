@@ -16,7 +16,10 @@ use super::{Sources, logging, plan};
 /// Run a control node: REST API, membership, history.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  head -c 32 /dev/urandom | base64 > secret.txt\n  \
-    millrace control --set cluster.secret_file=secret.txt\n  millrace control --config millrace.toml\n\n\
+    head -c 32 /dev/urandom | base64 > operator.txt\n  \
+    millrace control --set cluster.secret_file=secret.txt --set control.operator_key_file=operator.txt\n  \
+    millrace control --config millrace.toml\n\n\
+    The operator key makes tenants and their API keys, over REST.\n\
     `millrace config example` prints every setting.")]
 pub(crate) struct Control {
     /// Print one line of JSON with the addresses when ready
@@ -51,6 +54,11 @@ pub(crate) fn control(command: &Control) -> Result<()> {
         let node = ControlNode::start(&settings, &secret).await?;
         let link_address = listener.local_addr().context("link address")?;
         tracing::info!(rest = %node.rest_address(), link = %link_address, "control node runs");
+        if settings.control.operator_key()?.is_none() {
+            tracing::warn!(
+                "control.operator_key is not set: only operator keys that are in the store can make tenants and their API keys"
+            );
+        }
         if command.json {
             ready(&json!({ "api": format!("http://{}", node.rest_address()), "link": link_address.to_string() }))?;
         }
