@@ -5,7 +5,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
 use super::credentials::Connection;
-use super::output::table;
+use super::output::{line, table};
 use super::rest::{Api, segment};
 
 /// Create, list, show, update and archive channels.
@@ -30,11 +30,17 @@ enum Action {
     /// List the tenant's channels
     List,
     /// Show a channel
-    Show { name: String },
+    Show {
+        /// Its name
+        name: String,
+    },
     /// Change what people see of a channel, or how it treats slow readers
     Update(Update),
     /// End a channel: its history stays readable over REST, nothing is published any more
-    Archive { name: String },
+    Archive {
+        /// Its name
+        name: String,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -53,7 +59,7 @@ struct Create {
     /// For people to read
     #[arg(long)]
     display_name: Option<String>,
-    /// A user who owns it; may be repeated
+    /// A user who owns it; may be repeated. By default whoever the credentials are for
     #[arg(long, value_name = "USER")]
     owner: Vec<String>,
     /// A user who is in it from the start; may be repeated
@@ -63,6 +69,7 @@ struct Create {
 
 #[derive(Debug, Args)]
 struct Update {
+    /// Its name
     name: String,
     /// For people to read; empty takes it away
     #[arg(long)]
@@ -146,13 +153,14 @@ fn draft(create: &Create, default_owner: &str) -> Value {
     if let Some(name) = &create.display_name {
         body["display_name"] = name.as_str().into();
     }
-    let mut members: Vec<Value> = create.owner.iter().map(|user| json!({ "user": user, "role": "owner" })).collect();
-    let named = |user: &str| create.member.iter().any(|member| member == user);
-    if create.kind != Kind::Dm && members.is_empty() && !default_owner.is_empty() && !named(default_owner) {
-        members.push(json!({ "user": default_owner, "role": "owner" }));
+    let mut owners: Vec<&str> = create.owner.iter().map(String::as_str).collect();
+    if create.kind != Kind::Dm && owners.is_empty() && !default_owner.is_empty() {
+        owners.push(default_owner);
     }
-    members.extend(create.member.iter().map(|user| json!({ "user": user })));
-    body["members"] = members.into();
+    // An owner is a member already: naming them as both asks for nothing more.
+    let others = create.member.iter().map(String::as_str).filter(|user| !owners.contains(user));
+    let members = owners.iter().map(|user| json!({ "user": user, "role": "owner" }));
+    body["members"] = members.chain(others.map(|user| json!({ "user": user }))).collect();
     body
 }
 
@@ -163,8 +171,36 @@ fn path(name: &str) -> String {
 fn show(as_json: bool, channel: &Value) -> Result<()> {
     let rows = if channel.is_null() { &[] } else { std::slice::from_ref(channel) };
     if as_json {
-        println!("{channel}");
-        return Ok(());
+        return line(channel);
     }
     table(false, rows, &["name", "kind", "history", "slow_consumer", "id", "display_name"])
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        create: Create,
+    }
+
+    #[test]
+    fn somebody_owns_a_new_channel() {
+        let check = |arguments: &[&str], expect: Value| {
+            let line = Line::parse_from([&["create"], arguments].concat());
+            assert_eq!(draft(&line.create, "alice")["members"], expect, "{arguments:?}");
+        };
+        let alice = json!({ "user": "alice", "role": "owner" });
+        let bob = json!({ "user": "bob" });
+        check(&["plans"], json!([alice]));
+        check(&["plans", "--member", "bob"], json!([alice, bob]));
+        check(&["plans", "--member", "alice", "--member", "bob"], json!([alice, bob]));
+        check(&["plans", "--owner", "bob"], json!([{ "user": "bob", "role": "owner" }]));
+        check(&["plans", "--owner", "alice", "--member", "alice"], json!([alice]));
+        check(&["--kind", "dm", "--member", "alice", "--member", "bob"], json!([{ "user": "alice" }, bob]));
+    }
 }

@@ -5,7 +5,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
 use super::credentials::Connection;
-use super::output::table;
+use super::output::{line, table};
 use super::rest::{Api, segment};
 
 /// Add, list, change and remove the members of a channel.
@@ -28,23 +28,36 @@ pub(crate) struct Member {
 enum Action {
     /// Let a user in
     Add {
+        /// The channel's name
         channel: String,
+        /// Who
         user: String,
         /// What they may do
         #[arg(long, value_enum, default_value_t = Role::Member)]
         role: Role,
     },
     /// List the members
-    List { channel: String },
+    List {
+        /// The channel's name
+        channel: String,
+    },
     /// Change what a member may do
     Role {
+        /// The channel's name
         channel: String,
+        /// Who
         user: String,
+        /// What they may do from now on
         #[arg(value_enum)]
         role: Role,
     },
     /// Take a user out: open sessions hear of it at once
-    Remove { channel: String, user: String },
+    Remove {
+        /// The channel's name
+        channel: String,
+        /// Who
+        user: String,
+    },
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -80,9 +93,11 @@ pub(crate) fn run(command: &Member) -> Result<()> {
         Action::Remove { channel, user } => api.delete(&one(channel, user))?,
     };
     if command.json {
-        println!("{changed}");
+        return line(changed);
+    }
+    if changed.is_null() {
+        eprintln!("removed");
         return Ok(());
     }
-    let rows = if changed.is_null() { &[] } else { std::slice::from_ref(&changed) };
-    table(false, rows, &["user", "role"])
+    table(false, std::slice::from_ref(&changed), &["user", "role"])
 }

@@ -1,5 +1,6 @@
 //! How messages look: for a person at a terminal, as the bytes that were sent, or as JSON lines.
 
+use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, SystemTime};
 
@@ -110,6 +111,15 @@ fn clock(time_ms: i64) -> String {
     let time = SystemTime::UNIX_EPOCH + Duration::from_millis(u64::try_from(time_ms).unwrap_or_default());
     let whole = humantime::format_rfc3339_seconds(time).to_string();
     whole.get(11..19).unwrap_or_default().to_owned()
+}
+
+/// Writes one line to standard output. Unlike `println!`, a reader that has gone is an error, which the caller ends quietly with.
+///
+/// # Errors
+/// If the output is closed.
+pub(crate) fn line(text: impl Display) -> Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{text}").and_then(|()| out.flush()).context("write")
 }
 
 /// Writes rows as aligned columns, or as one JSON object a line.

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 
 use super::connect;
 use super::credentials::Connection;
+use super::output::line;
 use super::progress::Progress;
 
 /// Longest line that is taken; the node may allow less.
@@ -58,8 +59,7 @@ pub(crate) async fn run(command: &Send) -> Result<()> {
     let sent = sent?;
     // Everything is acknowledged; a connection that does not close in time takes nothing back.
     let _ = client.close().await;
-    report(command, &sent, took);
-    Ok(())
+    report(command, &sent, took)
 }
 
 /// Sends each line; fails at the first that is not acknowledged, saying how many were.
@@ -84,8 +84,10 @@ async fn lines(sender: Sender, progress: &mut Progress) -> Result<Summary> {
     let mut summary = Summary::default();
     let confirm = async {
         while let Some(ticket) = waiting.recv().await {
-            let position =
-                ticket.await.with_context(|| format!("message {} (all before it are stored)", summary.sent + 1))?;
+            let position = ticket.await.with_context(|| {
+                let number = summary.sent + 1;
+                format!("message {number} (all before it are acknowledged, some behind it may be stored)")
+            })?;
             summary.sent += 1;
             summary.first.get_or_insert(position.offset);
             summary.last = Some(position.offset);
@@ -133,14 +135,13 @@ fn read_line(input: &mut impl BufRead) -> Result<Option<Vec<u8>>> {
     Ok(Some(line))
 }
 
-fn report(command: &Send, sent: &Summary, took: Duration) {
+fn report(command: &Send, sent: &Summary, took: Duration) -> Result<()> {
     if command.json {
         let summary = json!({
             "channel": command.channel, "sent": sent.sent, "first_offset": sent.first, "last_offset": sent.last,
             "seconds": took.as_secs_f64(),
         });
-        println!("{summary}");
-        return;
+        return line(summary);
     }
     let what = if sent.sent == 1 { "message" } else { "messages" };
     let place = match (sent.first, sent.last) {
@@ -149,6 +150,7 @@ fn report(command: &Send, sent: &Summary, took: Duration) {
         _ => String::new(),
     };
     eprintln!("{} {what} to {}{place}", sent.sent, command.channel);
+    Ok(())
 }
 
 #[cfg(test)]

@@ -5,10 +5,11 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::credentials::Connection;
+use super::output::line;
 use super::rest::Api;
 
 /// Issue, inspect and revoke access tokens.
@@ -28,6 +29,7 @@ pub(crate) struct Token {
 enum Action {
     /// Print a new token for a user
     Issue {
+        /// Who it is for
         user: String,
         /// How long it lives, such as 30m or 1h
         #[arg(long, value_parser = humantime::parse_duration)]
@@ -37,11 +39,15 @@ enum Action {
         json: bool,
     },
     /// Show what a token says; its signature is not checked
-    Inspect { token: Option<String> },
+    Inspect {
+        /// The token; without one, that of the credentials
+        token: Option<String>,
+    },
     /// End tokens before their time: open sessions hear of it at once
+    #[command(group = ArgGroup::new("which").args(["user", "id"]).required(true))]
     Revoke {
         /// All tokens of this user that were issued before now
-        #[arg(long, value_name = "USER", conflicts_with = "id", required_unless_present = "id")]
+        #[arg(long, value_name = "USER")]
         user: Option<String>,
         /// One token, by its id (jti)
         #[arg(long, value_name = "JTI")]
@@ -55,9 +61,9 @@ pub(crate) fn run(command: &Token) -> Result<()> {
         Action::Issue { user, ttl, json } => {
             let answer = Api::new(&credentials)?.issue_token(user, *ttl)?;
             if *json {
-                println!("{answer}");
+                line(answer)?;
             } else {
-                println!("{}", answer["token"].as_str().context("the answer has no token")?);
+                line(answer["token"].as_str().context("the answer has no token")?)?;
             }
         }
         Action::Inspect { token } => {
@@ -65,7 +71,7 @@ pub(crate) fn run(command: &Token) -> Result<()> {
                 Some(token) => token.as_str(),
                 None => credentials.need_token()?,
             };
-            println!("{}", serde_json::to_string_pretty(&inspect(token)?).context("write as JSON")?);
+            line(serde_json::to_string_pretty(&inspect(token)?).context("write as JSON")?)?;
         }
         Action::Revoke { user, id } => {
             let body = match (user, id) {
@@ -88,8 +94,9 @@ fn inspect(token: &str) -> Result<Value> {
         serde_json::from_slice(&bytes).with_context(|| format!("the {what} is no JSON"))
     };
     let (header, claims) = (part(parts[0], "header")?, part(parts[1], "claims")?);
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-    let expired = claims["exp"].as_u64().is_some_and(|expires| expires <= now);
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    // Seconds, with a fraction in the tokens that the control plane issues.
+    let expired = claims["exp"].as_f64().is_some_and(|expires| expires <= now);
     Ok(json!({ "header": header, "claims": claims, "expired": expired }))
 }
 
@@ -103,6 +110,14 @@ mod tests {
         let token = format!("{}.{}.sig", part(json!({"alg": "HS256"})), part(json!({"sub": "alice", "exp": 1})));
         let shown = inspect(&token).unwrap();
         assert_eq!((shown["claims"]["sub"].as_str(), shown["expired"].as_bool()), (Some("alice"), Some(true)));
+        let check = |expires: Value, expired| {
+            let token = format!("{}.{}.sig", part(json!({})), part(json!({ "exp": expires })));
+            assert_eq!(inspect(&token).unwrap()["expired"].as_bool(), Some(expired), "{expires}");
+        };
+        check(json!(1.5), true);
+        check(json!(99_999_999_999.5), false);
+        check(json!(99_999_999_999_u64), false);
+        check(Value::Null, false);
         assert!(inspect("a.b").unwrap_err().to_string().contains("three parts"));
         assert!(inspect("!.b.c").unwrap_err().to_string().contains("base64url"));
     }
