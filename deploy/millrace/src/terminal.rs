@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 use clap::Subcommand;
-use millrace_client::Client;
+use millrace_client::{Advice, Client, State, StateWatch};
 
 use credentials::Connection;
 
@@ -88,7 +88,34 @@ async fn connect(connection: &Connection) -> Result<Client> {
             }
         })
     };
-    builder.connect().await.with_context(|| format!("connect to {url} (does `millrace dev` run?)"))
+    let client = builder.connect().await.map_err(|error| {
+        let hint = match error.advice() {
+            Advice::Authenticate => " (`millrace token issue USER` makes a new token)",
+            Advice::Retry | Advice::Reconnect => " (does `millrace dev` run?)",
+            _ => "",
+        };
+        anyhow::Error::new(error).context(format!("connect to {url}{hint}"))
+    })?;
+    tokio::spawn(tell_state(client.watch_state()));
+    Ok(client)
+}
+
+/// Says when the connection is lost and when it is back: silence would look like a channel where nothing is said.
+async fn tell_state(mut watch: StateWatch) {
+    let mut lost = false;
+    while let Some(state) = watch.changed().await {
+        match state {
+            State::Reconnecting { error, .. } if !lost => {
+                lost = true;
+                eprintln!("connection lost, trying again: {:#}", anyhow::Error::new(error));
+            }
+            State::Connected { .. } if lost => {
+                lost = false;
+                eprintln!("connected again");
+            }
+            _ => {}
+        }
+    }
 }
 
 fn token_of(api: &rest::Api, user: &str) -> Result<String> {

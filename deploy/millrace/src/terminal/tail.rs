@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use anyhow::{Context, Result, anyhow};
 use clap::Args;
 use futures_util::FutureExt;
-use millrace_client::{Channel, Client, Event, Skipped, Start};
+use millrace_client::{Channel, Client, Code, Event, Skipped, Start};
 use serde_json::json;
 
 use super::connect;
@@ -140,7 +140,12 @@ fn tell(out: &mut impl Write, format: Format, channel: &str, event: Event) -> Re
         }
         Event::Skipped(_) => ("skipped", "messages may be missing: the connection was interrupted".to_owned()),
         Event::Reset { reason, position } => {
-            ("reset", format!("the history began anew ({reason}); going on after offset {}", position.offset))
+            let why = match reason {
+                Code::PositionAhead => "the channel is not as long as that",
+                Code::PositionTooOld => "older messages are not kept any more",
+                _ => "messages that were seen before may be lost",
+            };
+            ("reset", format!("{why} ({reason}); going on after offset {}", position.offset))
         }
         Event::CanPublish(can_publish) => ("can_publish", can_publish.to_string()),
         Event::Ended(error) => return Err(error).with_context(|| format!("channel {channel} ended")),
