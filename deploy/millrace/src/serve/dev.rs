@@ -20,7 +20,8 @@ use crate::terminal::credentials::{self, Credentials};
 #[command(
     after_help = "Examples:\n  millrace dev\n  millrace dev --dir /tmp/try --ephemeral-ports\n  millrace dev --set data.shards=1 --set log.filter=debug\n  \
     millrace dev --json | head -1      addresses and credentials for a script\n\n\
-    Everything it keeps is in its folder: delete that to begin anew. Commands run in or below the folder's parent find it by themselves."
+    Everything it keeps is in its folder: delete that to begin anew. Commands find a folder named .millrace where they run or above;\n\
+    for another, set MILLRACE_CREDENTIALS to the credentials.json in it."
 )]
 pub(crate) struct Dev {
     /// Where the store and the credentials are kept
@@ -108,10 +109,12 @@ fn announce(command: &Dev, credentials: &Credentials, admin: &str, begun: Instan
         writeln!(out, "  user      {user}\n  token     {token}\n  API key   {api_key}")?;
         writeln!(out, "  kept in   {}\n", command.dir.display())?;
         let millrace = std::env::args().next().unwrap_or_else(|| "millrace".into());
-        writeln!(
-            out,
-            "Try, in two more terminals:\n  {millrace} tail general\n  {millrace} send general \"hello, world\"\n"
-        )?;
+        writeln!(out, "Try, in two more terminals:")?;
+        let file = command.dir.join(credentials::FILE);
+        if !credentials::is_found(&file) {
+            writeln!(out, "  export MILLRACE_CREDENTIALS={}", file.canonicalize().unwrap_or(file).display())?;
+        }
+        writeln!(out, "  {millrace} tail general\n  {millrace} send general \"hello, world\"\n")?;
         writeln!(out, "Ctrl-C stops it.")?;
     }
     out.flush()?;

@@ -101,12 +101,12 @@ impl Credentials {
 
     /// The data node's address.
     pub(crate) fn need_url(&self) -> Result<&str> {
-        need(&self.url, "which data node", "--url ws://HOST:7400 (or MILLRACE_URL)")
+        need(&self.url, "the address of a data node", "--url ws://HOST:7400 (or MILLRACE_URL)")
     }
 
     /// The REST API's address.
     pub(crate) fn need_api(&self) -> Result<&str> {
-        need(&self.api, "which control node", "--api http://HOST:7410 (or MILLRACE_API)")
+        need(&self.api, "the address of the REST API", "--api http://HOST:7410 (or MILLRACE_API)")
             .map(|api| api.trim_end_matches('/'))
     }
 
@@ -134,6 +134,12 @@ fn nearest() -> Option<PathBuf> {
     here.ancestors().map(|folder| folder.join(".millrace").join(FILE)).find(|path| path.is_file())
 }
 
+/// Whether commands that run here find the credentials at `path` by themselves.
+pub(crate) fn is_found(path: &Path) -> bool {
+    let same = |found: PathBuf| Some(found.canonicalize().ok()? == path.canonicalize().ok()?);
+    nearest().and_then(same).unwrap_or(false)
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
@@ -151,5 +157,6 @@ mod tests {
         let resolved = connection.resolve().unwrap();
         assert_eq!((resolved.url.as_str(), resolved.token.as_str()), ("ws://y", "t"), "a flag wins over the file");
         assert!(resolved.need_api().unwrap_err().to_string().contains("--api"));
+        assert!(!is_found(&folder.path().join(FILE)), "commands that run here do not look there");
     }
 }
