@@ -370,7 +370,7 @@ fn curl(document: &Value, operation: &Operation<'_>) -> String {
     if operation.method != "get" {
         let _ = write!(command, " -X {}", operation.method.to_uppercase());
     }
-    let _ = write!(command, " \"$MILLRACE_URL{path}\"");
+    let _ = write!(command, " \"$MILLRACE_API{path}\"");
     let credential =
         items(operation.value, "security").filter_map(Value::as_object).find_map(|names| names.keys().next());
     if let Some(credential) = credential {

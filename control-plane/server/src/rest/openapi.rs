@@ -16,7 +16,8 @@ for one user, who sees only the channels that they are a member of. Each operati
 
 Times are Unix times in ms. Lists come in pages: `limit` bounds one, and its `next` is the `cursor` of the following one. Unknown fields and parameters are refused.
 
-Every answer carries `RateLimit-Limit`, `RateLimit-Remaining` and `RateLimit-Reset` (seconds), and `X-Request-Id`, which a request may choose.";
+Every answer carries `X-Request-Id`, which a request may choose; those of every operation outside System also carry `RateLimit-Limit`, \
+`RateLimit-Remaining` and `RateLimit-Reset` (seconds).";
 
 const IDEMPOTENCY: &str = "Names this request, 1 to 255 visible ASCII characters, new for every new request. A repeated request with the same key and \
 credential gets the first answer again, with `Idempotency-Replayed: true`, for 24 hours. With another body it is refused (422), while the first is under way too (409).";

@@ -188,7 +188,7 @@ fn the_page_shows_everything_and_runs_nothing() {
     for name in document["components"]["schemas"].as_object().unwrap().keys() {
         assert!(page.contains(&format!("id=\"schema-{}\"", name.to_lowercase())), "{name}");
     }
-    assert!(page.contains("curl -X POST &quot;$MILLRACE_URL/v1/channels&quot;"));
+    assert!(page.contains("curl -X POST &quot;$MILLRACE_API/v1/channels&quot;"));
     assert!(!page.contains("<script") && !page.contains(" style=") && !page.contains("http-equiv"));
     assert!(!page.contains("href=\"http") && !page.contains("src="), "nothing from elsewhere");
     // Every link inside the page leads somewhere.
