@@ -78,7 +78,7 @@ pub struct HomeConfig {
     pub hold: Duration,
     /// First pause before a failed opening is tried again; it doubles up to `hold`. Default 100 ms.
     pub retry: Duration,
-    /// Homes in one request to open them. Default 256.
+    /// Homes in one request to open them, or to give them back. Default 256.
     pub open_batch_max: u32,
 }
 

@@ -307,15 +307,20 @@ impl Homes {
         }
     }
 
+    /// In batches: a drain gives back all homes at once, and a list on the link has its limit.
     fn give_back(&mut self, context: &mut Context<'_>) {
-        let mut closes = Vec::new();
-        let mut keys = Vec::new();
-        for key in std::mem::take(&mut context.wants.closes) {
-            closes.extend(self.alive(key).and_then(|home| home.closing(context)));
-            keys.push(key);
-        }
-        if !closes.is_empty() {
-            context.backplane.ask(NodeBody::CloseHomes(closes), Pending::Close(keys));
+        let wanted = std::mem::take(&mut context.wants.closes);
+        let mut wanted = wanted.into_iter().peekable();
+        while wanted.peek().is_some() {
+            let mut closes = Vec::new();
+            let mut keys = Vec::new();
+            for key in wanted.by_ref().take(context.config.home.open_batch_max as usize) {
+                closes.extend(self.alive(key).and_then(|home| home.closing(context)));
+                keys.push(key);
+            }
+            if !closes.is_empty() {
+                context.backplane.ask(NodeBody::CloseHomes(closes), Pending::Close(keys));
+            }
         }
     }
 }

@@ -368,6 +368,26 @@ fn short_messages_of_many_channels_fit_the_link() {
     }
 }
 
+/// A list on the control link has its limit, and a node may have more homes than that.
+#[test]
+fn homes_are_given_back_in_batches() {
+    let mut config = Config::default();
+    config.home.open_batch_max = 8;
+    let mut desk = Desk::new(config);
+    let ann = desk.open("ann");
+    let channels: Vec<_> = (0..30)
+        .map(|number| {
+            let name = format!("channel{number}");
+            let channel = desk.channel(&name, (HistoryClass::Windowed, SlowConsumer::Skip), &["ann"]);
+            desk.subscribe(ann, 1, &name, LIVE);
+            channel
+        })
+        .collect();
+    assert!(channels.iter().all(|&channel| !desk.is_given_back(channel)));
+    desk.drain(Drain { over: Duration::from_secs(1), endpoints: Vec::new() });
+    assert!(desk.drained() && channels.iter().all(|&channel| desk.is_given_back(channel)));
+}
+
 /// History that waits for a slow reader is not read any more once its membership is over.
 #[test]
 fn a_page_that_waits_goes_with_the_membership() {

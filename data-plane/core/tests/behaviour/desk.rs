@@ -92,13 +92,17 @@ pub(crate) struct Desk {
     peers: BTreeMap<SessionKey, Peer>,
     answers: Vec<(u64, Result<u64, Code>)>,
     drained: bool,
+    /// Homes in one request at most.
+    homes_max: usize,
     pub(crate) last_retry_after_ms: u32,
 }
 
 impl Desk {
     pub(crate) fn new(config: Config) -> Self {
         let now = Now { instant: Instant::now(), unix_ms: 1_700_000_000_000 };
+        let homes_max = config.home.open_batch_max as usize;
         let mut desk = Self {
+            homes_max,
             shard: Shard::new(now, config, ShardIndex(0), 1, 7, Names).unwrap(),
             now,
             control: Control { channels: BTreeMap::new(), term: 0, faults: Faults::default() },
@@ -307,6 +311,11 @@ impl Desk {
             Action::Control(frame) => {
                 // The link ends at a frame that is too large, and the next one would end at the same frame.
                 assert!(encoded_bytes_max(&frame) <= FRAME_BYTES_MAX);
+                match &frame.body {
+                    NodeBody::OpenHomes(homes) => assert!(homes.len() <= self.homes_max),
+                    NodeBody::CloseHomes(homes) => assert!(homes.len() <= self.homes_max),
+                    _ => {}
+                }
                 if let Some(held) = &mut self.held {
                     held.push(frame);
                     return;
