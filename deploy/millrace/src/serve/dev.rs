@@ -84,6 +84,7 @@ async fn serve(command: &Dev, settings: &Settings, begun: Instant) -> Result<()>
     };
     let path = command.dir.join(credentials::FILE);
     credentials.write(&path)?;
+    node::until_ready(data.admin_address).await?;
     let admin = format!("http://{}", data.admin_address);
     announce(command, &credentials, &admin, begun).context("say that the server is ready")?;
 

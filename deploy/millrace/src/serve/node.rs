@@ -1,6 +1,7 @@
 //! `millrace control` and `millrace data`: one node each, joined by the control link over TCP.
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -12,6 +13,9 @@ use tokio::net::TcpListener;
 use super::control::ControlNode;
 use super::stop::Stop;
 use super::{Sources, logging, plan};
+
+/// Between two questions to the probe while a node starts.
+const PROBE_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Run a control node: REST API, membership, history.
 #[derive(Debug, Args)]
@@ -82,12 +86,34 @@ pub(crate) fn data(command: &Data) -> Result<()> {
         let mut stop = Stop::listen()?;
         let node = millrace_data::start(config, LinkConfig { target, secret }).context("start the data node")?;
         if command.json {
+            tokio::select! {
+                ready = until_ready(node.admin_address) => ready?,
+                // A stop that comes first is a stop, not a failure to start.
+                () = stop.asked() => return drain(node, settings.data.drain, &mut stop).await,
+            }
             let (url, admin) = (format!("ws://{}", node.client_address), format!("http://{}", node.admin_address));
             ready(&json!({ "url": url, "admin": admin }))?;
         }
         stop.asked().await;
         drain(node, settings.data.drain, &mut stop).await
     })
+}
+
+/// Waits until the data node's own probe says that clients can sign in: its link is up and it has heard of every key.
+///
+/// # Errors
+/// If the probe cannot be asked at all.
+pub(super) async fn until_ready(admin: SocketAddr) -> Result<()> {
+    let probe = format!("http://{admin}/readyz");
+    loop {
+        let asked = probe.clone();
+        let answer = tokio::task::spawn_blocking(move || ureq::get(asked).call()).await.context("ask the probe")?;
+        match answer {
+            Ok(_) => return Ok(()),
+            Err(ureq::Error::StatusCode(_)) => tokio::time::sleep(PROBE_INTERVAL).await,
+            Err(error) => return Err(error).with_context(|| format!("ask {probe}")),
+        }
+    }
 }
 
 /// Tells a script where the node is, on standard output.
