@@ -26,8 +26,9 @@ pub enum Action {
         reason: &'static str,
     },
     /// Send this frame on the control link. Requests carry an id that [`ShardIndex::of_request`](crate::ShardIndex::of_request)
-    /// understands; `NodeBody::Published` carries the id of the order that it answers. Frames that cannot be sent because the
-    /// link is down may be dropped: the shard learns of the link by [`ControlEvent`].
+    /// understands; `NodeBody::Published` carries the id of the order that it answers. It is meant
+    /// for the link that the shard was told of last, and is dropped if that is gone: on the next link the ids of orders begin
+    /// anew, and an answer would meet the wrong one. The shard learns of the link by [`ControlEvent`].
     Control(NodeFrame),
     /// A clean stop has done what it can: everything delivered is stored and every home is given back.
     Drained,

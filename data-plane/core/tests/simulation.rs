@@ -1,5 +1,6 @@
 //! Worlds made from a seed: shards, rings, a control plane and clients, where everything that may go wrong does. What holds in
-//! all of them is what clients are promised. `MILLRACE_SEED=7` runs one world, `MILLRACE_WORLDS=100000` many.
+//! all of them is what clients are promised. `MILLRACE_SEED=7` runs one world, `MILLRACE_WORLDS=100000` many, both together
+//! many from there on.
 
 #![expect(clippy::unwrap_used, reason = "a simulation is a test throughout")]
 
@@ -32,7 +33,7 @@ fn from_env(name: &str) -> Option<u64> {
 #[test]
 fn what_clients_are_promised_holds_in_every_world() {
     let seeds = match from_env("MILLRACE_SEED") {
-        Some(seed) => seed..seed + 1,
+        Some(seed) => seed..seed + from_env("MILLRACE_WORLDS").unwrap_or(1),
         None => 0..from_env("MILLRACE_WORLDS").unwrap_or(WORLDS),
     };
     let (mut messages, mut acked, mut reloads, mut skips, mut pages, mut stops) = (0, 0, 0, 0, 0, 0);

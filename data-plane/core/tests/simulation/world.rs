@@ -71,6 +71,8 @@ pub(crate) struct World {
     pub(crate) next_order: u64,
     pub(crate) weather: Weather,
     pub(crate) calm: bool,
+    /// The term of the link that each shard was told of last.
+    pub(crate) told: Vec<Option<u64>>,
     /// When a clean stop is cut short, and which shards have nothing left to do.
     pub(crate) stopping: Option<(u64, HashSet<usize>)>,
     pub(crate) delay: u64,
@@ -142,6 +144,7 @@ impl World {
             next_order: 1,
             weather,
             calm: false,
+            told: Vec::new(),
             stopping: None,
             delay: 1 + random.below(12),
             config,
@@ -173,6 +176,7 @@ impl World {
             }
         }
         self.to_shards = (0..shards).map(|_| VecDeque::new()).collect();
+        self.told = vec![None; shards];
     }
 
     /// Runs a while in bad weather, then heals everything and checks that nothing is missing.
@@ -346,6 +350,11 @@ impl World {
         while self.to_shards[index].front().is_some_and(|(at, _)| *at <= self.now_ms) {
             let (_, event) = self.to_shards[index].pop_front().unwrap();
             let removed = removal(&event);
+            match &event {
+                ControlEvent::LinkUp { term } => self.told[index] = Some(term.0),
+                ControlEvent::LinkDown => self.told[index] = None,
+                ControlEvent::Frame(_) => {}
+            }
             self.shards[index].handle_control(now, event);
             if let Some((channel, user)) = removed {
                 self.access_ended(index, channel, user.as_ref());
@@ -382,7 +391,9 @@ impl World {
                 Action::Flush(session) => self.write(index, session),
                 Action::Close { session, code, .. } => self.close(index, session, code),
                 Action::Control(frame) => {
-                    if self.link_up {
+                    // A request of an older link does no harm on the next one; an answer would.
+                    let answers = matches!(frame.body, NodeBody::Published(_));
+                    if self.link_up && (!answers || self.told[index] == Some(self.control.term)) {
                         let at = self.now_ms + self.random.below(self.delay);
                         let at = self.to_control.back().map_or(at, |(last, _)| at.max(*last));
                         self.to_control.push_back((at, frame));
