@@ -11,7 +11,7 @@ mod wire;
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::{Parser, ValueEnum};
 
 use figure::Figure;
@@ -75,7 +75,7 @@ fn main() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
     let scale = Scale { divisor: if cli.quick { 10 } else { 1 } };
     let chosen: &[Name] = if cli.only.is_empty() { Name::value_variants() } else { &cli.only };
-    let mut figures: Vec<Figure> = Vec::new();
+    let (mut figures, mut failures): (Vec<Figure>, Vec<String>) = (Vec::new(), Vec::new());
     for name in chosen {
         eprintln!("{name:?} …");
         // A server of its own for each: what one leaves behind is not what the next one measures.
@@ -90,12 +90,17 @@ fn main() -> Result<()> {
                 Name::Slow => bench::slow::run(&server, scale).await,
             }
         });
-        figures.extend(measured.with_context(|| format!("benchmark {name:?}"))?);
+        // What the others found is worth having all the same.
+        match measured.with_context(|| format!("benchmark {name:?}")) {
+            Ok(found) => figures.extend(found),
+            Err(error) => failures.push(format!("{error:#}")),
+        }
     }
     figure::print(&figures);
     if let Some(path) = &cli.json {
         let text = serde_json::to_string_pretty(&figures).context("write figures as JSON")?;
         std::fs::write(path, text).with_context(|| format!("write {}", path.display()))?;
     }
+    ensure!(failures.is_empty(), "{}", failures.join("\n"));
     Ok(())
 }

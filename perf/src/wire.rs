@@ -187,8 +187,8 @@ impl Wire {
         Ok(())
     }
 
-    /// Reads until the server closes with this code; how many messages came before it.
-    pub(crate) async fn until_closed(&mut self, expected: u16) -> Result<u64> {
+    /// Reads until the server closes with this code; how many messages of the channel came before it.
+    pub(crate) async fn until_closed(&mut self, expected: u16, channel: ChannelId) -> Result<u64> {
         let mut messages = 0;
         loop {
             self.input.resize(64 << 10, 0);
@@ -199,7 +199,8 @@ impl Wire {
                 match event {
                     Event::Message { payload, .. } => {
                         let frame = decode_server(payload).context("read a frame")?;
-                        messages += u64::from(matches!(frame.body, ServerBody::Message(_)));
+                        let ours = matches!(&frame.body, ServerBody::Message(message) if message.channel == channel);
+                        messages += u64::from(ours);
                     }
                     Event::Close { code, reason } => {
                         ensure!(code == Some(expected), "closed with {code:?} {reason}, expected {expected}");

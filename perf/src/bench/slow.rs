@@ -6,8 +6,9 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use hdrhistogram::Histogram;
+use millrace_protocol::ChannelId;
 use millrace_protocol::client::{ServerBody, Start, Subscribe};
 use tokio::task::LocalSet;
 
@@ -22,10 +23,15 @@ const SUBSCRIBERS: usize = 1_000;
 const MESSAGES: usize = 500;
 const INTERVAL: Duration = Duration::from_millis(20);
 const BODY_BYTES: usize = 2_048;
-const PAIRS: usize = 5;
+const PAIRS: usize = 3;
+/// A second channel that only the reader in question has: what the system itself buffers for a socket is megabytes, and it must be full
+/// before a server can tell that somebody does not read.
+const HEAVY_CHANNEL: &str = "slow-heavy";
+const HEAVY_BODY_BYTES: usize = 16_000;
 
 pub(crate) async fn run(server: &Server, scale: Scale) -> Result<Vec<Figure>> {
     server.channel(CHANNEL, "durable")?;
+    server.channel(HEAVY_CHANNEL, "durable")?;
     LocalSet::new().run_until(measure(server, scale)).await
 }
 
@@ -59,37 +65,53 @@ async fn measure(server: &Server, scale: Scale) -> Result<Vec<Figure>> {
         });
     }
     let mut load = Load::new(server, subscribers, origin, latencies, received).await?;
-    load.round(messages).await?;
-
-    let (mut without, mut with, mut grown) = (Vec::new(), Vec::new(), Vec::new());
-    for pair in 0..pairs {
-        without.push(load.round(messages).await?.value_at_quantile(0.99));
+    let (mut without, mut with) = (Vec::new(), Vec::new());
+    let (mut grown_without, mut grown_with) = (Vec::new(), Vec::new());
+    for pair in 0..=pairs {
+        let number = u32::try_from(subscribers + 2 * pair)?;
+        let both = || vec![wire::live(CHANNEL), wire::live(HEAVY_CHANNEL)];
+        // The same load with a reader that reads: what is compared is the reading alone.
+        let (mut quick, _) = Wire::session(server, number, both()).await?;
+        let quick = tokio::task::spawn_local(async move { quick.until(|_| false).await });
         let before = server.private_bytes()?;
-        let (mut slow, joined) =
-            Wire::narrow_session(server, u32::try_from(subscribers + pair)?, vec![wire::live(CHANNEL)]).await?;
-        with.push(load.round(messages).await?.value_at_quantile(0.99));
-        grown.push(server.private_bytes()?.saturating_sub(before));
+        let p99_without = load.round(messages).await?.value_at_quantile(0.99);
+        let between = server.private_bytes()?;
+        quick.abort();
+        let (mut slow, joined) = Wire::narrow_session(server, number + 1, both()).await?;
+        let p99_with = load.round(messages).await?.value_at_quantile(0.99);
+        let after = server.private_bytes()?;
         let joined = *joined.first().context("the slow reader's channel")?;
-        let got = slow.until_closed(4201).await?;
+        let got = slow.until_closed(4201, joined.channel).await?;
         whole_again(server, joined, got, load.published).await?;
+        // The first pair warms up.
+        if pair > 0 {
+            without.push(p99_without);
+            with.push(p99_with);
+            grown_without.push(between.saturating_sub(before));
+            grown_with.push(after.saturating_sub(between));
+        }
     }
     let median = |values: &mut Vec<u64>| {
         values.sort_unstable();
         values[values.len() / 2]
     };
-    let (without, with, grown) = (median(&mut without), median(&mut with), median(&mut grown));
+    let (without, with) = (median(&mut without), median(&mut with));
+    let (grown_without, grown_with) = (median(&mut grown_without), median(&mut grown_with));
     Ok(vec![
         Figure::new(NAME, format!("p99 of the others without it, median of {pairs}"), per(without, 1000), "ms"),
         Figure::new(NAME, format!("p99 of the others with it, median of {pairs}"), per(with, 1000), "ms"),
         Figure::new(NAME, "ratio", per(with, without), ""),
-        Figure::new(NAME, format!("memory of the server grown by, median of {pairs}"), per(grown, 1024), "KiB"),
+        // The store is in the same process, and a round writes megabytes into it: only the difference is the reader's.
+        Figure::new(NAME, "memory grown in a round without it", per(grown_without, 1024), "KiB"),
+        Figure::new(NAME, "memory grown in a round with it", per(grown_with, 1024), "KiB"),
     ])
 }
 
 /// The publisher, and what the subscribers have counted.
 struct Load {
     publisher: Wire,
-    channel: millrace_protocol::ChannelId,
+    channel: ChannelId,
+    heavy: ChannelId,
     subscribers: u64,
     published: u64,
     delivered: u64,
@@ -106,11 +128,14 @@ impl Load {
         latencies: Rc<RefCell<Histogram<u64>>>,
         received: Rc<RefCell<u64>>,
     ) -> Result<Self> {
-        let (publisher, joined) = Wire::session(server, 0, vec![wire::attach(CHANNEL)]).await?;
-        let channel = joined.first().context("the channel")?.channel;
+        let subscriptions = vec![wire::attach(CHANNEL), wire::attach(HEAVY_CHANNEL)];
+        let (publisher, joined) = Wire::session(server, 0, subscriptions).await?;
+        let [channel, heavy] = joined[..] else { bail!("the publisher joined {} channels, not 2", joined.len()) };
+        let (channel, heavy) = (channel.channel, heavy.channel);
         Ok(Self {
             publisher,
             channel,
+            heavy,
             subscribers: subscribers as u64,
             published: 0,
             delivered: 0,
@@ -131,6 +156,7 @@ impl Load {
             body[..8].copy_from_slice(&u64::try_from(intended.as_micros())?.to_le_bytes());
             self.published += 1;
             self.publisher.publish(0, self.channel, wire::producer(0), self.published, &body);
+            self.publisher.publish(0, self.heavy, wire::producer(0), self.published, &[0; HEAVY_BODY_BYTES]);
             self.publisher.flush().await?;
         }
         self.delivered += messages * self.subscribers;
