@@ -32,6 +32,8 @@ const PACKAGES: &[Package] = &[
 
 pub(crate) fn everything(workspace: &Workspace) -> Result<()> {
     std::fs::create_dir_all(workspace.tools()).context("create the tools folder")?;
+    // Every system's, not only this one's: cargo-deny reads the licences of all, without the network.
+    step("fetch crates", workspace.cargo().args(["fetch", "--quiet", "--locked"]))?;
     debian(workspace)?;
     python(workspace)?;
     npm(workspace)?;

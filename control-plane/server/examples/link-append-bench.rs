@@ -1,7 +1,7 @@
 //! How many messages homes can append over a link to fjall: one append under way per channel, 1,000 channels, all in frames as the shards
 //! of a data node send them.
 //!
-//! `cargo run --release -p millrace-control --example append-bench`
+//! `cargo run --release -p millrace-control --example link-append-bench`
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
