@@ -5,11 +5,14 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
-use rustix::net::{SocketFlags, accept_with, sockopt};
+use rustix::net::{SocketFlags, accept_with};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 /// Connections that wait to be accepted, per shard; the kernel caps it by `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
+/// Bytes that the system holds for a connection before the network takes them. Without a bound it takes megabytes of what a session has
+/// not read, where they are neither counted against its queue nor seen to be late. It is no bound on what is in flight.
+const UNSENT_BYTES_MAX: u32 = 128 * 1024;
 
 /// Binds one listener per shard to `address`. With port 0 the system chooses one port for all.
 ///
@@ -44,6 +47,9 @@ fn socket(address: SocketAddr, sharing: Sharing) -> io::Result<Socket> {
     // A restart must not wait for connections of the last run to time out.
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(sharing == Sharing::Shared)?;
+    // Connections inherit both. A turn writes everything it has at once: nothing is gained by waiting for more.
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
     socket.bind(&SockAddr::from(address))?;
     Ok(socket)
 }
@@ -76,12 +82,7 @@ impl Listener {
     pub(crate) fn accept(&self) -> io::Result<Accepted> {
         loop {
             match accept_with(&self.socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
-                Ok(connection) => {
-                    // A turn writes everything it has at once: nothing is gained by waiting for more. A peer that is
-                    // gone already shows itself at the first read.
-                    let _ = sockopt::set_tcp_nodelay(&connection, true);
-                    return Ok(Accepted::Connection(connection));
-                }
+                Ok(connection) => return Ok(Accepted::Connection(connection)),
                 Err(Errno::AGAIN) => return Ok(Accepted::Nobody),
                 Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
                     return Ok(Accepted::NoDescriptors);
@@ -146,7 +147,9 @@ mod tests {
         assert!(matches!(listener.accept(), Ok(Accepted::Nobody)));
         let peer = TcpStream::connect(listener.socket.local_addr().expect("address")).expect("connect");
         let Ok(Accepted::Connection(connection)) = listener.accept() else { panic!("somebody waits") };
-        assert!(sockopt::tcp_nodelay(&connection).expect("option"));
+        let options = socket2::SockRef::from(&connection);
+        assert!(options.tcp_nodelay().expect("option"));
+        assert_eq!(options.tcp_notsent_lowat().expect("option"), UNSENT_BYTES_MAX);
         assert_eq!(rustix::io::read(&connection, &mut [0_u8; 1]), Err(Errno::AGAIN));
         drop(peer);
     }
