@@ -33,12 +33,15 @@ struct NodeFrame {
     published @18 :PublishResult;
 
     # What the control node tells, unasked and without a reply. Behind the welcome come all revocations, then all keys in one
-    # frame or more: the node's former ones are over. Only then are its requests answered.
+    # frame or more, then `synced`. Only then are the node's requests answered.
     keys @19 :List(TenantKey);
     # Replaces all keys of the tenants it names; `remove` ends a key.
     memberChanged @20 :MemberChanged;
     channelChanged @21 :ChannelChanged;
     tokensRevoked @22 :TokensRevoked;
+    synced @23 :Void;
+    # The keys and revocations since the welcome are all there are: the node's former ones are over, and a key that it does not
+    # know does not exist. Without it, a token with an unknown key is answered `Unavailable`.
   }
 }
 

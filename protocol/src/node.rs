@@ -75,6 +75,7 @@ pub enum NodeBody {
         archived: bool,
     },
     TokensRevoked(TokensRevoked),
+    Synced,
     /// A member that this version does not know.
     Unknown,
 }

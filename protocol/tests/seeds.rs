@@ -167,6 +167,7 @@ fn node_frames() -> Vec<(&'static str, NodeBody)> {
         ("history", NodeBody::History(History { channel, messages: vec![stored; 2], more: true })),
         ("close-homes", NodeBody::CloseHomes(vec![CloseHome { channel, term, epoch, next_offset: offset }; 2])),
         ("homes-closed", NodeBody::HomesClosed),
+        ("synced", NodeBody::Synced),
         ("publish", NodeBody::Publish(PublishOrder { tenant, channel, history: HistoryClass::None, message })),
         ("published", NodeBody::Published(Ok(placed))),
         ("published-refused", NodeBody::Published(Err(refusal()))),

@@ -7,7 +7,8 @@ pub trait VerifyToken {
     /// Whose token it is.
     ///
     /// # Errors
-    /// The code that the client is told: `BadToken`, `TokenExpired` or `TokenRevoked`.
+    /// The code that the client is told: `BadToken`, `TokenExpired` or `TokenRevoked`; `Unavailable` when that cannot be known
+    /// now.
     fn verify(&self, token: &str, unix_ms: i64) -> Result<VerifiedToken, Code>;
 }
 

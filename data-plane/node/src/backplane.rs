@@ -102,7 +102,7 @@ pub(crate) async fn run(
         from_link,
         held: None,
         term: None,
-        keys_known: false,
+        synced: false,
         phase: Phase::Running,
         surroundings,
     };
@@ -119,8 +119,8 @@ struct Router {
     /// A frame that the link has no room for. Meanwhile shards keep theirs.
     held: Option<Outgoing>,
     term: Option<Term>,
-    /// Every shard has been told keys to verify tokens with.
-    keys_known: bool,
+    /// Every shard has been told all keys to verify tokens with since the link came up.
+    synced: bool,
     phase: Phase,
     surroundings: Surroundings,
 }
@@ -250,6 +250,7 @@ impl Router {
         match event {
             LinkEvent::Up(term) => {
                 self.term = Some(term);
+                self.synced = false;
                 self.broadcast(|| ToShard::Control(ControlEvent::LinkUp { term }));
             }
             LinkEvent::Down => {
@@ -266,8 +267,9 @@ impl Router {
             NodeBody::Keys(_)
             | NodeBody::MemberChanged(_)
             | NodeBody::ChannelChanged { .. }
-            | NodeBody::TokensRevoked(_) => {
-                self.keys_known |= matches!(frame.body, NodeBody::Keys(_));
+            | NodeBody::TokensRevoked(_)
+            | NodeBody::Synced => {
+                self.synced |= frame.body == NodeBody::Synced;
                 self.broadcast(|| ToShard::Control(ControlEvent::Frame(frame.clone())));
                 return;
             }
@@ -349,7 +351,7 @@ impl Router {
         let mut report = NodeReport {
             node: self.surroundings.node.clone(),
             term: self.term.map(|term| term.0),
-            keys_known: self.keys_known,
+            synced: self.synced,
             draining: self.phase != Phase::Running,
             connections: self.surroundings.connections.load(Ordering::Relaxed).into(),
             connections_max: self.surroundings.connections_max.into(),

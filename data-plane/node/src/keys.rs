@@ -3,45 +3,63 @@
 use millrace_core::{VerifiedToken, VerifyToken};
 use millrace_protocol::Code;
 use millrace_protocol::node::NodeBody;
-use millrace_token::{KeyRing, KeyRingLimits};
+use millrace_token::{KeyRing, KeyRingLimits, TokenError};
 
 /// A shard's key ring, kept in step with the control link.
 pub(crate) struct Keys {
     current: KeyRing,
-    /// A new link begins with a new ring, because keys may have ended while there was none. It takes over with the first
-    /// keys, so that nobody is refused in between.
-    next: Option<KeyRing>,
-    /// Keys came at least once: a token that does not fit them is bad, and not just early.
-    known: bool,
+    state: State,
     limits: KeyRingLimits,
+}
+
+/// What the ring is worth.
+enum State {
+    /// No link: there may be keys that it has not heard of.
+    Cut,
+    /// A new link tells everything anew, because keys may have ended while there was none. The new ring takes over when it
+    /// is whole, so that nobody is refused in between.
+    Syncing(KeyRing),
+    /// A key that it does not have does not exist.
+    Synced,
 }
 
 impl Keys {
     pub(crate) fn new(limits: KeyRingLimits) -> Self {
-        Self { current: KeyRing::new(limits.clone()), next: None, known: false, limits }
+        Self { current: KeyRing::new(limits.clone()), state: State::Cut, limits }
     }
 
-    /// The control link is up: what comes now is the whole of it.
+    /// The control link is up: what comes until `synced` is the whole of it.
     pub(crate) fn handle_link_up(&mut self) {
-        self.next = Some(KeyRing::new(self.limits.clone()));
+        self.state = State::Syncing(KeyRing::new(self.limits.clone()));
+    }
+
+    /// The control link is down: what changes now is not heard of.
+    pub(crate) fn handle_link_down(&mut self) {
+        self.state = State::Cut;
     }
 
     /// Takes in a frame of the link, if it is about keys or revocations.
     pub(crate) fn handle_frame(&mut self, body: &NodeBody, unix_ms: i64) {
         match body {
             NodeBody::Keys(keys) => {
-                self.known = true;
-                if let Some(next) = self.next.take() {
-                    self.current = next;
-                }
-                for (key, error) in self.current.replace(keys) {
+                let ring = match &mut self.state {
+                    State::Syncing(next) => next,
+                    State::Cut | State::Synced => &mut self.current,
+                };
+                for (key, error) in ring.replace(keys) {
                     tracing::warn!(tenant = %key.tenant, key = key.id, %error, "token key was not taken");
                 }
             }
             NodeBody::TokensRevoked(revoked) => {
                 self.current.revoke(revoked, unix_ms);
-                if let Some(next) = &mut self.next {
+                if let State::Syncing(next) = &mut self.state {
                     next.revoke(revoked, unix_ms);
+                }
+            }
+            // Syncing => Synced: everything was told.
+            NodeBody::Synced => {
+                if let State::Syncing(next) = std::mem::replace(&mut self.state, State::Synced) {
+                    self.current = next;
                 }
             }
             _ => {}
@@ -55,13 +73,13 @@ impl Keys {
 }
 
 impl VerifyToken for Keys {
-    /// As [`VerifyToken`] says, and `Unavailable` before the control plane has told any keys: a good token must not be called
-    /// bad because a node has just started.
+    /// As [`VerifyToken`] says, and `Unavailable` for a key that may have been made since the control plane was last heard
+    /// whole: a good token must not be called bad because the node does not know better yet.
     fn verify(&self, token: &str, unix_ms: i64) -> Result<VerifiedToken, Code> {
-        if !self.known {
-            return Err(Code::Unavailable);
-        }
-        let claims = self.current.verify(token, unix_ms).map_err(|error| error.code())?;
+        let claims = self.current.verify(token, unix_ms).map_err(|error| match (error, &self.state) {
+            (TokenError::UnknownKey, State::Cut | State::Syncing(_)) => Code::Unavailable,
+            (error, _) => error.code(),
+        })?;
         Ok(VerifiedToken {
             tenant: claims.tenant,
             user: claims.user,
@@ -74,7 +92,7 @@ impl VerifyToken for Keys {
 
 #[cfg(test)]
 mod tests {
-    use millrace_protocol::node::{KeyAlgorithm, RevokedTokens, TokensRevoked};
+    use millrace_protocol::node::{KeyAlgorithm, RevokedTokens, TenantKey, TokensRevoked};
     use millrace_protocol::{TenantId, UserId};
     use millrace_token::{Claims, SigningKey};
 
@@ -86,11 +104,15 @@ mod tests {
         TenantId::new(1).expect("not 0")
     }
 
-    fn key_frame(key: &SigningKey) -> NodeBody {
-        NodeBody::Keys(vec![key.tenant_key(tenant(), "k1")])
+    fn tenant_key((key, kid): (&SigningKey, &str)) -> TenantKey {
+        key.tenant_key(tenant(), kid)
     }
 
-    fn token(key: &SigningKey, id: &str) -> String {
+    fn key_frame(key: (&SigningKey, &str)) -> NodeBody {
+        NodeBody::Keys(vec![tenant_key(key)])
+    }
+
+    fn token(key: &SigningKey, kid: &str, id: &str) -> String {
         let claims = Claims {
             tenant: tenant(),
             user: UserId::new("ann").expect("name"),
@@ -100,7 +122,7 @@ mod tests {
             roles: Vec::new(),
             device: None,
         };
-        key.sign("k1", &claims).expect("sign")
+        key.sign(kid, &claims).expect("sign")
     }
 
     fn revocation(id: &str) -> NodeBody {
@@ -111,32 +133,74 @@ mod tests {
         })
     }
 
-    /// Between the welcome and the first keys of a new link, sessions go on being opened with the keys of the old one.
+    fn keys_and<const N: usize>() -> (Keys, [SigningKey; N]) {
+        let signing = std::array::from_fn(|_| SigningKey::generate(KeyAlgorithm::Hs256).expect("key"));
+        (Keys::new(KeyRingLimits::default()), signing)
+    }
+
+    #[track_caller]
+    fn check(keys: &Keys, (key, kid): (&SigningKey, &str), id: &str, expect: Result<(), Code>) {
+        let verified = keys.verify(&token(key, kid, id), NOW_MS).map(|verified| assert_eq!(verified.id, id));
+        assert_eq!(verified, expect);
+    }
+
+    /// Between the welcome and the end of what a new link tells, sessions go on being opened with the keys of the old one.
     #[test]
     fn a_new_link_replaces_everything_at_once() {
-        let (old, new) = (SigningKey::generate(KeyAlgorithm::Hs256), SigningKey::generate(KeyAlgorithm::Hs256));
-        let (old, new) = (old.expect("key"), new.expect("key"));
-        let mut keys = Keys::new(KeyRingLimits::default());
-        let check = |keys: &Keys, key: &SigningKey, id: &str, expect: Result<&str, Code>| {
-            let verified = keys.verify(&token(key, id), NOW_MS);
-            assert_eq!(verified.as_ref().map(|token| token.id.as_str()).map_err(|&code| code), expect);
-        };
-        check(&keys, &old, "a", Err(Code::Unavailable));
+        let (mut keys, [old, new]) = keys_and();
+        let (old, new) = ((&old, "k1"), (&new, "k2"));
+        check(&keys, old, "a", Err(Code::Unavailable));
         keys.handle_link_up();
-        check(&keys, &old, "a", Err(Code::Unavailable));
-        keys.handle_frame(&key_frame(&old), NOW_MS);
-        check(&keys, &new, "a", Err(Code::BadToken));
-        check(&keys, &old, "a", Ok("a"));
+        check(&keys, old, "a", Err(Code::Unavailable));
+        keys.handle_frame(&key_frame(old), NOW_MS);
+        check(&keys, old, "a", Err(Code::Unavailable));
+        keys.handle_frame(&NodeBody::Synced, NOW_MS);
+        check(&keys, new, "a", Err(Code::BadToken));
+        check(&keys, old, "a", Ok(()));
 
+        keys.handle_link_down();
         keys.handle_link_up();
-        check(&keys, &old, "a", Ok("a"));
+        check(&keys, old, "a", Ok(()));
         // Revocations come first on a new link, and count for both.
         keys.handle_frame(&revocation("a"), NOW_MS);
-        check(&keys, &old, "a", Err(Code::TokenRevoked));
-        check(&keys, &old, "b", Ok("b"));
-        keys.handle_frame(&key_frame(&new), NOW_MS);
-        check(&keys, &old, "b", Err(Code::BadToken));
-        check(&keys, &new, "b", Ok("b"));
-        check(&keys, &new, "a", Err(Code::TokenRevoked));
+        check(&keys, old, "a", Err(Code::TokenRevoked));
+        check(&keys, old, "b", Ok(()));
+        keys.handle_frame(&key_frame(new), NOW_MS);
+        check(&keys, old, "b", Ok(()));
+        keys.handle_frame(&NodeBody::Synced, NOW_MS);
+        check(&keys, old, "b", Err(Code::BadToken));
+        check(&keys, new, "b", Ok(()));
+        check(&keys, new, "a", Err(Code::TokenRevoked));
+    }
+
+    /// What an unknown key means depends on whether the node could know it.
+    #[test]
+    fn a_key_made_while_the_link_is_down_is_not_called_bad() {
+        let (mut keys, [known, made, forged]) = keys_and();
+        let (known, made) = ((&known, "k1"), (&made, "k2"));
+        keys.handle_link_up();
+        keys.handle_frame(&key_frame(known), NOW_MS);
+        keys.handle_frame(&NodeBody::Synced, NOW_MS);
+        check(&keys, made, "a", Err(Code::BadToken));
+        keys.handle_link_down();
+        check(&keys, known, "a", Ok(()));
+        check(&keys, made, "a", Err(Code::Unavailable));
+        // What is wrong whatever the keys are stays wrong.
+        check(&keys, (&forged, "k1"), "a", Err(Code::BadToken));
+        assert_eq!(keys.verify("no token", NOW_MS), Err(Code::BadToken));
+        // All keys may not fit one frame.
+        keys.handle_link_up();
+        keys.handle_frame(&key_frame(known), NOW_MS);
+        check(&keys, made, "a", Err(Code::Unavailable));
+        let other = NodeBody::Keys(vec![made.0.tenant_key(TenantId::new(2).expect("not 0"), "k3")]);
+        keys.handle_frame(&other, NOW_MS);
+        check(&keys, made, "a", Err(Code::Unavailable));
+        keys.handle_frame(&NodeBody::Keys([known, made].map(tenant_key).into()), NOW_MS);
+        keys.handle_frame(&NodeBody::Synced, NOW_MS);
+        check(&keys, made, "a", Ok(()));
+        check(&keys, known, "a", Ok(()));
+        // Changes come one by one.
+        keys.handle_frame(&key_frame(made), NOW_MS);
+        check(&keys, known, "a", Err(Code::BadToken));
     }
 }

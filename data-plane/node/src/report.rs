@@ -84,8 +84,8 @@ pub(crate) struct NodeReport {
     pub(crate) node: String,
     /// The control link's term, if it is up.
     pub(crate) term: Option<u64>,
-    /// The control plane has told keys to verify tokens with.
-    pub(crate) keys_known: bool,
+    /// The control plane has told all keys to verify tokens with since the link came up.
+    pub(crate) synced: bool,
     pub(crate) draining: bool,
     pub(crate) connections: u64,
     pub(crate) connections_max: u64,
@@ -205,8 +205,8 @@ impl NodeReport {
         if self.term.is_none() {
             return Some("the control link is down".into());
         }
-        if !self.keys_known {
-            return Some("the control plane has told no keys yet".into());
+        if !self.synced {
+            return Some("the control plane has not told all keys yet".into());
         }
         self.unhealthy()
     }
@@ -281,7 +281,7 @@ mod tests {
         NodeReport {
             node: "n1".into(),
             term: Some(7),
-            keys_known: true,
+            synced: true,
             draining: false,
             connections: 3,
             connections_max: 10,
@@ -318,8 +318,8 @@ mod tests {
         let cut = NodeReport { term: None, ..report() };
         assert_eq!(cut.unhealthy(), None);
         assert_eq!(cut.unready().as_deref(), Some("the control link is down"));
-        let early = NodeReport { keys_known: false, ..report() };
-        assert_eq!(early.unready().as_deref(), Some("the control plane has told no keys yet"));
+        let early = NodeReport { synced: false, ..report() };
+        assert_eq!(early.unready().as_deref(), Some("the control plane has not told all keys yet"));
         let draining = NodeReport { draining: true, ..report() };
         assert_eq!(draining.unready().as_deref(), Some("the node is stopping"));
     }

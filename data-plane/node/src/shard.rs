@@ -330,6 +330,7 @@ impl Shard {
             ControlEvent::LinkDown => {
                 self.term = None;
                 self.control_backlog.clear();
+                self.core.verifier_mut().handle_link_down();
             }
             ControlEvent::Frame(frame) => self.core.verifier_mut().handle_frame(&frame.body, now.unix_ms),
         }

@@ -83,6 +83,7 @@ impl Decoder<'_> {
             }
             Which::CloseHomes(list) => NodeBody::CloseHomes(self.each("closeHomes", list?, Self::close_home)?),
             Which::HomesClosed(()) => NodeBody::HomesClosed,
+            Which::Synced(()) => NodeBody::Synced,
             Which::Publish(order) => NodeBody::Publish(self.publish_order(order?)?),
             Which::Published(result) => NodeBody::Published(self.publish_result(result?)?),
             Which::Keys(list) => NodeBody::Keys(self.each("keys", list?, Self::tenant_key)?),

@@ -132,6 +132,7 @@ fn words_max(body: &NodeBody) -> usize {
             | NodeBody::Pong
             | NodeBody::ReadHistory(_)
             | NodeBody::HomesClosed
+            | NodeBody::Synced
             | NodeBody::Published(Ok(_))
             | NodeBody::Unknown => 0,
         }
@@ -244,6 +245,7 @@ fn body(from: &NodeBody, mut to: wire::node_frame::Builder<'_>) {
             }
         }
         NodeBody::HomesClosed => to.set_homes_closed(()),
+        NodeBody::Synced => to.set_synced(()),
         NodeBody::Publish(from) => {
             let mut to = to.init_publish();
             to.set_tenant(from.tenant.get());

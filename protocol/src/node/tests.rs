@@ -168,6 +168,7 @@ fn replies() -> impl Strategy<Value = NodeBody> {
         (channel(), vec(stored, 0..8), any::<bool>())
             .prop_map(|(channel, messages, more)| NodeBody::History(History { channel, messages, more })),
         Just(NodeBody::HomesClosed),
+        Just(NodeBody::Synced),
         or_refusal(published).prop_map(NodeBody::Published),
     ]
 }

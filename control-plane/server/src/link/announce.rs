@@ -16,9 +16,8 @@ use crate::record;
 /// Most keys in a frame: far below the limits of a list and of a frame.
 const KEYS_PER_FRAME: usize = 8192;
 
-/// Queues all revocations that matter yet, then all keys: no key verifies a token here before its revocation is known.
-///
-/// There is at least one `keys` frame, so that a node knows that its former keys are over.
+/// Queues all revocations that matter yet, then all keys: no key verifies a token here before its revocation is known. `Synced`
+/// is the end of it: only then is a key that was not told one that does not exist.
 ///
 /// # Errors
 /// [`LinkEnd`] if the store cannot tell: a node must not go on with half of it.
@@ -56,7 +55,10 @@ pub(super) async fn tell_everything(link: &Link) -> Result<(), LinkEnd> {
             outbox.reply(0, NodeBody::Keys(std::mem::replace(&mut waiting, rest))).await?;
         }
     }
-    outbox.reply(0, NodeBody::Keys(waiting)).await
+    if !waiting.is_empty() {
+        outbox.reply(0, NodeBody::Keys(waiting)).await?;
+    }
+    outbox.reply(0, NodeBody::Synced).await
 }
 
 /// Queues what is announced until the link ends.

@@ -120,7 +120,7 @@ impl World {
     /// A node that is linked and has been told everything.
     async fn node(&self) -> FakeNode {
         let mut node = self.greeted("node").await.unwrap();
-        while !matches!(node.receive().await.body, NodeBody::Keys(_)) {}
+        while !matches!(node.receive().await.body, NodeBody::Synced) {}
         node
     }
 

@@ -80,7 +80,7 @@ impl Node {
             let frame = node::decode(frame).expect("a good frame");
             match frame.body {
                 NodeBody::Ping => self.send_frame(0, NodeBody::Pong).await,
-                NodeBody::Pong | NodeBody::Keys(_) | NodeBody::TokensRevoked(_) => {}
+                NodeBody::Pong | NodeBody::Keys(_) | NodeBody::TokensRevoked(_) | NodeBody::Synced => {}
                 _ => return frame,
             }
         }

@@ -42,7 +42,7 @@ impl SmallNode {
         node.send(0, NodeBody::Hello(hello)).await;
         let NodeBody::Welcome { term, .. } = node.receive().await.unwrap().body else { panic!("not welcome") };
         node.term = term;
-        while !matches!(node.receive().await.unwrap().body, NodeBody::Keys(_)) {}
+        while !matches!(node.receive().await.unwrap().body, NodeBody::Synced) {}
         node
     }
 

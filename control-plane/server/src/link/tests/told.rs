@@ -30,6 +30,7 @@ async fn revocations_and_keys_come_before_anything_else() {
     assert_eq!(node.receive().await.body, NodeBody::TokensRevoked(live));
     let NodeBody::Keys(keys) = node.receive().await.body else { panic!("no keys") };
     assert_eq!(keys.len(), 80);
+    assert_eq!(node.receive().await.body, NodeBody::Synced);
     assert_eq!(node.receive().await.id, id);
 }
 
@@ -37,7 +38,35 @@ async fn revocations_and_keys_come_before_anything_else() {
 async fn a_node_without_keys_is_told_that_there_are_none() {
     let world = World::new();
     let mut node = world.greeted("node").await.unwrap();
-    assert_eq!(node.receive().await.body, NodeBody::Keys(vec![]));
+    assert_eq!(node.receive().await.body, NodeBody::Synced);
+}
+
+/// More keys than fit a frame come in several, no tenant's in two; what ends them is the only thing that says so.
+#[tokio::test]
+async fn many_keys_come_in_several_frames_and_their_end_is_told() {
+    let world = World::new();
+    for number in 1..=300 {
+        let of = TenantId::new(number).unwrap();
+        for index in 0..32 {
+            world.signing_key(of, &format!("{number}.{index}")).await;
+        }
+    }
+    let mut node = world.greeted("node").await.unwrap();
+    let (mut frames, mut told) = (0, 0);
+    let mut tenants = std::collections::HashSet::new();
+    loop {
+        match node.receive().await.body {
+            NodeBody::Keys(keys) => {
+                frames += 1;
+                told += keys.len();
+                let named: std::collections::HashSet<_> = keys.iter().map(|key| key.tenant).collect();
+                assert!(named.iter().all(|&tenant| tenants.insert(tenant)), "a tenant's keys are in one frame");
+            }
+            NodeBody::Synced => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!((frames, told), (2, 300 * 32));
 }
 
 /// Whatever order two requests announce in, the node ends with what the store says.

@@ -285,6 +285,7 @@ async fn serve(
     };
     send(&mut pipe, &NodeFrame { id: 0, body: NodeBody::Welcome { term, heartbeat_ms: HEARTBEAT_MS } }).await?;
     send(&mut pipe, &NodeFrame { id: 0, body: NodeBody::Keys(keys) }).await?;
+    send(&mut pipe, &NodeFrame { id: 0, body: NodeBody::Synced }).await?;
     loop {
         let frame = tokio::select! {
             frame = receive(&mut pipe, &mut frames) => frame?,
