@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 mod check;
 mod conformance;
 mod fuzz;
+mod peers;
 mod run;
 mod setup;
 mod tally;
@@ -51,6 +52,8 @@ enum Task {
         /// Targets, by file name in protocol/fuzz/fuzz_targets.
         targets: Vec<String>,
     },
+    /// Installs the servers that the benchmarks compare with, and lists which are there. Not part of `test`.
+    Peers,
     /// Writes the generated Cap'n Proto code and the golden vectors anew.
     Generate,
 }
@@ -65,6 +68,7 @@ fn main() -> ExitCode {
         Task::Unit => test::everything(&workspace, &mut tally),
         Task::Conformance => conformance::everything(&workspace, &mut tally),
         Task::Fuzz { seconds, targets } => fuzz::run(&workspace, &mut tally, seconds, &targets),
+        Task::Peers => peers::everything(&workspace),
         Task::Generate => test::generate(&workspace),
     };
     if let Err(error) = &outcome {
