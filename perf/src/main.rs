@@ -1,106 +1,66 @@
-//! Benchmarks of a node from outside: a real server process, real sockets, its CPU time and memory from the kernel's books.
-//!
-//! Server CPU per unit of work is the figure that survives a noisy machine; times are printed beside it. On two cores the load and
-//! the server share a machine, so nothing here is a limit of the server alone.
+//! Benchmarks of real-time servers from outside: real processes, real sockets, CPU time and memory from the kernel's books, peers and the
+//! bare limit in the same run. `perf/README.md` says how to read what it prints.
 #![forbid(unsafe_code)]
+#![allow(dead_code, reason = "workloads are ported one after the other")]
 
 mod bench;
+mod dialect;
 mod figure;
+mod load;
+mod machine;
+mod old;
+mod print;
+mod process;
+mod report;
+mod run;
+mod scenario;
 mod server;
+mod stamp;
+mod subject;
 mod wire;
+mod workload;
 
-use std::path::PathBuf;
+use anyhow::Result;
+use clap::{Parser, Subcommand};
 
-use anyhow::{Context, Result, ensure};
-use clap::{Parser, ValueEnum};
-
-use figure::Figure;
-use server::Server;
-
-/// Benchmarks of a Millrace node.
+/// Benchmarks of Millrace, its peers and the limit of the machine.
 #[derive(Debug, Parser)]
 #[command(
     name = "millrace-perf",
-    after_help = "Examples:\n  cargo run --release -p millrace-perf -- --server target/release/millrace\n  \
-        cargo run --release -p millrace-perf -- --server target/release/millrace --only fanout --json fanout.json"
+    version,
+    after_help = "Examples:\n  \
+        millrace-perf list\n  \
+        millrace-perf run fanout --subject millrace\n  \
+        millrace-perf run fanout rooms --out results      results/report.json and results/report.html\n  \
+        millrace-perf run my-scenario.toml --runs 7 --server target/release/millrace"
 )]
 struct Cli {
-    /// The millrace binary to measure; build it with `cargo build --release`
-    #[arg(long, value_name = "BINARY")]
-    server: PathBuf,
-    /// Only these
-    #[arg(long, value_enum)]
-    only: Vec<Name>,
-    /// Shards of the server
-    #[arg(long, default_value_t = 1)]
-    shards: u16,
-    /// A tenth of the work: to see that everything runs, not to quote
-    #[arg(long)]
-    quick: bool,
-    /// Also write the figures to this file
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Name {
-    /// One message to 1,000 subscribers, at a steady rate
-    Fanout,
-    /// Durable publishes, one at a time and pipelined
-    Publish,
-    /// Connect, authenticate, subscribe, close
-    Connect,
-    /// Memory of sessions that only wait
-    Idle,
-    /// Sessions that come back with a position in ten channels
-    Resume,
-    /// One subscriber that never reads, among 1,000 that do
-    Slow,
-}
-
-/// How much work: all of it, or enough to see that it runs.
-#[derive(Debug, Clone, Copy)]
-struct Scale {
-    divisor: usize,
-}
-
-impl Scale {
-    fn of(self, full: usize) -> usize {
-        (full / self.divisor).max(2)
-    }
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Measures subjects with scenarios and writes a report
+    Run(run::Arguments),
+    /// Lists scenarios and subjects, and what is missing to run them
+    List(run::ListArguments),
+    /// The bare sender: a subject of `run`, which starts it
+    #[command(hide = true)]
+    Bare {
+        /// How it sends
+        #[arg(long, value_enum)]
+        ring: subject::bare::Ring,
+    },
+    #[command(hide = true)]
+    Old(old::Cli),
 }
 
 fn main() -> Result<()> {
-    let cli = Cli::parse();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
-    let scale = Scale { divisor: if cli.quick { 10 } else { 1 } };
-    let chosen: &[Name] = if cli.only.is_empty() { Name::value_variants() } else { &cli.only };
-    let (mut figures, mut failures): (Vec<Figure>, Vec<String>) = (Vec::new(), Vec::new());
-    for name in chosen {
-        eprintln!("{name:?} …");
-        // A server of its own for each: what one leaves behind is not what the next one measures.
-        let server = Server::start(&cli.server, cli.shards)?;
-        let measured = runtime.block_on(async {
-            match name {
-                Name::Fanout => bench::fanout::run(&server, scale).await,
-                Name::Publish => bench::publish::run(&server, scale).await,
-                Name::Connect => bench::connect::run(&server, scale).await,
-                Name::Idle => bench::idle::run(&server, scale).await,
-                Name::Resume => bench::resume::run(&server, scale).await,
-                Name::Slow => bench::slow::run(&server, scale).await,
-            }
-        });
-        // What the others found is worth having all the same.
-        match measured.with_context(|| format!("benchmark {name:?}")) {
-            Ok(found) => figures.extend(found),
-            Err(error) => failures.push(format!("{error:#}")),
-        }
+    match Cli::parse().command {
+        Command::Run(arguments) => run::run(&arguments),
+        Command::List(arguments) => run::list(&arguments),
+        Command::Bare { ring } => subject::bare::serve(ring),
+        Command::Old(cli) => old::main(&cli),
     }
-    figure::print(&figures);
-    if let Some(path) = &cli.json {
-        let text = serde_json::to_string_pretty(&figures).context("write figures as JSON")?;
-        std::fs::write(path, text).with_context(|| format!("write {}", path.display()))?;
-    }
-    ensure!(failures.is_empty(), "{}", failures.join("\n"));
-    Ok(())
 }

@@ -5,8 +5,8 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use tokio::task::LocalSet;
 
-use crate::Scale;
 use crate::figure::{Figure, per};
+use crate::old::Scale;
 use crate::server::Server;
 use crate::wire::{self, Wire};
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::Scale;
 use crate::figure::{Figure, per};
+use crate::old::Scale;
 use crate::server::Server;
 use crate::wire::{self, Wire};
 

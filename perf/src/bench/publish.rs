@@ -6,8 +6,8 @@ use anyhow::{Context, Result};
 use millrace_protocol::client::ServerBody;
 use tokio::task::LocalSet;
 
-use crate::Scale;
 use crate::figure::{Figure, histogram, per, times};
+use crate::old::Scale;
 use crate::server::Server;
 use crate::wire::{self, Wire};
 

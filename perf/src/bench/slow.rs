@@ -12,8 +12,8 @@ use millrace_protocol::ChannelId;
 use millrace_protocol::client::{ServerBody, Start, Subscribe};
 use tokio::task::LocalSet;
 
-use crate::Scale;
 use crate::figure::{Figure, histogram, per};
+use crate::old::Scale;
 use crate::server::Server;
 use crate::wire::{self, Joined, Wire};
 

@@ -1,0 +1,79 @@
+//! The report as a table for a terminal.
+
+use crate::report::{Figure, Report};
+
+/// Prints medians, spreads and ratios to the limit, point by point.
+pub(crate) fn table(report: &Report) {
+    let mut last = String::new();
+    for figure in &report.figures {
+        let place = format!("{}, {}", figure.scenario, point(figure));
+        if place != last {
+            println!("\n{place}");
+            last = place;
+        }
+        let (low, high) = figure.spread();
+        let limit = report.limit_of(figure).and_then(|limit| figure.ratio_to(limit));
+        let limit = limit.map_or_else(String::new, |ratio| format!("  {ratio:.2} × limit"));
+        let bound = if figure.load_bound > 0 { "  (load generator at its limit)" } else { "" };
+        println!(
+            "  {:14} {:32} {:>12} {:3} ({} to {}){limit}{bound}",
+            figure.subject,
+            figure.metric,
+            number(figure.median()),
+            figure.unit,
+            number(low),
+            number(high),
+        );
+    }
+    for missing in &report.missing {
+        println!("\nmissing: {}; {}", missing.name, missing.missing.install);
+    }
+    for failure in &report.failures {
+        println!("\nfailed: {failure}");
+    }
+}
+
+/// What varies, in words.
+pub(crate) fn point(figure: &Figure) -> String {
+    figure.point.iter().map(|(name, value)| format!("{name} {}", number(*value))).collect::<Vec<_>>().join(", ")
+}
+
+/// Three significant digits or so, without an exponent.
+pub(crate) fn number(value: f64) -> String {
+    match value.abs() {
+        size if size >= 100.0 || value.fract() == 0.0 => {
+            let digits = format!("{value:.0}");
+            let (sign, digits) = digits.strip_prefix('-').map_or(("", digits.as_str()), |digits| ("-", digits));
+            let groups: Vec<&str> = digits
+                .as_bytes()
+                .rchunks(3)
+                .rev()
+                .map(|group| std::str::from_utf8(group).unwrap_or_default())
+                .collect();
+            format!("{sign}{}", groups.join(","))
+        }
+        size if size >= 10.0 => format!("{value:.1}"),
+        size if size >= 1.0 => format!("{value:.2}"),
+        _ => format!("{value:.3}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_read_at_a_glance() {
+        for (value, text) in [
+            (0.0, "0"),
+            (0.123_45, "0.123"),
+            (7.256, "7.26"),
+            (45.67, "45.7"),
+            (1234.5, "1,234"),
+            (-2_000_000.0, "-2,000,000"),
+            (5.0, "5"),
+        ] {
+            assert_eq!(number(value), text);
+        }
+    }
+}

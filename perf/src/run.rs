@@ -1,0 +1,193 @@
+//! `millrace-perf run`: scenarios by subjects, in turns, into one report.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+
+use crate::machine::{Cores, Machine};
+use crate::report::{FORMAT, MissingSubject, Report};
+use crate::scenario::{BUILT_IN, Scenario};
+use crate::subject::{self, Subject};
+use crate::{print, workload};
+
+/// What to measure, and where.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// Names of scenarios (see `list`), or paths of scenario files
+    #[arg(required = true, value_name = "SCENARIO")]
+    scenarios: Vec<String>,
+    /// Only these subjects (see `list`); all that are installed otherwise
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    subject: Vec<String>,
+    /// Times that everything is measured, in place of the scenario's own number
+    #[arg(long, value_name = "N")]
+    runs: Option<u32>,
+    /// The millrace binary to measure; the one beside this program otherwise
+    #[arg(long, value_name = "BINARY")]
+    server: Option<PathBuf>,
+    /// Cores that subjects run on, such as 0 or 0,2 or 0-3
+    #[arg(long, value_name = "CORES")]
+    subject_cores: Option<Cores>,
+    /// Cores that the load generator runs on
+    #[arg(long, value_name = "CORES")]
+    load_cores: Option<Cores>,
+    /// Folder for report.json and report.html
+    #[arg(long, value_name = "FOLDER", default_value = "perf-results")]
+    out: PathBuf,
+    /// Print the report as JSON, and no table
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `list` needs.
+#[derive(Debug, Args)]
+pub(crate) struct ListArguments {
+    /// The millrace binary; the one beside this program otherwise
+    #[arg(long, value_name = "BINARY")]
+    server: Option<PathBuf>,
+}
+
+/// Measures.
+///
+/// # Errors
+/// When nothing could be measured, or the report cannot be written. What one subject did wrong is in the report.
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let scenarios = arguments.scenarios.iter().map(|name| Scenario::load(name)).collect::<Result<Vec<_>>>()?;
+    let (subject_cores, load_cores) = Cores::sensible()?;
+    let subject_cores = arguments.subject_cores.clone().unwrap_or(subject_cores);
+    let load_cores = arguments.load_cores.clone().unwrap_or(load_cores);
+    if subject_cores.overlaps(&load_cores) {
+        eprintln!("note: subject and load share core {load_cores}: only CPU time says something of the subject");
+    }
+    load_cores.pin()?;
+    let mut report = Report {
+        format: FORMAT,
+        started: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+        command: std::env::args().collect::<Vec<_>>().join(" "),
+        machine: Machine::this(),
+        subject_cores: subject_cores.to_string(),
+        load_cores: load_cores.to_string(),
+        interrupted: false,
+        subjects: Vec::new(),
+        missing: Vec::new(),
+        figures: Vec::new(),
+        failures: Vec::new(),
+    };
+    let subjects = chosen(arguments, &subject_cores, &mut report)?;
+    let stop = stop_flag()?;
+    let began = Instant::now();
+    for scenario in &scenarios {
+        for number in 0..arguments.runs.unwrap_or(scenario.runs) {
+            // Each run begins with another subject: what a minute of the machine was like falls on all alike.
+            let first = number as usize % subjects.len().max(1);
+            for subject in subjects[first..].iter().chain(&subjects[..first]) {
+                if stop.load(Ordering::Relaxed) {
+                    report.interrupted = true;
+                    continue;
+                }
+                if !scenario.subjects.is_empty() && !scenario.subjects.iter().any(|name| name == subject.name()) {
+                    continue;
+                }
+                let (name, subject_name) = (&scenario.name, subject.name());
+                let progress = |what: &str| {
+                    eprintln!(
+                        "{:>5.0} s  {name}, run {}, {subject_name}: {what}",
+                        began.elapsed().as_secs_f64(),
+                        number + 1
+                    );
+                };
+                let measured = workload::run(&mut workload::Run {
+                    scenario,
+                    subject: subject.as_ref(),
+                    cores: &subject_cores,
+                    report: &mut report,
+                    progress: &progress,
+                    stop: &|| stop.load(Ordering::Relaxed),
+                });
+                if let Err(error) = measured {
+                    let failure = format!("{name}, run {}, {subject_name}: {error:#}", number + 1);
+                    eprintln!("failed: {failure}");
+                    report.failures.push(failure);
+                }
+            }
+        }
+    }
+    write(arguments, &report)?;
+    ensure!(!report.figures.is_empty(), "nothing was measured");
+    ensure!(report.failures.is_empty(), "{} of the runs failed; the report says which and why", report.failures.len());
+    Ok(())
+}
+
+fn write(arguments: &Arguments, report: &Report) -> Result<()> {
+    std::fs::create_dir_all(&arguments.out).with_context(|| format!("make {}", arguments.out.display()))?;
+    let text = serde_json::to_string_pretty(report).context("write the report as JSON")?;
+    let path = arguments.out.join("report.json");
+    std::fs::write(&path, &text).with_context(|| format!("write {}", path.display()))?;
+    if arguments.json {
+        println!("{text}");
+    } else {
+        print::table(report);
+    }
+    eprintln!("wrote {}", path.display());
+    Ok(())
+}
+
+/// The subjects that were asked for and can run; the others are noted as missing.
+fn chosen(arguments: &Arguments, cores: &Cores, report: &mut Report) -> Result<Vec<Box<dyn Subject>>> {
+    let all = subject::all(&subject::server_binary(arguments.server.clone()), cores);
+    for name in &arguments.subject {
+        let known = || all.iter().map(|subject| subject.name()).collect::<Vec<_>>().join(", ");
+        ensure!(all.iter().any(|subject| subject.name() == name), "no subject {name:?}; there are {}", known());
+    }
+    let is_asked = |subject: &dyn Subject| {
+        arguments.subject.is_empty() || arguments.subject.iter().any(|name| name == subject.name())
+    };
+    let mut subjects = Vec::new();
+    for subject in all.into_iter().filter(|subject| is_asked(subject.as_ref())) {
+        match subject.missing() {
+            Some(missing) => {
+                eprintln!("missing: {} ({}); install it with: {}", subject.name(), missing.why, missing.install);
+                report.missing.push(MissingSubject { name: subject.name().to_owned(), missing });
+            }
+            None => subjects.push(subject),
+        }
+    }
+    ensure!(!subjects.is_empty(), "none of the subjects is installed");
+    Ok(subjects)
+}
+
+/// Set by Ctrl-C or SIGTERM: what is measured by then is still written. A second one ends the program.
+fn stop_flag() -> Result<Arc<AtomicBool>> {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    let flag = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&flag))
+            .context("listen for Ctrl-C")?;
+        signal_hook::flag::register(signal, Arc::clone(&flag)).context("listen for Ctrl-C")?;
+    }
+    Ok(flag)
+}
+
+/// Prints scenarios and subjects.
+///
+/// # Errors
+/// When a scenario that comes with the program makes no sense.
+pub(crate) fn list(arguments: &ListArguments) -> Result<()> {
+    println!("Scenarios:");
+    for (name, _) in BUILT_IN {
+        println!("  {name:20} {}", Scenario::load(name)?.title);
+    }
+    println!("\nSubjects:");
+    let (cores, _) = Cores::sensible()?;
+    for subject in subject::all(&subject::server_binary(arguments.server.clone()), &cores) {
+        match subject.missing() {
+            None => println!("  {:20} ready", subject.name()),
+            Some(missing) => println!("  {:20} missing ({}): {}", subject.name(), missing.why, missing.install),
+        }
+    }
+    Ok(())
+}

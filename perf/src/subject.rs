@@ -1,0 +1,116 @@
+//! What is measured: Millrace, a peer, or the bare limit. Each is started and stopped here, on loopback, with settings that are told.
+
+pub(crate) mod bare;
+pub(crate) mod millrace;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+
+use crate::dialect::Dialect;
+use crate::machine::Cores;
+use crate::process::{self, Owned};
+
+/// Something that can be measured.
+pub(crate) trait Subject {
+    /// Its name in reports and on the command line.
+    fn name(&self) -> &'static str;
+
+    /// What it promises for this class of history, in a few words; `None` if it has no such class.
+    fn guarantee(&self, history: History) -> Option<&'static str>;
+
+    /// What is missing to run it here, with the command that installs it.
+    fn missing(&self) -> Option<Missing>;
+
+    /// Starts it and waits until it takes connections.
+    ///
+    /// # Errors
+    /// When it does not start; what it said is in the error.
+    fn start(&self, needs: &Needs) -> Result<Running>;
+}
+
+/// How much of what is published is kept. The same words as Millrace's own classes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum History {
+    /// Nothing: at most once.
+    None,
+    /// The newest messages, in memory.
+    #[default]
+    Windowed,
+    /// Everything, on disk before it is acknowledged.
+    Durable,
+}
+
+/// Why a subject cannot run here, and what to do about it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Missing {
+    pub(crate) why: String,
+    pub(crate) install: String,
+}
+
+/// What a run needs of its subject.
+#[derive(Debug, Clone)]
+pub(crate) struct Needs {
+    /// Channels 0 to this.
+    pub(crate) channels: u32,
+    pub(crate) history: History,
+    /// Connections at once, at most.
+    pub(crate) clients: u32,
+    pub(crate) credential: Credential,
+    /// Where it runs.
+    pub(crate) cores: Cores,
+}
+
+/// What clients prove themselves with, where a subject has a choice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Credential {
+    /// A token signed with Ed25519.
+    #[default]
+    EdDsa,
+    /// A token with an HMAC over SHA-256.
+    Hs256,
+}
+
+/// A subject that runs; it ends with this value.
+pub(crate) struct Running {
+    pub(crate) address: SocketAddr,
+    pub(crate) dialect: Rc<dyn Dialect>,
+    pub(crate) version: String,
+    /// Its processes, whose CPU time and memory are told; none if it runs elsewhere.
+    pub(crate) processes: Vec<u32>,
+    /// Those of them that hold the sessions, where others do other work; the same as `processes` otherwise.
+    pub(crate) session_processes: Vec<u32>,
+    /// What ends with it, in this order.
+    pub(crate) owned: Vec<Owned>,
+    pub(crate) folder: Option<tempfile::TempDir>,
+}
+
+impl Running {
+    /// A subject of one process tree.
+    pub(crate) fn one(address: SocketAddr, dialect: Rc<dyn Dialect>, version: String, owned: Owned) -> Self {
+        let processes = process::tree(owned.id());
+        let session_processes = processes.clone();
+        Self { address, dialect, version, processes, session_processes, owned: vec![owned], folder: None }
+    }
+}
+
+/// All subjects that this harness knows, limits first.
+pub(crate) fn all(server: &Path, cores: &Cores) -> Vec<Box<dyn Subject>> {
+    vec![
+        Box::new(bare::Bare { ring: bare::Ring::Send }),
+        Box::new(millrace::Millrace { binary: server.to_owned(), shards: cores.count() }),
+    ]
+}
+
+/// The Millrace binary to measure: the one that was named, or the one beside this program.
+pub(crate) fn server_binary(named: Option<PathBuf>) -> PathBuf {
+    named.unwrap_or_else(|| {
+        let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join("millrace")));
+        beside.unwrap_or_else(|| "millrace".into())
+    })
+}

@@ -1,0 +1,61 @@
+//! The limit: a loop that receives a payload and sends the same bytes to every socket of a room, and does nothing else.
+//!
+//! It runs as a process of this program, so that its CPU time is counted as every other subject's is.
+
+mod server;
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::rc::Rc;
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+
+use super::{History, Missing, Needs, Running, Subject};
+use crate::dialect;
+use crate::process::Owned;
+
+pub(crate) use server::serve;
+
+/// The plain one's name: ratios are to this.
+pub(crate) const NAME: &str = "bare send";
+
+/// How it sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Ring {
+    /// One `send` per socket and turn.
+    Send,
+}
+
+pub(crate) struct Bare {
+    pub(crate) ring: Ring,
+}
+
+impl Subject for Bare {
+    fn name(&self) -> &'static str {
+        match self.ring {
+            Ring::Send => NAME,
+        }
+    }
+
+    fn guarantee(&self, history: History) -> Option<&'static str> {
+        (history != History::Durable).then_some("none: the limit")
+    }
+
+    fn missing(&self) -> Option<Missing> {
+        None
+    }
+
+    fn start(&self, needs: &Needs) -> Result<Running> {
+        let program = std::env::current_exe().context("find this program")?;
+        let ring = self.ring.to_possible_value().context("a name for the ring")?;
+        let mut owned = needs.cores.while_pinned(|| {
+            Owned::start(Command::new(program).args(["bare", "--ring", ring.get_name()]).stdout(Stdio::piped()))
+        })?;
+        let mut line = String::new();
+        BufReader::new(owned.stdout()?).read_line(&mut line).context("wait for the bare sender")?;
+        let address = line.trim().parse().with_context(|| format!("the bare sender said {line:?}"))?;
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        Ok(Running::one(address, Rc::new(dialect::bare::Bare), version, owned))
+    }
+}
