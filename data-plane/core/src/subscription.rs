@@ -21,6 +21,9 @@ pub(crate) struct Entry {
     pub(crate) name: ChannelName,
     pub(crate) history: HistoryClass,
     pub(crate) interest: Interest,
+    /// The home counts this shard among those that get live messages, whatever the entry makes of them: it has to be told when
+    /// nobody here needs them any more.
+    pub(crate) listed: bool,
     /// What every live subscription has. Meaningless while there is none and the interest is off.
     pub(crate) position: Position,
     /// Places of all sessions subscribed; the first `live` of them are live.
@@ -36,7 +39,7 @@ pub(crate) struct Entry {
     pub(crate) joins: u32,
 }
 
-/// Whether the home sends this shard the channel's live messages.
+/// What the entry does with the live messages that its home sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Interest {
     Off,
@@ -128,6 +131,7 @@ impl Channels {
                 name: name.clone(),
                 history,
                 interest: Interest::Off,
+                listed: false,
                 position: NOWHERE,
                 members: Vec::new(),
                 live: 0,
@@ -145,7 +149,7 @@ impl Channels {
             && entry.members.is_empty()
             && entry.is_quiet()
         {
-            debug_assert!(entry.interest != Interest::Live, "interest is given back first");
+            debug_assert!(!entry.listed, "interest is given back first");
             self.entries.remove(&channel);
             if self.entries.is_empty() {
                 self.entries = FxHashMap::default();

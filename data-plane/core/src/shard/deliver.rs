@@ -125,7 +125,9 @@ impl<V: VerifyToken> Shard<V> {
 
     /// This shard fell behind: its interest is gone, its live subscriptions read on from what they have.
     pub(super) fn handle_lagged(&mut self, channel: ChannelId) {
-        if self.channels.get(channel).is_some_and(|entry| entry.interest == Interest::Live) {
+        let Some(entry) = self.channels.get_mut(channel) else { return };
+        entry.listed = false;
+        if entry.interest == Interest::Live {
             self.lag(channel);
         }
     }
@@ -135,7 +137,7 @@ impl<V: VerifyToken> Shard<V> {
         if entry.live() == 0 {
             entry.interest = Interest::Off;
             self.serve_parked(channel);
-            self.tidy(channel);
+            self.left(channel);
             return;
         }
         entry.interest = Interest::Joining;
@@ -158,13 +160,14 @@ impl<V: VerifyToken> Shard<V> {
     /// The home ended: so do the live subscriptions.
     pub(super) fn handle_gone(&mut self, channel: ChannelId, code: Code) {
         let Some(entry) = self.channels.get_mut(channel) else { return };
+        entry.listed = false;
         if entry.interest != Interest::Live {
             return;
         }
         entry.interest = Interest::Off;
         self.unsubscribe_live(channel, code);
         self.serve_parked(channel);
-        self.tidy(channel);
+        self.left(channel);
     }
 
     fn unsubscribe_live(&mut self, channel: ChannelId, code: Code) {
@@ -264,7 +267,7 @@ impl<V: VerifyToken> Shard<V> {
             self.unsubscribe_live(channel, code);
             self.serve_parked(channel);
         }
-        self.tidy(channel);
+        self.left(channel);
     }
 
     pub(super) fn rejoin(&mut self, channel: ChannelId) {

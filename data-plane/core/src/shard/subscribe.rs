@@ -116,6 +116,7 @@ impl<V: VerifyToken> Shard<V> {
             debug_assert!(false, "a channel is kept while joins of it are under way");
             return;
         };
+        entry.listed |= result.as_ref().is_ok_and(|catch| catch.live);
         // It counts until the end: a session may meet its end on the way, and interest that came with the answer must still
         // be given back.
         match ticket.session {
@@ -338,20 +339,17 @@ impl<V: VerifyToken> Shard<V> {
     }
 
     /// Gives interest back when nobody needs it, and forgets a channel that nobody uses.
-    fn left(&mut self, channel: ChannelId) {
+    pub(super) fn left(&mut self, channel: ChannelId) {
         let Some(entry) = self.channels.get_mut(channel) else { return };
         if entry.is_quiet() {
-            if entry.interest == Interest::Live {
+            // Not only when the entry is live: a page may have reached the tail while the group still read on.
+            if std::mem::take(&mut entry.listed) {
                 let to = home_of(channel, self.shards);
                 self.links.send(to, HopBody::Leave(channel));
             }
             entry.interest = Interest::Off;
             self.serve_parked(channel);
-            self.tidy(channel);
+            self.channels.tidy(channel);
         }
-    }
-
-    pub(super) fn tidy(&mut self, channel: ChannelId) {
-        self.channels.tidy(channel);
     }
 }

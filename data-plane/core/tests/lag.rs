@@ -1,0 +1,193 @@
+//! Two shards, the ring between them stopped at will: what becomes of a shard that falls behind.
+#![expect(clippy::unwrap_used, reason = "a test throughout")]
+
+#[allow(dead_code, reason = "the simulation uses the rest of it")]
+#[path = "simulation/control.rs"]
+mod control;
+#[allow(dead_code, reason = "the simulation uses the rest of it")]
+#[path = "simulation/random.rs"]
+mod random;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use control::{Control, Faults};
+use millrace_core::{
+    Action, Config, ControlEvent, Now, SessionKey, Shard, ShardIndex, VerifiedToken, VerifyToken, Written, home_of,
+};
+use millrace_protocol::client::{
+    ClientBody, ClientFrame, Hello, HistoryClass, Publish, Start, Subscribe, VERSION, encode_client,
+};
+use millrace_protocol::node::{NodeFrame, SlowConsumer};
+use millrace_protocol::{ChannelId, Code, Epoch, Position, Producer, ProducerSequence, TenantId, Term, UserId};
+use random::Random;
+
+const HOME: usize = 0;
+const FAR: usize = 1;
+
+/// A token is a user's name.
+struct Names;
+
+impl VerifyToken for Names {
+    fn verify(&self, token: &str, unix_ms: i64) -> Result<VerifiedToken, Code> {
+        let (tenant, user) = (TenantId::new(1).unwrap(), UserId::new(token).unwrap());
+        Ok(VerifiedToken { tenant, user, id: token.into(), issued_ms: unix_ms, expires_ms: unix_ms + 3_600_000 })
+    }
+}
+
+struct Pair {
+    shards: [Shard<Names>; 2],
+    control: Control,
+    random: Random,
+    now: Now,
+    /// Sessions whose transport takes nothing.
+    stopped: Vec<SessionKey>,
+    closed: BTreeMap<SessionKey, Code>,
+}
+
+impl Pair {
+    fn new(config: &Config, channel: ChannelId, history: HistoryClass) -> Self {
+        let now = Now { instant: Instant::now(), unix_ms: 1_700_000_000_000 };
+        let shard = |index| Shard::new(now, config.clone(), ShardIndex(index), 2, 7, Names).unwrap();
+        let mut of = Control::new_channel(channel, "general", history, SlowConsumer::Disconnect);
+        of.members.extend(["ann", "bob"].map(|name| (UserId::new(name).unwrap(), true)));
+        let control = Control { channels: [(channel, of)].into(), term: 1, faults: Faults::default() };
+        let (stopped, closed) = (Vec::new(), BTreeMap::new());
+        let mut pair = Self { shards: [shard(0), shard(1)], control, random: Random::new(1), now, stopped, closed };
+        for shard in &mut pair.shards {
+            shard.handle_control(now, ControlEvent::LinkUp { term: Term(1) });
+        }
+        pair.settle();
+        pair
+    }
+
+    fn open(&mut self, shard: usize, user: &str) -> SessionKey {
+        let session = self.shards[shard].handle_connected(self.now).unwrap();
+        let (version_min, version_max) = (VERSION, VERSION);
+        let subscriptions = Vec::new();
+        let hello = Hello { version_min, version_max, features: 0, token: user, agent: "pair", subscriptions };
+        self.ask(shard, session, ClientBody::Hello(hello));
+        session
+    }
+
+    fn ask(&mut self, shard: usize, session: SessionKey, body: ClientBody<'_>) {
+        let mut frame = Vec::new();
+        encode_client(&ClientFrame { request: 1, body }, &mut frame);
+        self.shards[shard].handle_frame(self.now, session, &frame);
+    }
+
+    fn subscribe(&mut self, shard: usize, session: SessionKey, start: Start) {
+        self.ask(shard, session, ClientBody::Subscribe(Subscribe { channel: "general", start }));
+    }
+
+    fn publish(&mut self, session: SessionKey, channel: ChannelId, sequence: u64) {
+        let (producer, sequence) = (Producer::new(5).unwrap(), ProducerSequence::new(sequence).unwrap());
+        self.ask(HOME, session, ClientBody::Publish(Publish { channel, producer, sequence, body: b"x" }));
+    }
+
+    /// One turn of one shard. Whether it did anything.
+    fn turn(&mut self, index: usize) -> bool {
+        let shard = &mut self.shards[index];
+        shard.end_turn(self.now);
+        let mut busy = shard.has_work();
+        while let Some(action) = self.shards[index].poll_action() {
+            busy = true;
+            let shard = &mut self.shards[index];
+            match action {
+                Action::Flush(session) => {
+                    let blocked = self.stopped.contains(&session);
+                    let bytes = shard.outbound(session).map_or(0, |outbound| outbound.queued_bytes());
+                    shard.handle_written(self.now, session, Written { bytes: if blocked { 0 } else { bytes }, blocked });
+                }
+                Action::Control(frame) => {
+                    if let Some(body) = self.control.process(&mut self.random, frame.body) {
+                        shard.handle_control(self.now, ControlEvent::Frame(NodeFrame { id: frame.id, body }));
+                    }
+                }
+                Action::Close { session, code, .. } => {
+                    self.closed.insert(session, code);
+                }
+                Action::Drained => {}
+            }
+        }
+        busy
+    }
+
+    /// Moves at most `hops_max` hops; how many there were.
+    fn carry(&mut self, from: usize, to: usize, hops_max: usize) -> usize {
+        let index = |index: usize| ShardIndex(u16::try_from(index).unwrap());
+        for carried in 0..hops_max {
+            let Some(hop) = self.shards[from].poll_hop(index(to)) else { return carried };
+            self.shards[to].handle_hop(self.now, index(from), hop);
+        }
+        hops_max
+    }
+
+    /// Turns of the home's shard alone, which hears the other one but is not heard.
+    fn settle_home(&mut self) {
+        while self.carry(FAR, HOME, usize::MAX) > 0 || self.turn(HOME) {}
+    }
+
+    fn settle(&mut self) {
+        loop {
+            let busy = self.turn(HOME) | self.turn(FAR);
+            if !busy && self.carry(HOME, FAR, usize::MAX) + self.carry(FAR, HOME, usize::MAX) == 0 {
+                return;
+            }
+        }
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now = self.now.plus(time);
+        for shard in &mut self.shards {
+            shard.handle_timeout(self.now);
+        }
+        self.settle();
+    }
+}
+
+/// A channel whose home is on the first of two shards.
+fn channel() -> ChannelId {
+    (1..).map(|number| ChannelId::new(number).unwrap()).find(|&channel| home_of(channel, 2).get() == HOME).unwrap()
+}
+
+/// A page may reach the tail, and with that list the shard at the home, while the group of live sessions still reads on. If all go
+/// at that moment, the home must hear of it.
+#[test]
+fn a_shard_that_is_left_while_it_reads_on_gives_its_interest_back() {
+    let channel = channel();
+    let config = Config { hop_deliveries_max: 1, page_messages_max: 2, ..Config::default() };
+    let mut pair = Pair::new(&config, channel, HistoryClass::Durable);
+    let (writer, live) = (pair.open(HOME, "ann"), pair.open(FAR, "bob"));
+    pair.subscribe(HOME, writer, Start::Attach);
+    pair.subscribe(FAR, live, Start::Live);
+    pair.settle();
+    for sequence in 1..=9 {
+        pair.publish(writer, channel, sequence);
+        pair.settle_home();
+    }
+    assert_eq!(pair.shards[HOME].stats().lagged_total, 1);
+    // It is at 1 and has heard that it lags; the group asks for its first page.
+    while pair.carry(HOME, FAR, 1) > 0 {}
+    pair.turn(FAR);
+    // Behind it comes one who is near the tail.
+    let ahead = pair.open(FAR, "ann");
+    pair.subscribe(FAR, ahead, Start::After(Position { epoch: Epoch::FIRST, offset: 8 }));
+    pair.turn(FAR);
+    pair.settle_home();
+    while pair.carry(HOME, FAR, 1) > 0 {}
+    pair.turn(FAR);
+    pair.settle_home();
+    while pair.carry(HOME, FAR, 1) > 0 {}
+    for session in [live, ahead] {
+        pair.shards[FAR].handle_disconnected(pair.now, session);
+    }
+    pair.settle();
+    pair.shards[HOME].handle_disconnected(pair.now, writer);
+    pair.settle();
+    pair.pass(config.home.idle_timeout * 2);
+    pair.settle();
+    for shard in &pair.shards {
+        assert!(shard.is_idle(), "{} homes, {} channels", shard.stats().homes, shard.stats().channels);
+    }
+}
