@@ -40,9 +40,9 @@ struct Pair {
     control: Control,
     random: Random,
     now: Now,
-    /// Sessions whose transport takes nothing.
-    stopped: Vec<SessionKey>,
-    closed: BTreeMap<SessionKey, Code>,
+    /// By shard, too: each gives the same keys. Their transport takes nothing.
+    stopped: Vec<(usize, SessionKey)>,
+    closed: BTreeMap<(usize, SessionKey), Code>,
 }
 
 impl Pair {
@@ -95,9 +95,13 @@ impl Pair {
             let shard = &mut self.shards[index];
             match action {
                 Action::Flush(session) => {
-                    let blocked = self.stopped.contains(&session);
+                    let blocked = self.stopped.contains(&(index, session));
                     let bytes = shard.outbound(session).map_or(0, |outbound| outbound.queued_bytes());
-                    shard.handle_written(self.now, session, Written { bytes: if blocked { 0 } else { bytes }, blocked });
+                    shard.handle_written(
+                        self.now,
+                        session,
+                        Written { bytes: if blocked { 0 } else { bytes }, blocked },
+                    );
                 }
                 Action::Control(frame) => {
                     if let Some(body) = self.control.process(&mut self.random, frame.body) {
@@ -105,7 +109,7 @@ impl Pair {
                     }
                 }
                 Action::Close { session, code, .. } => {
-                    self.closed.insert(session, code);
+                    self.closed.insert((index, session), code);
                 }
                 Action::Drained => {}
             }
@@ -190,4 +194,29 @@ fn a_shard_that_is_left_while_it_reads_on_gives_its_interest_back() {
     for shard in &pair.shards {
         assert!(shard.is_idle(), "{} homes, {} channels", shard.stats().homes, shard.stats().channels);
     }
+}
+
+/// Whoever reads nothing of a channel without history is told of each time that the shard fell behind, up to a bound.
+#[test]
+fn being_told_of_lost_messages_is_bounded() {
+    let channel = channel();
+    let config = Config { hop_deliveries_max: 1, control_frames_max: 8, ..Config::default() };
+    let mut pair = Pair::new(&config, channel, HistoryClass::None);
+    let (writer, deaf) = (pair.open(HOME, "ann"), pair.open(FAR, "bob"));
+    pair.subscribe(HOME, writer, Start::Attach);
+    pair.subscribe(FAR, deaf, Start::Live);
+    pair.settle();
+    pair.stopped.push((FAR, deaf));
+    let mut sequence = 0;
+    for lag in 1..=config.control_frames_max + 1 {
+        assert_eq!(pair.closed.get(&(FAR, deaf)), None, "{lag}");
+        for _ in 0..2 {
+            sequence += 1;
+            pair.publish(writer, channel, sequence);
+            pair.settle_home();
+        }
+        pair.settle();
+        assert_eq!(pair.shards[HOME].stats().lagged_total, u64::from(lag));
+    }
+    assert_eq!(pair.closed.get(&(FAR, deaf)), Some(&Code::SlowConsumer));
 }

@@ -144,17 +144,25 @@ impl<V: VerifyToken> Shard<V> {
         self.groups.push(channel);
         if entry.history == HistoryClass::None {
             // Nothing of it can be read again: everyone is told.
-            let keys: Vec<_> = entry.members()[..entry.live() as usize].to_vec();
-            for index in keys {
-                if let Some((key, session)) = self.sessions.entry_mut(index) {
-                    let before = session.outbound.queued_bytes();
-                    session.outbound.push_mark(&mut self.scratch, channel, (NOWHERE, NOWHERE));
-                    self.stats.queued_bytes += (session.outbound.queued_bytes() - before) as u64;
-                    self.stats.ephemeral_dropped_total += 1;
-                    self.flush(key);
-                }
+            let live: Vec<_> = entry.members()[..entry.live() as usize].to_vec();
+            for key in live.into_iter().filter_map(|index| self.sessions.key(index)).collect::<Vec<_>>() {
+                self.send_lost(key, channel);
             }
         }
+    }
+
+    /// Tells a session that messages of a channel without history are lost. Who does not read that meets its end as with replies.
+    fn send_lost(&mut self, key: SessionKey, channel: ChannelId) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let before = session.outbound.queued_bytes();
+        session.outbound.push_mark(&mut self.scratch, channel, (NOWHERE, NOWHERE));
+        self.stats.queued_bytes += (session.outbound.queued_bytes() - before) as u64;
+        self.stats.ephemeral_dropped_total += 1;
+        if session.outbound.control_frames() > self.config.control_frames_max {
+            self.end_session(key, Code::SlowConsumer, "the queue is full: read faster", Queue::Drop);
+            return;
+        }
+        self.flush(key);
     }
 
     /// The home ended: so do the live subscriptions.
