@@ -136,6 +136,36 @@ pub(crate) fn encode_stored(
     runs
 }
 
+/// The front of `runs`, which follow each other, after `offset`: at least one message if there is one, else at most `messages_max`
+/// messages and `bytes_max` bytes, as they are encoded.
+pub(crate) fn page_of<'a>(
+    runs: impl IntoIterator<Item = &'a Run>,
+    offset: u64,
+    messages_max: u32,
+    bytes_max: usize,
+) -> Vec<Run> {
+    let mut page: Vec<Run> = Vec::new();
+    let (mut messages, mut bytes) = (messages_max, bytes_max);
+    for run in runs {
+        let part = match run.part(offset, messages, bytes) {
+            Some(part) => part,
+            None if page.is_empty() => match run.part(offset, 1, usize::MAX) {
+                Some(part) => part,
+                None => break,
+            },
+            None => break,
+        };
+        messages -= part.count.min(messages);
+        bytes = bytes.saturating_sub(part.len());
+        let whole = part.last == run.last;
+        page.push(part);
+        if !whole || messages == 0 {
+            break;
+        }
+    }
+    page
+}
+
 /// Appends a frame with a WebSocket server's header in front; `scratch` is a buffer to encode in.
 pub(crate) fn encode_frame(scratch: &mut Vec<u8>, out: &mut Vec<u8>, frame: &ServerFrame<'_>) {
     scratch.clear();

@@ -11,7 +11,7 @@ use millrace_protocol::{Code, Offset, Position};
 use super::{Context, Held, Home, Reading, State};
 use crate::ShardIndex;
 use crate::hop::{Catch, HopBody, Join, JoinStart, Joined, Page, Read};
-use crate::run::{Run, encode_frame, encode_stored};
+use crate::run::{Run, encode_frame, encode_stored, page_of};
 
 /// What is not answered yet.
 enum Missing {
@@ -322,6 +322,9 @@ impl Home {
                     .filter(|run| run.first <= tail)
                     .filter_map(|run| if run.last <= tail { Some(run) } else { run.until(tail) })
                     .collect();
+                // The store counts bodies, a queue what is around them too: of short messages the larger part.
+                let (messages_max, bytes_max) = (context.config.page_messages_max, context.config.page_bytes_max);
+                let runs = page_of(&runs, from.offset, messages_max, bytes_max as usize);
                 self.answer_join(context, shard, &join, None, runs, from);
             }
             Held::Read { shard, read } => {

@@ -9,6 +9,7 @@ use millrace_protocol::{Offset, ProducerSequence, Term};
 use super::*;
 use crate::SessionKey;
 use crate::hop::{JoinStart, Outcome, Ticket};
+use crate::run::encode_stored;
 
 const HOME: ShardIndex = ShardIndex(0);
 const FAR: ShardIndex = ShardIndex(1);
@@ -379,4 +380,22 @@ fn a_home_that_nobody_uses_closes() {
     bench.opened(epoch(1), 1);
     bench.offer();
     assert_eq!(bench.far().last().unwrap(), "acks 1");
+}
+
+/// The store counts bodies; what goes into a queue is bounded as it is encoded.
+#[test]
+fn a_page_from_the_store_is_bounded_in_encoded_bytes_and_messages() {
+    let one = encode_stored(ChannelId::new(1024).unwrap(), &stored(epoch(1), [1]), &mut Vec::new())[0].len();
+    let check = |bytes_max: usize, read: u64, expect: &str| {
+        let mut bench = Bench::new(HistoryClass::Durable);
+        bench.config.page_bytes_max = u32::try_from(bytes_max).unwrap();
+        bench.join(JoinStart::Resume(at(epoch(1), 40)));
+        bench.opened(epoch(1), 100);
+        bench.read(HistoryRange::After(40), epoch(1), 41..41 + read);
+        assert_eq!(bench.far(), [expect], "{bytes_max} {read}");
+    };
+    check(9 * one, 3, "joined [41-43] at 43");
+    check(2 * one, 3, "joined [41-42] at 42");
+    check(one - 1, 3, "joined [41-41] at 41");
+    check(9 * one, 5, "joined [41-43] at 43");
 }

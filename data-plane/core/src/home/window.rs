@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::run::Run;
+use crate::run::{Run, page_of};
 
 /// Runs that follow each other without gaps.
 #[derive(Default)]
@@ -65,27 +65,8 @@ impl Window {
 
     /// A page of what follows `offset`: at least one message if there is one. The caller has checked that the window reaches back so far.
     pub(crate) fn after(&self, offset: u64, messages_max: u32, bytes_max: usize) -> Vec<Run> {
-        let mut page: Vec<Run> = Vec::new();
-        let (mut messages, mut bytes) = (messages_max, bytes_max);
         let start = self.runs.partition_point(|run| run.last <= offset);
-        for run in self.runs.range(start..) {
-            let part = match run.part(offset, messages, bytes) {
-                Some(part) => part,
-                None if page.is_empty() => match run.part(offset, 1, usize::MAX) {
-                    Some(part) => part,
-                    None => break,
-                },
-                None => break,
-            };
-            messages -= part.count.min(messages);
-            bytes = bytes.saturating_sub(part.len());
-            let whole = part.last == run.last;
-            page.push(part);
-            if !whole || messages == 0 {
-                break;
-            }
-        }
-        page
+        page_of(self.runs.range(start..), offset, messages_max, bytes_max)
     }
 
     /// The messages from `first` to `last`, both in it, as frames without transport header.
