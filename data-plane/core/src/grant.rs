@@ -5,9 +5,9 @@ use std::collections::{HashMap, VecDeque};
 use millrace_protocol::client::HistoryClass;
 use millrace_protocol::node::{Authorize, ChannelRef, Grant, MemberChanged, SlowConsumer};
 use millrace_protocol::{ChannelId, ChannelName, TenantId, UserId};
-use rustc_hash::FxSeededState;
 
 use crate::recent::{Recent, Weigh};
+use crate::seeded::Seeded;
 
 /// Most questions in one request to the control plane.
 pub(crate) const ASK_BATCH_MAX: usize = 256;
@@ -57,17 +57,16 @@ impl Question {
 
 /// Grants in memory, and who waits for which. `W` is whoever waits.
 pub(crate) struct Grants<W> {
-    known: Recent<UserKey, Vec<Granted>, FxSeededState>,
-    waiting: HashMap<Question, Vec<W>, FxSeededState>,
+    known: Recent<UserKey, Vec<Granted>, Seeded>,
+    waiting: HashMap<Question, Vec<W>, Seeded>,
     unasked: VecDeque<Question>,
 }
 
 impl<W> Grants<W> {
-    /// Names come from strangers: `seed` keeps them from choosing ones that collide.
-    pub(crate) fn new(grants_max: u32, seed: u64) -> Self {
-        let hasher = FxSeededState::with_seed(usize::try_from(seed & u64::from(u32::MAX)).unwrap_or(0));
+    /// Names come from strangers: `hasher` keeps them from choosing ones that collide.
+    pub(crate) fn new(grants_max: u32, hasher: Seeded) -> Self {
         Self {
-            known: Recent::new(grants_max as usize, hasher.clone()),
+            known: Recent::new(grants_max as usize, hasher),
             waiting: HashMap::with_hasher(hasher),
             unasked: VecDeque::new(),
         }
@@ -172,7 +171,7 @@ mod tests {
 
     #[test]
     fn a_question_is_asked_once() {
-        let mut grants = Grants::new(10, 1);
+        let mut grants = Grants::new(10, Seeded::new(1));
         grants.ask(question("ann", "general"), 1);
         grants.ask(question("ann", "general"), 2);
         grants.ask(question("bob", "general"), 3);
@@ -185,7 +184,7 @@ mod tests {
 
     #[test]
     fn changes_are_forgotten() {
-        let mut grants = Grants::new(100, 1);
+        let mut grants = Grants::new(100, Seeded::new(1));
         remember(&mut grants, "ann", 7, "general");
         remember(&mut grants, "ann", 8, "random");
         remember(&mut grants, "bob", 7, "general");
@@ -207,7 +206,7 @@ mod tests {
 
     #[test]
     fn the_number_of_grants_is_bounded() {
-        let mut grants: Grants<u32> = Grants::new(64, 1);
+        let mut grants: Grants<u32> = Grants::new(64, Seeded::new(1));
         for n in 0..1000 {
             remember(&mut grants, &format!("user{}", n % 50), n + 1, &format!("channel{n}"));
         }

@@ -32,6 +32,7 @@ use crate::barring::Barring;
 use crate::hop::{HopBody, Join, Origin, Publish, Read};
 use crate::links::Links;
 use crate::run::Run;
+use crate::seeded::Seeded;
 use crate::wheel::Tick;
 use crate::{Config, ShardIndex, Stats};
 
@@ -48,6 +49,7 @@ pub(crate) struct Context<'a> {
     pub(crate) now_ms: u64,
     pub(crate) unix_ms: i64,
     pub(crate) draining: bool,
+    pub(crate) hasher: Seeded,
     pub(crate) links: &'a mut Links,
     pub(crate) backplane: &'a mut Backplane,
     pub(crate) wants: &'a mut Wants,

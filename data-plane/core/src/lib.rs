@@ -14,7 +14,7 @@
 //!
 //! Modules in reading order: `session`, `user`, `outbound` and `rate_limit` (one session); `subscription` and `replay` (a
 //! channel's sessions on one shard); `grant` (what users may do); `home` (the one place that orders a channel); `run` (encoded
-//! messages); `hop` (between shards); `wheel`, `arena`, `recent` (time and memory); `shard` (routes and keeps time).
+//! messages); `hop` (between shards); `wheel`, `arena`, `recent`, `seeded` (time and memory); `shard` (routes and keeps time).
 #![forbid(unsafe_code)]
 
 mod action;
@@ -33,6 +33,7 @@ mod rate_limit;
 mod recent;
 mod replay;
 mod run;
+mod seeded;
 mod session;
 mod shard;
 mod stats;

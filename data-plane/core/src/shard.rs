@@ -23,6 +23,7 @@ use crate::homes::Homes;
 use crate::hop::HopBody;
 use crate::links::Links;
 use crate::outbound::Outbound;
+use crate::seeded::Seeded;
 use crate::session::{Session, State};
 use crate::subscription::Channels;
 use crate::user::Users;
@@ -43,6 +44,7 @@ pub struct Shard<V> {
     verifier: V,
     began: Instant,
     random: Random,
+    producers_hasher: Seeded,
 
     sessions: Arena<Session>,
     users: Users,
@@ -81,7 +83,8 @@ enum Draining {
 }
 
 impl<V: VerifyToken> Shard<V> {
-    /// A shard of a node with `shards` shards. `seed` must be random in production: session ids and spreads come from it.
+    /// A shard of a node with `shards` shards. `seed` must be random in production and is told to nobody: session ids, spreads and
+    /// the keys of hash tables come from it.
     ///
     /// # Errors
     /// [`ConfigError`] if the limits cannot hold together.
@@ -98,16 +101,16 @@ impl<V: VerifyToken> Shard<V> {
             let must = "below the number of shards";
             return Err(ConfigError { field: "index", value: index.0.into(), must });
         }
-        let mut random = Random::new(seed ^ u64::from(index.0) << 48);
+        let hasher = Seeded::new(seed ^ u64::from(index.0) << 48);
         Ok(Self {
             index,
             shards,
             verifier,
             began: now.instant,
             sessions: Arena::new(),
-            users: Users::new(random.next()),
+            users: Users::new(hasher.derive("users")),
             channels: Channels::default(),
-            grants: Grants::new(config.grants_max, random.next()),
+            grants: Grants::new(config.grants_max, hasher.derive("grants")),
             homes: Homes::new(),
             links: Links::new(index, shards, config.hop_deliveries_max, config.hop_requests_max),
             backplane: Backplane::new(index),
@@ -124,7 +127,8 @@ impl<V: VerifyToken> Shard<V> {
             joins: 0,
             scratch: Vec::new(),
             stats: Stats::default(),
-            random,
+            random: Random::new(hasher.derive("random")),
+            producers_hasher: hasher.derive("producers"),
             config,
         })
     }
@@ -317,6 +321,7 @@ impl<V: VerifyToken> Shard<V> {
             now_ms,
             unix_ms: now.unix_ms,
             draining: self.draining != Draining::No,
+            hasher: self.producers_hasher,
             links: &mut self.links,
             backplane: &mut self.backplane,
             wants: &mut self.wants,

@@ -3,29 +3,30 @@
 use std::hash::BuildHasher;
 
 use millrace_protocol::{TenantId, UserId};
-use rustc_hash::{FxBuildHasher, FxHashMap};
+use rustc_hash::FxHashMap;
 
 use crate::SessionKey;
 use crate::arena::Arena;
+use crate::seeded::Seeded;
 use crate::session::Session;
 
 /// The end of a chain.
 pub(crate) const NONE: u32 = u32::MAX;
 
 /// Chains by the hash of tenant and user; users whose hashes collide share one.
-#[derive(Default)]
 pub(crate) struct Users {
+    /// By a keyed hash, which is spread well already.
     heads: FxHashMap<u64, u32>,
-    seed: u64,
+    hasher: Seeded,
 }
 
 impl Users {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self { heads: FxHashMap::default(), seed }
+    pub(crate) fn new(hasher: Seeded) -> Self {
+        Self { heads: FxHashMap::default(), hasher }
     }
 
     fn hash(&self, tenant: TenantId, user: &UserId) -> u64 {
-        FxBuildHasher.hash_one((self.seed, tenant, user))
+        self.hasher.hash_one((tenant, user))
     }
 
     /// Takes in an open session.
@@ -91,7 +92,7 @@ mod tests {
     #[test]
     fn sessions_of_a_user_are_found_until_they_end() {
         let mut sessions = Arena::new();
-        let mut users = Users::new(1);
+        let mut users = Users::new(Seeded::new(1));
         let tenant = TenantId::new(1).unwrap();
         let name = |n: usize| UserId::new(["ann", "bob", "cyd"][n % 3]).unwrap();
         let mut keys = Vec::new();

@@ -124,7 +124,7 @@ impl Home {
         self.state = State::Open;
         if self.history == HistoryClass::Windowed {
             self.behind = Some(Box::new(Behind {
-                producers: Producers::new(context.config.home.producers_max, &head.producers),
+                producers: Producers::new(context.config.home.producers_max, &head.producers, context.hasher),
                 unsaved: std::collections::VecDeque::new(),
                 unsaved_bytes: 0,
                 saved: self.next,

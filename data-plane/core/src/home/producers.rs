@@ -2,13 +2,13 @@
 
 use millrace_protocol::node::ProducerState;
 use millrace_protocol::{Offset, Producer, ProducerSequence, UserId};
-use rustc_hash::FxBuildHasher;
 
 use crate::recent::{Recent, Weigh};
+use crate::seeded::Seeded;
 
 /// Bounded: the producer that was silent for longest is forgotten, and must begin anew.
 pub(crate) struct Producers {
-    last: Recent<(UserId, Producer), Last, FxBuildHasher>,
+    last: Recent<(UserId, Producer), Last, Seeded>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -31,8 +31,9 @@ pub(crate) enum Check {
 }
 
 impl Producers {
-    pub(crate) fn new(producers_max: u32, known: &[ProducerState]) -> Self {
-        let mut last = Recent::new(producers_max as usize, FxBuildHasher);
+    /// Clients choose their producers' numbers, so `hasher` must have a key that they do not know.
+    pub(crate) fn new(producers_max: u32, known: &[ProducerState], hasher: Seeded) -> Self {
+        let mut last = Recent::new(producers_max as usize, hasher);
         for state in known {
             let of = Last { sequence: state.sequence, offset: state.offset };
             last.insert((state.user.clone(), state.producer), of);
@@ -67,7 +68,7 @@ mod tests {
         let offset = |n| Offset::new(n).unwrap();
         let producer = Producer::new(5).unwrap();
         let known = ProducerState { user: user("ann"), producer, sequence: sequence(4), offset: offset(40) };
-        let mut producers = Producers::new(100, &[known]);
+        let mut producers = Producers::new(100, &[known], Seeded::new(1));
         let mut check = |name: &str, n: u64, expect: Check| {
             assert_eq!(producers.check(&user(name), producer, sequence(n)), expect, "{name} {n}");
             if expect == Check::Next {

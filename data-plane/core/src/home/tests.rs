@@ -83,6 +83,7 @@ impl Bench {
             now_ms: self.now_ms,
             unix_ms: 1_700_000_000_000,
             draining: false,
+            hasher: Seeded::new(1),
             links: &mut self.links,
             backplane: &mut self.backplane,
             wants: &mut self.wants,

@@ -1,11 +1,13 @@
 //! Timers, a clean stop, and randomness from a seed.
 
+use std::hash::BuildHasher;
 use std::time::Duration;
 
 use millrace_protocol::client::ServerBody;
 use millrace_protocol::{ChannelId, Code, SessionId};
 
 use super::{Draining, Queue, Shard};
+use crate::seeded::Seeded;
 use crate::session::State;
 use crate::wheel::{TICK_MS, Tick};
 use crate::{Drain, Now, SessionKey, VerifyToken};
@@ -21,20 +23,20 @@ pub(super) enum Chore {
     DrainEnd,
 }
 
-/// SplitMix64: session ids and spreads, nothing secret.
-pub(super) struct Random(u64);
+/// Session ids and spreads: a counter under a keyed hash. Clients are told session ids and learn nothing from them.
+pub(super) struct Random {
+    key: Seeded,
+    drawn: u64,
+}
 
 impl Random {
-    pub(super) const fn new(seed: u64) -> Self {
-        Self(seed)
+    pub(super) const fn new(key: Seeded) -> Self {
+        Self { key, drawn: 0 }
     }
 
-    pub(super) const fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
+    pub(super) fn next(&mut self) -> u64 {
+        self.drawn += 1;
+        self.key.hash_one(self.drawn)
     }
 
     pub(super) fn session_id(&mut self) -> SessionId {
