@@ -186,6 +186,30 @@ fn a_rate_is_kept_and_what_is_behind_waits() {
     assert_eq!(desk.heard(ann), [Heard::Published(20, 4)]);
 }
 
+/// Refusals count, too: of a channel that is not the session's, that only others may write to, of a message that is too large.
+#[test]
+fn a_rate_is_kept_for_what_is_refused_anyway() {
+    let check = |members: &[&str], body: &[u8], expect: Code| {
+        let publish_rate = Rate { per_second: 10, burst: 3 };
+        let mut desk = Desk::new(Config { publish_rate, ..Config::default() });
+        let general = desk.channel("general", DURABLE, members);
+        desk.reader(general, "bob");
+        let session = desk.open(members.first().unwrap_or(&"bob"));
+        if expect != Code::NotSubscribed {
+            desk.subscribe(session, 1, "general", ATTACH);
+        }
+        desk.heard(session);
+        for (request, expect) in (1..=4).zip([expect, expect, expect, Code::RateLimited]) {
+            desk.publish(session, request, general, 1, body);
+            assert_eq!(desk.heard(session), [Heard::Error(request, expect)]);
+        }
+        assert!((1..=101).contains(&desk.last_retry_after_ms), "{}", desk.last_retry_after_ms);
+    };
+    check(&["ann"], b"x", Code::NotSubscribed);
+    check(&[], b"x", Code::ReadOnly);
+    check(&["ann"], &[0; 16 * 1024 + 1], Code::TooLarge);
+}
+
 #[test]
 fn a_client_that_asks_and_never_reads_meets_its_end() {
     let mut desk = Desk::new(Config { control_frames_max: 50, ..Config::default() });

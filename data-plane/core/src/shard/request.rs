@@ -175,13 +175,18 @@ impl<V: VerifyToken> Shard<V> {
         let ClientPublish { channel, producer, sequence, body } = *publish;
         let now_ns = self.ms(now) * 1_000_000;
         let Some(session) = self.sessions.get_mut(key) else { return };
-        let Some(subscription) = session.subscription(channel) else {
-            return self.send_error(key, request, Code::NotSubscribed);
+        let access = session.subscription(channel).map(|subscription| subscription.access);
+        let Some(access) = access.filter(|access| access.can_publish) else {
+            let code = if access.is_none() { Code::NotSubscribed } else { Code::ReadOnly };
+            // An answer costs as much as the rate allows, whatever it says.
+            return match session.publishes.take(now_ns, self.config.publish_rate) {
+                Ok(()) => self.send_error(key, request, code),
+                Err(wait) => {
+                    let message = Code::RateLimited.meaning().trim();
+                    self.send_error_about(key, request, Code::RateLimited, message, wait_ms(wait), "");
+                }
+            };
         };
-        let access = subscription.access;
-        if !access.can_publish {
-            return self.send_error(key, request, Code::ReadOnly);
-        }
         if let Some(barring) = &mut session.barring {
             let blocked = barring.check(now_ns / 1_000_000, &(channel, producer), sequence);
             if barring.is_empty() {
@@ -194,13 +199,13 @@ impl<V: VerifyToken> Shard<V> {
         // From here on a refusal bars what the producer sends after it, or it would be stored in the wrong order.
         let mut retry_after_ms = 0;
         let to = home_of(channel, self.shards);
-        let refused = if body.len() > self.config.payload_bytes_max as usize {
+        let refused = if let Err(wait) = session.publishes.take(now_ns, self.config.publish_rate) {
+            retry_after_ms = wait_ms(wait);
+            Some(Code::RateLimited)
+        } else if body.len() > self.config.payload_bytes_max as usize {
             Some(Code::TooLarge)
         } else if self.draining != Draining::No {
             Some(Code::GoingAway)
-        } else if let Err(wait) = session.publishes.take(now_ns, self.config.publish_rate) {
-            retry_after_ms = wait_ms(wait);
-            Some(Code::RateLimited)
         } else if session.in_flight >= self.config.requests_in_flight_max || !self.links.admit(to) {
             Some(Code::Busy)
         } else {
