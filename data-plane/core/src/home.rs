@@ -114,6 +114,8 @@ pub(crate) enum State {
         end: u64,
     },
     Open,
+    /// The channel is archived. What was delivered is still stored, then the head is given back.
+    Archived,
     /// Waits to have given the head back.
     Closing,
     /// To be forgotten.
@@ -252,6 +254,9 @@ impl Home {
 
     fn admit(&self, context: &Context<'_>, bytes: usize) -> Result<(), Code> {
         let limits = &context.config.home;
+        if self.state == State::Archived {
+            return Err(Code::Archived);
+        }
         if context.draining {
             return Err(Code::GoingAway);
         }
@@ -323,6 +328,20 @@ impl Home {
         self.used_ms = context.now_ms;
         self.interest.retain(|&other| other != shard);
         self.interest.shrink_to_fit();
+    }
+
+    /// The channel is archived: whoever uses it is told so. A windowed one stores first what it has acknowledged.
+    pub(crate) fn archive(&mut self, context: &mut Context<'_>) {
+        if matches!(self.state, State::Archived | State::Dead) {
+            return;
+        }
+        let unsaved = self.behind.as_ref().is_some_and(|behind| !behind.unsaved.is_empty());
+        self.end(context, Code::Archived);
+        // Without the lease it cannot be had any more.
+        if unsaved && self.lease == Lease::Held {
+            self.state = State::Archived;
+            self.want_offer(context);
+        }
     }
 
     /// The home is no more, for a reason that its users are told.

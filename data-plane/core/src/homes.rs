@@ -196,10 +196,9 @@ impl Homes {
         }
     }
 
-    /// The channel is archived or gone.
-    pub(crate) fn end(&mut self, context: &mut Context<'_>, channel: ChannelId, code: Code) {
+    pub(crate) fn archive(&mut self, context: &mut Context<'_>, channel: ChannelId) {
         if let Some(key) = self.homes.get(&channel).map(|home| home.key) {
-            self.with(context, key, |home, context| home.end(context, code));
+            self.with(context, key, Home::archive);
         }
     }
 

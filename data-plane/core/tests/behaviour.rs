@@ -332,6 +332,30 @@ fn a_windowed_channel_is_acknowledged_at_once_and_bounded_in_what_it_may_lose() 
     assert_eq!(desk.heard(ann), [Heard::Message(general, 3), Heard::Published(6, 3)]);
 }
 
+/// What was acknowledged a moment before the channel is archived is stored all the same, even if the store is busy at first.
+#[test]
+fn an_archived_windowed_channel_keeps_what_it_acknowledged() {
+    let mut desk = desk();
+    let general = desk.channel("general", (HistoryClass::Windowed, SlowConsumer::Skip), &["ann"]);
+    let ann = desk.open("ann");
+    desk.subscribe(ann, 1, "general", LIVE);
+    desk.publish(ann, 2, general, 1, b"x");
+    desk.pass(300);
+    desk.publish(ann, 3, general, 2, b"x");
+    desk.heard(ann);
+    assert_eq!(desk.stored(general), 1, "the second is not written yet");
+    desk.refuse_all(true);
+    desk.archive(general);
+    assert_eq!(desk.heard(ann), [Heard::Unsubscribed(0, general, Some(Code::Archived))]);
+    desk.order(4, general, 1);
+    assert_eq!(desk.answers(), [(4, Err(Code::Archived))]);
+    desk.pass(500);
+    assert_eq!(desk.stored(general), 1);
+    desk.refuse_all(false);
+    desk.pass(500);
+    assert_eq!((desk.stored(general), desk.is_given_back(general)), (2, true));
+}
+
 #[test]
 fn without_the_control_plane_live_subscriptions_stay_and_the_rest_is_refused() {
     let mut desk = desk();

@@ -42,6 +42,9 @@ impl Home {
 
     /// Answers, or holds it until it can be answered.
     fn serve(&mut self, context: &mut Context<'_>, held: Held) {
+        if self.state == State::Archived {
+            return self.refuse_one(context, &held, Code::Archived);
+        }
         let missing = match &held {
             Held::Join { shard, join } => self.try_join(context, *shard, join),
             Held::Read { shard, read } => self.try_read(context, *shard, read),

@@ -9,6 +9,7 @@ use millrace_protocol::node::{AppendOutcome, ChannelAppend, NewMessage};
 use millrace_protocol::{ChannelId, Code, Epoch, Offset, Position};
 
 use super::acks::Answers;
+use super::lease::as_ms;
 use super::producers::Check;
 use super::{Context, Home, Lease, Reading, State};
 use crate::hop::Outcome;
@@ -30,6 +31,7 @@ impl Home {
                 self.accept(context);
                 self.write_behind(context)
             }
+            HistoryClass::Windowed if self.state == State::Archived => self.write_behind(context),
             HistoryClass::Durable if self.state == State::Open => self.append(context),
             _ => None,
         }
@@ -94,11 +96,13 @@ impl Home {
         let term = context.backplane.term()?;
         let behind = self.behind.as_mut()?;
         let oldest = behind.oldest_ms()?;
-        if self.lease != Lease::Held || self.appending || matches!(self.reading, Some(Reading::Verify)) {
+        let waits = self.appending || self.retry_at_ms.is_some() || matches!(self.reading, Some(Reading::Verify));
+        if self.lease != Lease::Held || waits {
             return None;
         }
         let old = u128::from(context.now_ms - oldest) >= limits.write_behind.as_millis();
-        if !old && !context.draining && behind.unsaved_bytes < limits.batch_bytes_max as usize / 2 {
+        let last = context.draining || self.state == State::Archived;
+        if !old && !last && behind.unsaved_bytes < limits.batch_bytes_max as usize / 2 {
             return None;
         }
         let mut bytes = 0;
@@ -223,6 +227,10 @@ impl Home {
         }
         self.forget_saved(context, outcomes.len());
         self.retry_ms = 0;
+        // Archived => Closing: everything is stored.
+        if self.state == State::Archived && self.is_settled() {
+            self.close(context);
+        }
     }
 
     pub(super) fn forget_saved(&mut self, context: &Context<'_>, count: usize) {
@@ -246,6 +254,10 @@ impl Home {
             // again shows a newer one, or that another node has the channel.
             Code::UnknownOutcome | Code::Fenced => self.reopen(context),
             code if self.history == HistoryClass::Windowed => match code.advice() {
+                // An archived channel's home that gave its lease away would not get it again.
+                Advice::Retry if self.state == State::Archived => {
+                    self.retry_at_ms = Some(context.now_ms + as_ms(context.config.home.retry));
+                }
                 // Nothing is stored: it is still to be.
                 Advice::Retry => self.reopen_later(context),
                 _ => self.end(context, code),

@@ -90,7 +90,7 @@ impl Home {
             HistoryClass::Windowed if head.epoch >= self.epoch => self.go_on_writing(context, &head),
             _ => self.lost(context, &head),
         }
-        if self.state == State::Open {
+        if matches!(self.state, State::Open | State::Archived) {
             self.opened(context);
         }
     }
@@ -413,6 +413,6 @@ impl Home {
     }
 }
 
-fn as_ms(duration: Duration) -> u64 {
+pub(super) fn as_ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -35,7 +35,7 @@ impl<V: VerifyToken> Shard<V> {
             }
         }
         if archived && home_of(channel, self.shards) == self.index {
-            self.with_homes(now, |homes, context| homes.end(context, channel, Code::Archived));
+            self.with_homes(now, |homes, context| homes.archive(context, channel));
         }
     }
 

@@ -137,6 +137,19 @@ impl Desk {
         self.control.channel(channel).members.remove(&user(name));
     }
 
+    pub(crate) fn archive(&mut self, channel: ChannelId) {
+        let of = self.control.channel(channel);
+        of.archived = true;
+        let name = of.name.clone();
+        let body = NodeBody::ChannelChanged { tenant: tenant(), channel, name, archived: true };
+        self.push(NodeFrame { id: 0, body });
+    }
+
+    /// The store is busy, or not any more.
+    pub(crate) fn refuse_all(&mut self, refused: bool) {
+        self.control.faults.refused = if refused { 1_000 } else { 0 };
+    }
+
     pub(crate) fn stored(&self, channel: ChannelId) -> u64 {
         self.control.channels[&channel].tail()
     }

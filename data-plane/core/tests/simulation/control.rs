@@ -55,9 +55,6 @@ impl Channel {
     }
 
     fn append(&mut self, append: &ChannelAppend) -> Result<Vec<AppendOutcome>, Refusal> {
-        if self.archived {
-            return Err(Refusal::new(Code::Archived, "archived"));
-        }
         let view = (append.term, append.epoch, append.expected_offset);
         if !self.open || view != (self.term, self.epoch, self.next()) {
             return Err(Refusal::new(

@@ -208,7 +208,7 @@ impl World {
         let id = ids[self.random.index(ids.len())];
         let archived = self.random.chance(300);
         let channel = self.control.channel(id);
-        // What a windowed home has not written yet cannot be written any more.
+        // What a windowed home has not written yet cannot be written any more if the link is cut before it is.
         channel.archived |= archived;
         channel.lossy |= archived && channel.history == HistoryClass::Windowed;
         let name = channel.name.clone();
