@@ -103,6 +103,8 @@ pub(crate) struct Home {
     pub(crate) due: Tick,
     /// In `Wants::offers` already.
     wanted: bool,
+    /// Counted by [`Homes`](crate::homes::Homes) as one that a drain waits for.
+    pub(crate) undrained: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -200,6 +202,7 @@ impl Home {
             retry_at_ms: None,
             due: 0,
             wanted: false,
+            undrained: false,
         }
     }
 
@@ -382,9 +385,9 @@ impl Home {
         self.history == HistoryClass::Windowed
     }
 
-    /// Nothing is left to give back to the control plane.
-    pub(crate) fn is_given_back(&self) -> bool {
-        self.history != HistoryClass::Windowed
+    /// A clean stop need not wait for it: everything delivered is stored, and nothing is left to give back to the control plane.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.state == State::Dead || self.is_settled() && self.history != HistoryClass::Windowed
     }
 }
 

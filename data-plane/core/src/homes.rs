@@ -31,11 +31,13 @@ pub(crate) struct Homes {
     lives: u32,
     opening: usize,
     reading: usize,
+    /// While draining: homes that are not done.
+    undrained: usize,
 }
 
 impl Homes {
     pub(crate) fn new() -> Self {
-        Self { homes: FxHashMap::default(), wheel: Wheel::new(), lives: 0, opening: 0, reading: 0 }
+        Self { homes: FxHashMap::default(), wheel: Wheel::new(), lives: 0, opening: 0, reading: 0, undrained: 0 }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -110,9 +112,17 @@ impl Homes {
         self.homes.get_mut(&key.channel).map(|home| &mut **home).filter(|home| home.key == key)
     }
 
-    /// After a home did something: it is forgotten if it is dead, else its timer is set.
+    /// After a home did something: it is counted if a drain waits for it, forgotten if it is dead, else its timer is set.
     fn settle(&mut self, context: &Context<'_>, key: HomeKey) {
         let Some(home) = self.homes.get_mut(&key.channel).filter(|home| home.key == key) else { return };
+        if context.draining {
+            let undrained = !home.is_drained();
+            match (std::mem::replace(&mut home.undrained, undrained), undrained) {
+                (false, true) => self.undrained += 1,
+                (true, false) => self.undrained -= 1,
+                _ => {}
+            }
+        }
         if home.state == State::Dead {
             self.homes.remove(&key.channel);
             if self.homes.is_empty() {
@@ -225,9 +235,10 @@ impl Homes {
         }
     }
 
-    /// Everything delivered is stored, and no windowed home is left to give back.
+    /// While draining: everything delivered is stored, and no windowed home is left to give back.
     pub(crate) fn is_drained(&self) -> bool {
-        self.homes.values().all(|home| home.is_settled() && home.is_given_back())
+        debug_assert_eq!(self.undrained, self.homes.values().filter(|home| !home.is_drained()).count());
+        self.undrained == 0
     }
 
     pub(crate) fn handle_timeout(&mut self, context: &mut Context<'_>, now: Tick) {
