@@ -214,3 +214,29 @@ mod tests {
         assert!(grants.find(&question("user49", "channel999")).is_some());
     }
 }
+#[cfg(test)]
+mod measure {
+    use super::*;
+    #[test]
+    fn measure_many_channels_of_one_user() {
+        for n in [100_u64, 1_000, 4_000] {
+            let mut grants: Grants<u32> = Grants::new(65_536, Seeded::new(1));
+            let access = Access { can_publish: true, history: HistoryClass::Durable, slow_consumer: SlowConsumer::Disconnect };
+            let (tenant, user) = (TenantId::new(1).unwrap(), UserId::new("ann").unwrap());
+            let names: Vec<ChannelName> = (0..n).map(|k| ChannelName::new(&format!("team-channel-{k:05}")).unwrap()).collect();
+            let t = std::time::Instant::now();
+            for (k, name) in names.iter().enumerate() {
+                let q = Question { tenant, user: user.clone(), name: name.clone() };
+                assert!(grants.find(&q).is_none());
+                grants.remember(tenant, user.clone(), Granted { channel: ChannelId::new(k as u64 + 1).unwrap(), name: name.clone(), access });
+            }
+            let a = t.elapsed();
+            let t = std::time::Instant::now();
+            for name in &names {
+                let q = Question { tenant, user: user.clone(), name: name.clone() };
+                assert!(grants.find(&q).is_some());
+            }
+            println!("MEASURE {n}: remember {:?} each, find {:?} each", a / n as u32, t.elapsed() / n as u32);
+        }
+    }
+}

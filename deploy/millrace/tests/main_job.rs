@@ -37,3 +37,19 @@ fn a_text_of_many_languages_goes_from_one_terminal_to_another() {
     let stored = dev.output(&["history", "general", "--after", "0", "--limit", &lines.to_string(), "--format", "raw"]);
     assert!(stored.as_bytes() == text, "the history differs from what was sent");
 }
+
+/// A line that no message may hold ends the command before any line behind it is sent.
+#[test]
+fn a_line_that_is_too_large_stops_what_is_behind_it() {
+    let dev = Dev::start(&[]);
+    let input = dev.folder.path().join("input.txt");
+    std::fs::write(&input, [&b"a\n"[..], &[b'x'; 16_385], b"\nb\n"].concat()).unwrap();
+    let send = dev.command(&["send", "general"]).stdin(File::open(&input).unwrap()).output().unwrap();
+    let said = String::from_utf8_lossy(&send.stderr).into_owned();
+    assert!(!send.status.success());
+    for part in ["line 2", "16385 bytes", "16384", "after 1 acknowledged"] {
+        assert!(said.contains(part), "{part} is missing in {said:?}");
+    }
+    let stored = dev.output(&["history", "general", "--after", "0", "--format", "raw"]);
+    assert_eq!(stored, "a\n");
+}

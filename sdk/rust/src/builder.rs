@@ -1,6 +1,7 @@
 //! How a client is made: where to, who as, and within which limits.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use millrace_protocol::client::AGENT_BYTES_MAX;
@@ -189,8 +190,9 @@ impl Builder {
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
         let bell = Arc::<Bell>::default();
         let (state, watch) = watch::channel(State::Connecting);
-        tokio::spawn(Task::new(setup, receiver, bell.clone(), state).run());
-        Ok(Client::new(commands, bell, watch))
+        let payload_bytes_max = Arc::<AtomicUsize>::default();
+        tokio::spawn(Task::new(setup, receiver, bell.clone(), state, payload_bytes_max.clone()).run());
+        Ok(Client::new(commands, bell, watch, payload_bytes_max))
     }
 }
 

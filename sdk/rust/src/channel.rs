@@ -173,6 +173,12 @@ impl Sender {
         &self.name
     }
 
+    /// Largest body of a message that the node takes, in bytes, as it said when the connection was last made. A node that is
+    /// reached later may take less; then the [`Ticket`] says so.
+    pub fn payload_bytes_max(&self) -> usize {
+        self.task().payload_bytes_max()
+    }
+
     /// Sends a message and waits until it is acknowledged, which for a durable channel is when it is stored. It is tried
     /// again as often as it takes, over reconnects, and stored once.
     ///
@@ -197,12 +203,17 @@ impl Sender {
     /// look at the tickets later, or never.
     ///
     /// # Errors
-    /// [`Error::Closed`], or what closed the client.
+    /// - [`Error::TooLarge`] if the body is over [`Sender::payload_bytes_max`]: at once, before anything is submitted behind it.
+    /// - [`Error::Closed`], or what closed the client.
     ///
     /// # Cancel safety
     /// If the future is dropped before it is ready, the message is not sent.
     pub async fn submit(&self, body: impl Into<Bytes>) -> Result<Ticket, Error> {
         let body = body.into();
+        let bytes_max = self.payload_bytes_max();
+        if body.len() > bytes_max {
+            return Err(Error::TooLarge { bytes: body.len(), bytes_max });
+        }
         let admission = self.window.admit(body.len()).await;
         let (reply, answer) = oneshot::channel();
         self.task().tell(Command::Send { key: self.key, body, admission, reply }).await?;

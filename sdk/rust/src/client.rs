@@ -1,6 +1,7 @@
 //! A client: one connection to a deployment, for any number of channels.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -27,6 +28,7 @@ pub(crate) struct TaskHandle {
     commands: mpsc::Sender<Command>,
     pub(crate) bell: Arc<Bell>,
     state: watch::Receiver<State>,
+    payload_bytes_max: Arc<AtomicUsize>,
 }
 
 impl Client {
@@ -36,8 +38,13 @@ impl Client {
         Builder::new(url.into())
     }
 
-    pub(crate) fn new(commands: mpsc::Sender<Command>, bell: Arc<Bell>, state: watch::Receiver<State>) -> Self {
-        Self { task: Arc::new(TaskHandle { commands, bell, state }) }
+    pub(crate) fn new(
+        commands: mpsc::Sender<Command>,
+        bell: Arc<Bell>,
+        state: watch::Receiver<State>,
+        payload_bytes_max: Arc<AtomicUsize>,
+    ) -> Self {
+        Self { task: Arc::new(TaskHandle { commands, bell, state, payload_bytes_max }) }
     }
 
     /// Reads a channel from now on.
@@ -81,6 +88,11 @@ impl Client {
         Ok(Sender::new(name.into(), &handle, self.task.clone()))
     }
 
+    /// Largest body of a message that the node takes, in bytes; `None` before the first connection.
+    pub fn payload_bytes_max(&self) -> Option<usize> {
+        Some(self.task.payload_bytes_max()).filter(|&bytes_max| bytes_max > 0)
+    }
+
     /// What the connection does now.
     pub fn state(&self) -> State {
         self.task.state.borrow().clone()
@@ -122,6 +134,11 @@ impl Client {
 }
 
 impl TaskHandle {
+    /// As the node last said; 0 before the first connection.
+    pub(crate) fn payload_bytes_max(&self) -> usize {
+        self.payload_bytes_max.load(Ordering::Relaxed)
+    }
+
     /// Gives the task a command; waits while too many are under way.
     pub(crate) async fn tell(&self, command: Command) -> Result<(), Error> {
         let place = self.commands.reserve().await.map_err(|_| self.why_closed())?;

@@ -217,6 +217,11 @@ impl Engine {
         self.finish_if_flushed(now);
     }
 
+    /// Largest body that the node takes, as it said in its last welcome.
+    pub(crate) fn payload_bytes_max(&self) -> usize {
+        self.payload_bytes_max
+    }
+
     fn is_open(&self) -> bool {
         matches!(self.link, Link::Open(_))
     }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::future::pending;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -67,6 +68,8 @@ pub(crate) struct Task {
     commands_done: u64,
     bell: Arc<Bell>,
     state: watch::Sender<State>,
+    /// For the handles, so that they refuse what the node would.
+    payload_bytes_max: Arc<AtomicUsize>,
     replies: Slab<Reply>,
     /// Tickets of handles that are being opened.
     opening: Vec<usize>,
@@ -96,6 +99,7 @@ impl Task {
         commands: mpsc::Receiver<Command>,
         bell: Arc<Bell>,
         state: watch::Sender<State>,
+        payload_bytes_max: Arc<AtomicUsize>,
     ) -> Self {
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let unix_ms = i64::try_from(unix.as_millis()).unwrap_or(i64::MAX);
@@ -106,6 +110,7 @@ impl Task {
             commands_done: 0,
             bell,
             state,
+            payload_bytes_max,
             replies: Slab::new(),
             opening: Vec::new(),
             inboxes: HashMap::new(),
@@ -221,6 +226,9 @@ impl Task {
                     }
                 }
                 Action::State(state) => {
+                    if let State::Connected { .. } = state {
+                        self.payload_bytes_max.store(self.engine.payload_bytes_max(), Ordering::Relaxed);
+                    }
                     self.is_over = matches!(state, State::Closed { .. });
                     if self.is_over {
                         self.inboxes.drain().for_each(|(_, inbox)| inbox.close());

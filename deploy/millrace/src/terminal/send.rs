@@ -62,7 +62,7 @@ pub(crate) async fn run(command: &Send) -> Result<()> {
     report(command, &sent, took)
 }
 
-/// Sends each line; fails at the first that is not acknowledged, saying how many were.
+/// Sends each line; stops at the first that cannot be sent, or is not acknowledged, saying how many were.
 async fn lines(sender: Sender, progress: &mut Progress) -> Result<Summary> {
     if std::io::stdin().is_terminal() {
         eprintln!("one message a line; end with Ctrl-D");
@@ -72,8 +72,11 @@ async fn lines(sender: Sender, progress: &mut Progress) -> Result<Summary> {
     std::thread::spawn(move || read_lines(std::io::stdin().lock(), &queue));
     let (tickets, mut waiting) = mpsc::channel::<Ticket>(WAITING_MAX);
     let submit = async move {
+        let mut number = 0_u64;
         while let Some(line) = lines.recv().await {
-            let ticket = sender.submit(line?).await.context("send")?;
+            number += 1;
+            // What cannot be sent is found here, before any line behind it is.
+            let ticket = sender.submit(line?).await.with_context(|| format!("line {number}"))?;
             if tickets.send(ticket).await.is_err() {
                 // The other side met an error, which is the one to tell.
                 break;
@@ -98,7 +101,7 @@ async fn lines(sender: Sender, progress: &mut Progress) -> Result<Summary> {
     };
     let (submitted, confirmed) = tokio::join!(submit, confirm);
     confirmed?;
-    submitted.with_context(|| format!("after {} acknowledged messages", summary.sent))?;
+    submitted.with_context(|| format!("stopped after {} acknowledged messages", summary.sent))?;
     Ok(summary)
 }
 

@@ -139,6 +139,10 @@ async fn messages_are_refused_one_by_one() {
     let sender = client.sender("general").await.unwrap();
     let error = sender.send(vec![0; 20_000]).await.unwrap_err();
     assert_eq!(text(&error), "the message is 20000 bytes, the limit is 16384");
+    // Whoever sends one after the other hears it before anything is sent behind it.
+    assert_eq!((sender.payload_bytes_max(), client.payload_bytes_max()), (16_384, Some(16_384)));
+    assert!(matches!(sender.submit(vec![0; 16_385]).await, Err(Error::TooLarge { bytes: 16_385, bytes_max: 16_384 })));
+    sender.submit(vec![0; 16_384]).await.unwrap().await.unwrap();
     server.node(|node| node.faults.publish_refused = 1_000);
     // Every refusal that may pass is tried again; in the end comes one that does not, or time is up.
     let error = in_time(sender.send("x")).await.unwrap_err();
