@@ -415,7 +415,8 @@ impl<V: VerifyToken> Shard<V> {
         self.users.remove(&mut self.sessions, key);
         let Some(session) = self.sessions.get_mut(key) else { return };
         session.pacing = None;
-        let channels: Vec<ChannelId> = session.subscriptions.iter().map(|subscription| subscription.channel).collect();
+        // The last first: they are in order, and those behind a removed one move.
+        let channels: Vec<_> = session.subscriptions.iter().rev().map(|subscription| subscription.channel).collect();
         for channel in channels {
             self.drop_subscription(key, channel);
         }
