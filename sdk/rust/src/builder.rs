@@ -111,7 +111,7 @@ impl Builder {
         self
     }
 
-    /// How long a request may take, over reconnects; a connection on which one is unanswered for so long is given up.
+    /// How long a request may take, over reconnects, and [`connect`](Self::connect) as long as nodes ask to be tried again; a connection on which one is unanswered for so long is given up.
     /// Default: 30 s.
     pub fn request_timeout(mut self, timeout: Duration) -> Self {
         self.request_timeout = timeout;
@@ -130,14 +130,16 @@ impl Builder {
         self
     }
 
-    /// Connects, and fails if the first try does. From then on the client reconnects by itself.
+    /// Connects. Somebody waits for it, so it fails as soon as each URL was tried once, or at the first refusal of the token. Only
+    /// while a node itself asks to try again, because it is busy, has just started or is about to stop, does it try on, for as long
+    /// as a request may take. Once it is connected, the client reconnects by itself.
     ///
     /// Must be called within a tokio runtime, which the client's task runs on.
     ///
     /// # Errors
     /// - [`Error::Url`] if a URL cannot be used.
     /// - [`Error::Connect`] if no node answers there, [`Error::TimedOut`] if none does in time.
-    /// - [`Error::Refused`] if the node refuses the token or has no place.
+    /// - [`Error::Refused`] if the node refuses the token, or for the whole request timeout has no place.
     /// - [`Error::Token`] if the token provider fails.
     ///
     /// # Cancel safety

@@ -67,7 +67,7 @@ pub(crate) struct Config {
     pub(crate) endpoints: Vec<Arc<str>>,
     /// A new token can be had by asking.
     pub(crate) tokens_renew: bool,
-    /// The first connection must succeed at once.
+    /// Somebody waits for the first connection: what cannot be expected to pass within the request timeout ends the client.
     pub(crate) fail_fast: bool,
     pub(crate) queue: QueueLimits,
     pub(crate) backoff: BackoffLimits,

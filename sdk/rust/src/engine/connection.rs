@@ -313,8 +313,9 @@ impl Engine {
         self.forget_connection(now);
         let go_away = self.go_away.take();
         let refused = matches!(error, Error::Refused { .. });
+        let is_awaited = self.config.fail_fast && !self.ever_open;
         match error.advice() {
-            _ if self.config.fail_fast && !self.ever_open => return self.close_with(now, Some(error)),
+            _ if is_awaited && !self.is_passing(&error) => return self.close_with(now, Some(error)),
             Advice::DoNotRetry => return self.close_with(now, Some(error)),
             Advice::Authenticate if refused => {
                 self.token.refusals += 1;
@@ -330,6 +331,9 @@ impl Engine {
             Some(go_away) => go_away.at.saturating_duration_since(now),
             None => delay,
         };
+        if is_awaited && now + delay > self.origin.0 + self.config.request_timeout {
+            return self.close_with(now, Some(error));
+        }
         let attempt = self.backoff.attempt();
         tracing::info!(%error, attempt, ?delay, "reconnecting");
         self.link = Link::Waiting { until: now + delay };
@@ -337,6 +341,16 @@ impl Engine {
         // What nobody wants any more is forgotten; deadlines run on.
         let keys: Vec<Key> = self.channels.keys().copied().collect();
         keys.into_iter().for_each(|key| self.sync(now, key));
+    }
+
+    /// Whether a connection that somebody waits for may well succeed at the next try: a node asks to try again, or there is a URL
+    /// that was not tried.
+    fn is_passing(&self, error: &Error) -> bool {
+        let untried = (self.backoff.attempt() as usize) + 1 < self.config.endpoints.len();
+        match error.advice() {
+            Advice::Retry | Advice::Reconnect => untried || matches!(error, Error::Refused { .. }),
+            _ => false,
+        }
     }
 
     /// Ends the client, if it is closing and every message has had its end or the time is over.

@@ -70,6 +70,8 @@ pub(super) struct Node {
     pub(super) token: Option<String>,
     pub(super) token_expires_ms: i64,
     pub(super) faults: Faults,
+    /// So many hellos more are answered with "busy".
+    pub(super) busy_hellos: u32,
     pub(super) channels: BTreeMap<&'static str, ModelChannel>,
     /// What the session is subscribed or attached to.
     pub(super) session: HashMap<&'static str, bool>,
@@ -100,6 +102,7 @@ impl Node {
             token: None,
             token_expires_ms: i64::MAX,
             faults: Faults::default(),
+            busy_hellos: 0,
             channels: channels.into_iter().map(|(name, history)| (name, channel(history))).collect(),
             session: HashMap::new(),
             bars: HashMap::new(),
@@ -155,6 +158,12 @@ impl Node {
                 if self.token.as_ref().is_some_and(|token| token != hello.token) {
                     self.say(request, ServerBody::error(Code::BadToken, "the token's signature is wrong"));
                     self.closing = Some(Code::BadToken);
+                    return;
+                }
+                if self.busy_hellos > 0 {
+                    self.busy_hellos -= 1;
+                    self.say(request, ServerBody::error(Code::Busy, "not now"));
+                    self.closing = Some(Code::Busy);
                     return;
                 }
                 if self.chance(self.faults.hello_refused) {

@@ -74,6 +74,18 @@ async fn a_first_connection_that_fails_says_why() {
 }
 
 #[tokio::test]
+async fn a_node_that_asks_for_another_try_gets_it() {
+    let server = Server::start(1).await;
+    server.node(|node| node.busy_hellos = 3);
+    in_time(builder(&server).connect()).await.unwrap();
+    assert_eq!(server.node(|node| node.hellos), 4);
+    // Not for ever: somebody waits.
+    server.node(|node| node.busy_hellos = u32::MAX);
+    let error = in_time(builder(&server).request_timeout(Duration::from_millis(50)).connect()).await.unwrap_err();
+    assert_eq!(error.code(), Some(Code::Busy));
+}
+
+#[tokio::test]
 async fn a_wrong_token_is_not_tried_for_ever() {
     let server = Server::start(1).await;
     server.node(|node| node.token = Some("good".into()));

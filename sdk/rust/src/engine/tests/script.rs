@@ -168,6 +168,43 @@ fn a_first_connection_may_have_to_succeed() {
     assert_eq!(bench.log(), ["reconnecting 1"]);
 }
 
+/// Who waits for a first connection waits for what passes: each URL is tried once, and a node that asks for another try gets it.
+#[test]
+fn a_first_connection_is_tried_as_long_as_a_node_asks_for_it() {
+    let started = |endpoints: &[&str]| {
+        let endpoints = endpoints.iter().map(|&url| url.into()).collect();
+        let mut bench = Bench::new(Config { fail_fast: true, endpoints, ..config() });
+        bench.engine.handle_token(bench.now, Ok("token".into()));
+        bench.log();
+        bench
+    };
+    let refused = |code: Code| Error::refused(code.number(), "not now", 0);
+    let tries_on = |bench: &mut Bench, error: Error| {
+        bench.engine.handle_disconnected(bench.now, error);
+        let log = bench.log();
+        let goes_on = log.last().unwrap().starts_with("reconnecting");
+        assert!(goes_on || log.last().unwrap().starts_with("closed Some"), "{log:?}");
+        bench.engine.next_timeout().filter(|_| goes_on).map(|at| {
+            bench.now = at;
+            bench.engine.handle_timeout(at);
+            bench.log();
+        })
+    };
+    let mut bench = started(&["ws://a", "ws://b"]);
+    assert!(tries_on(&mut bench, Error::disconnected("nobody there")).is_some(), "there is another URL");
+    assert!(tries_on(&mut bench, Error::disconnected("nobody there")).is_none(), "each was tried");
+    let mut bench = started(&["ws://a", "ws://b"]);
+    assert!(tries_on(&mut bench, refused(Code::BadToken)).is_none(), "it is bad everywhere");
+
+    for code in [Code::Busy, Code::Unavailable, Code::GoingAway] {
+        let mut bench = started(&["ws://a"]);
+        let began = bench.now;
+        let tries = std::iter::from_fn(|| tries_on(&mut bench, refused(code))).count();
+        assert!(tries > 3, "{code} {tries}");
+        assert!(bench.now <= began + config().request_timeout, "{code}");
+    }
+}
+
 #[test]
 fn each_subscription_of_a_hello_gets_its_own_refusal() {
     let mut bench = Bench::new(config());
