@@ -192,7 +192,8 @@ impl Subscription {
             }
             self.flow = Flow::Live;
             self.place = Place::At(head);
-            self.begun = true;
+            // Attached only to read what there turns out not to be, it has heard nothing that could be interrupted.
+            self.begun |= mode == Mode::Read;
             return;
         }
         match (mode, answer.recovery) {

@@ -261,6 +261,20 @@ fn without_history_what_has_no_room_is_dropped_and_told() {
     assert_eq!(bench.events(), ["Skipped(Interrupted)"]);
 }
 
+/// There is nothing to read from the start, and nothing is missing for that.
+#[test]
+fn without_history_every_start_is_live() {
+    let mut bench = Bench::new(Start::AfterOffset(0));
+    assert_eq!(bench.subscription.wanted(), Mode::Attach);
+    bench.answer_of(HistoryClass::None, Mode::Attach, at(1, 0), Recovery::None);
+    assert_eq!((bench.events(), bench.subscription.wanted()), (vec![], Mode::Read));
+    bench.answer_of(HistoryClass::None, Mode::Read, at(1, 0), Recovery::None);
+    assert_eq!(bench.events(), [] as [&str; 0]);
+    bench.subscription.disconnected();
+    bench.answer_of(HistoryClass::None, Mode::Read, at(1, 0), Recovery::None);
+    assert_eq!(bench.events(), ["Skipped(Interrupted)"]);
+}
+
 #[test]
 fn a_change_of_rights_is_told_and_never_piles_up() {
     let mut bench = Bench::live();
