@@ -10,6 +10,7 @@ mod caller;
 mod channels;
 mod docs;
 mod fields;
+mod json;
 pub(crate) mod keys;
 mod limiter;
 mod listener;

@@ -8,10 +8,10 @@ use axum::extract::{FromRequest, FromRequestParts, Path, Request as HttpRequest}
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use serde_json::Value;
 
 use super::Rest;
 use super::fields::{Fields, Request};
+use super::json;
 use super::problem::{Kind, Problem};
 use crate::config::RestConfig;
 use crate::secret;
@@ -41,11 +41,11 @@ impl<T: Body> FromRequest<Arc<Rest>> for Json<T> {
     async fn from_request(request: HttpRequest, rest: &Arc<Rest>) -> Result<Self, Problem> {
         check_media_type(request.headers())?;
         let bytes = read(request, T::body_bytes_max(&rest.config), rest.config.read_deadline).await?;
-        let body: Value = serde_json::from_slice(&bytes).map_err(|error| {
+        let (body, repeated) = json::parse(&bytes).map_err(|error| {
             // The position and the kind of the fault, without the text around it.
             Problem::new(Kind::MalformedJson, error.to_string())
         })?;
-        let mut fields = Fields::of_body(body)?;
+        let mut fields = Fields::of_body(body, repeated)?;
         let value = T::read(&mut fields);
         Ok(Self { value: fields.finish(value)?, digest: secret::sha256(&[&bytes]) })
     }

@@ -8,7 +8,7 @@ use std::time::{Instant, SystemTime};
 use axum::body::Body;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::Response;
 use millrace_domain::{Channel, can_publish};
 use millrace_protocol::id::{ChannelName, TenantId, UserId};
@@ -54,8 +54,10 @@ pub(crate) struct Call {
 impl Call {
     fn of(parts: &Parts, rest: &Arc<Rest>) -> Result<Self, Problem> {
         let caller = parts.extensions.get::<Option<Result<Authenticated, Problem>>>().cloned().flatten();
-        let key = parts.headers.get(IDEMPOTENCY_KEY).filter(|_| parts.method == Method::POST);
-        let idempotency_key = key.map(idempotency_key).transpose()?;
+        let idempotency_key = match parts.method {
+            Method::POST => idempotency_key(&parts.headers)?,
+            _ => None,
+        };
         let target = format!("{} {}", parts.method, parts.uri);
         Ok(Self { rest: rest.clone(), caller, idempotency_key, target, now_ms: now_ms() })
     }
@@ -95,13 +97,18 @@ scopes! {
     ByAnybody = |_| Ok(());
 }
 
-fn idempotency_key(value: &HeaderValue) -> Result<String, Problem> {
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(Problem::field("Idempotency-Key", "is given twice"));
+    }
     let key = value.to_str().unwrap_or_default();
     if key.is_empty() || key.len() > IDEMPOTENCY_KEY_BYTES_MAX {
         let message = format!("is not 1 to {IDEMPOTENCY_KEY_BYTES_MAX} visible ASCII characters");
         return Err(Problem::field("Idempotency-Key", message));
     }
-    Ok(key.to_owned())
+    Ok(Some(key.to_owned()))
 }
 
 impl Call {

@@ -1,5 +1,7 @@
 //! Reads the fields of a request and collects **everything** that is wrong with them, so that a caller mends them in one go.
 
+use std::ops::RangeInclusive;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use millrace_domain::Metadata;
@@ -23,13 +25,15 @@ pub(crate) struct Fields {
 }
 
 impl Fields {
-    /// The fields of a body.
+    /// The fields of a body, and pointers to those that stand twice in it.
     ///
     /// # Errors
     /// A body that is no object.
-    pub(crate) fn of_body(body: Value) -> Result<Self, Problem> {
+    pub(crate) fn of_body(body: Value, repeated: Vec<String>) -> Result<Self, Problem> {
+        let twice = |field| FieldError { field, message: "is given twice".into() };
+        let errors = repeated.into_iter().map(twice).collect();
         match body {
-            Value::Object(object) => Ok(Self { object, prefix: "/".into(), errors: Vec::new() }),
+            Value::Object(object) => Ok(Self { object, prefix: "/".into(), errors }),
             other => Err(Problem::field("", format!("is {}, an object is needed", type_of(&other)))),
         }
     }
@@ -149,7 +153,7 @@ impl Fields {
 }
 
 /// As RFC 6901 §3 wants it.
-fn escape(name: &str) -> String {
+pub(crate) fn escape(name: &str) -> String {
     name.replace('~', "~0").replace('/', "~1")
 }
 
@@ -190,18 +194,23 @@ pub(crate) fn metadata(value: Value) -> Result<Metadata, String> {
     }
 }
 
-/// A whole number in a range; text in a query.
-pub(crate) fn number(range: std::ops::RangeInclusive<u64>) -> impl FnOnce(Value) -> Result<u64, String> {
+/// A whole number in a range.
+pub(crate) fn number(range: RangeInclusive<u64>) -> impl FnOnce(Value) -> Result<u64, String> {
+    move |value| within(&range, value.as_u64())
+}
+
+/// A whole number in a range as a parameter has it: in digits.
+pub(crate) fn digits(range: RangeInclusive<u64>) -> impl FnOnce(Value) -> Result<u64, String> {
     move |value| {
-        let number = match &value {
-            Value::Number(number) => number.as_u64(),
-            Value::String(text) => text.parse().ok(),
-            _ => None,
-        };
-        number
-            .filter(|number| range.contains(number))
-            .ok_or_else(|| format!("is no whole number from {} to {}", range.start(), range.end()))
+        let digits = value.as_str().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+        within(&range, digits.and_then(|digits| digits.parse().ok()))
     }
+}
+
+fn within(range: &RangeInclusive<u64>, number: Option<u64>) -> Result<u64, String> {
+    number
+        .filter(|number| range.contains(number))
+        .ok_or_else(|| format!("is no whole number from {} to {}", range.start(), range.end()))
 }
 
 /// Bytes in standard base64 with padding.
@@ -278,7 +287,7 @@ mod tests {
             let text = |value: &Value| value.as_str().unwrap().to_owned();
             errors.map(|error| (text(&error["field"]), text(&error["message"]))).collect::<Vec<_>>()
         };
-        let mut fields = Fields::of_body(body).map_err(problem)?;
+        let mut fields = Fields::of_body(body, Vec::new()).map_err(problem)?;
         let sample = Sample::read(&mut fields);
         fields.finish(sample).map_err(problem)
     }
@@ -315,5 +324,20 @@ mod tests {
             json!({"name": "123456789", "limit": -1}),
             &[("/name", "is 9 bytes, limit is 8"), ("/limit", "is no whole number from 1 to 9")],
         );
+        for no_number in [json!("5"), json!(5.5), json!(true), json!([5])] {
+            check(json!({"name": "x", "limit": no_number}), &[("/limit", "is no whole number from 1 to 9")]);
+        }
+    }
+
+    #[test]
+    fn parameters_have_numbers_in_digits() {
+        let check = |text: &str, expect: Option<u64>| {
+            assert_eq!(digits(0..=9)(Value::String(text.into())).ok(), expect, "{text}");
+        };
+        check("0", Some(0));
+        check("009", Some(9));
+        for wrong in ["10", "", "+5", "-5", "5.0", " 5", "99999999999999999999999"] {
+            check(wrong, None);
+        }
     }
 }

@@ -164,8 +164,8 @@ impl Request for MessageQuery {
             let text = page::decode(&fields::string(value)?);
             text.and_then(|text| range_of_cursor(&text)).ok_or_else(page::bad_cursor)
         });
-        let before = fields.optional("before", fields::number(1..=u64::MAX));
-        let after = fields.optional("after", fields::number(0..=u64::MAX));
+        let before = fields.optional("before", fields::digits(1..=u64::MAX));
+        let after = fields.optional("after", fields::digits(0..=u64::MAX));
         let (limit, cursor, before, after) = (limit?, cursor?, before?, after?);
         let range = match (cursor, before.and_then(Offset::new), after) {
             (None, None, None) => HistoryRange::Newest,

@@ -37,7 +37,7 @@ impl PageQuery {
 
 /// Reads `limit`.
 pub(crate) fn limit(fields: &mut Fields) -> Option<u32> {
-    let limit = fields.optional("limit", fields::number(1..=u64::from(PAGE_MAX)))?;
+    let limit = fields.optional("limit", fields::digits(1..=u64::from(PAGE_MAX)))?;
     Some(limit.and_then(|limit| u32::try_from(limit).ok()).unwrap_or(LIMIT_DEFAULT))
 }
 

@@ -62,6 +62,9 @@ fn a_key_belongs_to_one_request() {
     post(&world, "/v1/tokens", &world.api, "k2", &body).expect(201);
     post(&world, "/v1/tokens", &world.api, &"x".repeat(256), &body).wrong_fields(&["Idempotency-Key"]);
     post(&world, "/v1/tokens", &world.api, "", &body).wrong_fields(&["Idempotency-Key"]);
+    // Which of two would count?
+    let two = world.request("POST", "/v1/tokens").bearer(&world.api).header("idempotency-key", "a");
+    two.header("idempotency-key", "b").json(&body).send().wrong_fields(&["Idempotency-Key"]);
 }
 
 #[test]
