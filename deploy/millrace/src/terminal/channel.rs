@@ -173,7 +173,15 @@ fn show(as_json: bool, channel: &Value) -> Result<()> {
     if as_json {
         return line(channel);
     }
-    table(false, rows, &["name", "kind", "history", "slow_consumer", "id", "display_name"])
+    let rows: Vec<Value> = rows.iter().map(with_state).collect();
+    table(false, &rows, &["name", "kind", "history", "slow_consumer", "state", "id", "display_name"])
+}
+
+/// The channel with a word for whether it is in use.
+fn with_state(channel: &Value) -> Value {
+    let mut row = channel.clone();
+    row["state"] = if channel["archived_ms"].is_null() { "open" } else { "archived" }.into();
+    row
 }
 
 #[cfg(test)]
@@ -186,6 +194,12 @@ mod tests {
     struct Line {
         #[command(flatten)]
         create: Create,
+    }
+
+    #[test]
+    fn an_archived_channel_says_so() {
+        assert_eq!(with_state(&json!({ "name": "x", "archived_ms": null }))["state"], "open");
+        assert_eq!(with_state(&json!({ "name": "x", "archived_ms": 5 }))["state"], "archived");
     }
 
     #[test]
