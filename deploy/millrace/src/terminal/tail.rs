@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use anyhow::{Context, Result, anyhow};
 use clap::Args;
 use futures_util::FutureExt;
-use millrace_client::{Channel, Client, Code, Event, Skipped, Start};
+use millrace_client::{Channel, Client, Code, Event, HistoryClass, Skipped, Start};
 use serde_json::json;
 
 use super::connect;
@@ -69,7 +69,11 @@ impl FromStr for Since {
 pub(crate) async fn run(command: &Tail) -> Result<()> {
     let client = connect(&command.connection).await?;
     let mut channel = open(&client, command).await.with_context(|| format!("follow channel {}", command.channel))?;
-    eprintln!("following {} after offset {}", command.channel, channel.position().offset);
+    match (channel.history_class(), command.since) {
+        (HistoryClass::None, Some(_)) => eprintln!("{} keeps no history: following it from now on", command.channel),
+        (HistoryClass::None, None) => eprintln!("following {}", command.channel),
+        _ => eprintln!("following {} after offset {}", command.channel, channel.position().offset),
+    }
     let followed = follow(command, &mut channel).await;
     // Only reading was done here; whatever the server thinks of the close, nothing is lost.
     let _ = client.close().await;
