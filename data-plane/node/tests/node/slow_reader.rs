@@ -2,15 +2,35 @@
 
 use std::io::Read;
 
-use millrace_data::Config;
+use millrace_data::{Config, DataNode};
 use millrace_protocol::client::Start;
 use millrace_protocol::node::HistoryClass;
 use millrace_protocol::ws::Opcode;
-use millrace_protocol::{Code, Position};
+use millrace_protocol::{ChannelId, Code, Position};
 
 use crate::support::{Client, Control, Frame, Got, PATIENCE, config, metric, node, stop, until};
 
 const BODY: [u8; 8 << 10] = [7; 8 << 10];
+
+/// Publishes until the kernel's buffers and a session's queue are full; `each` sees every message. Gives the last sequence.
+fn publish_until_one_is_slow(
+    node: &DataNode,
+    writer: &mut Client,
+    channel: ChannelId,
+    mut each: impl FnMut(&mut Client, u64),
+) -> u64 {
+    let mut sequence = 0;
+    while metric(node, "millrace_data_slow_consumers_total") == 0.0 {
+        for _ in 0..64 {
+            sequence += 1;
+            let request = writer.publish(channel, 5, sequence, &BODY);
+            writer.acknowledged(request);
+            each(writer, sequence);
+        }
+        assert!(sequence < 20_000, "160 MB and nobody is slow");
+    }
+    sequence
+}
 
 #[test]
 fn a_reader_that_stalls_is_closed_in_time_and_resumes_whole() {
@@ -21,18 +41,12 @@ fn a_reader_that_stalls_is_closed_in_time_and_resumes_whole() {
     slow.subscribe("general", Start::Live);
     let mut writer = Client::connect(node.client_address, &control.token("ann"));
     writer.subscribe("general", Start::Live);
-    let mut sequence = 0;
-    // Until the kernel's buffers and the session's queue are full.
-    while metric(&node, "millrace_data_slow_consumers_total") == 0.0 {
-        for _ in 0..64 {
-            sequence += 1;
-            let request = writer.publish(channel, 5, sequence, &BODY);
-            writer.acknowledged(request);
-            assert_eq!(writer.message().position.offset, sequence);
+    let sequence = publish_until_one_is_slow(&node, &mut writer, channel, |writer, sequence| {
+        assert_eq!(writer.message().position.offset, sequence);
+        if sequence.is_multiple_of(64) {
+            assert!(metric(&node, "millrace_data_queued_bytes") <= f64::from(256 << 10) + 16384.0);
         }
-        assert!(sequence < 20_000, "160 MB and nobody is slow");
-        assert!(metric(&node, "millrace_data_queued_bytes") <= f64::from(256 << 10) + 16384.0);
-    }
+    });
     // It wakes up: everything that it got is in order, then it reads why it was closed.
     let mut last = None;
     let code = loop {
@@ -68,15 +82,7 @@ fn a_reader_that_never_wakes_up_is_reset() {
     slow.subscribe("general", Start::Live);
     let mut writer = Client::connect(node.client_address, &control.token("ann"));
     writer.subscribe("general", Start::Attach);
-    let mut sequence = 0;
-    while metric(&node, "millrace_data_slow_consumers_total") == 0.0 {
-        for _ in 0..64 {
-            sequence += 1;
-            let request = writer.publish(channel, 5, sequence, &BODY);
-            writer.acknowledged(request);
-        }
-        assert!(sequence < 20_000, "160 MB and nobody is slow");
-    }
+    publish_until_one_is_slow(&node, &mut writer, channel, |_, _| {});
     until("it is reset", || metric(&node, "millrace_data_resets_total") == 1.0);
     until("its place is free", || metric(&node, "millrace_data_connections") == 1.0);
     let mut rest = Vec::new();
