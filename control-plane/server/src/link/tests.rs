@@ -16,7 +16,9 @@ use crate::record;
 mod append;
 mod authorize;
 mod exactly_once;
-mod fault;
+#[allow(dead_code, reason = "the tests of the API use the rest of it")]
+#[path = "../../tests/rest/faulty.rs"]
+mod faulty;
 mod history;
 mod home;
 mod life;

@@ -1,4 +1,5 @@
-//! A store whose commits meet their fates.
+//! A store that does what a store may do: hold a read up, lose a race, not know, answer late. The tests of the control link use it
+//! as well.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,57 +10,87 @@ use bytes::Bytes;
 use millrace_store::{
     BoxFuture, CommitOutcome, Direction, KeyRange, Store, StoreError, StoreStats, Transaction, open_memory,
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
-use crate::World;
-use crate::plane::FakePlane;
-
-/// What becomes of the next commits that write.
+/// What becomes of a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fate {
-    LandsUnheard,
-    LostUnheard,
-    Conflicts,
-    Fails,
-    /// Lands, and says so only when the gate opens.
-    LandsLate,
+    Conflict,
+    Fail,
+    /// Not written, not known.
+    LostUnknown,
+    /// Written, not known.
+    WrittenUnknown,
+    /// Written, and told only when the gate opens.
+    WrittenLate,
+}
+
+/// Wraps a store in memory.
+pub(crate) struct FaultyStore {
+    inner: Arc<dyn Store>,
+    plan: Arc<Plan>,
 }
 
 /// What is to come.
+struct Plan {
+    /// Taken by commits that write, in order.
+    fates: Mutex<VecDeque<Fate>>,
+    hold: Mutex<Option<Hold>>,
+    waiting: AtomicUsize,
+    gate: Semaphore,
+}
+
+/// Holds up the next read of a key.
 #[derive(Clone)]
-pub(crate) struct Fates {
-    queue: Arc<Mutex<VecDeque<Fate>>>,
+pub(crate) struct Hold {
+    key: Bytes,
+    /// Somebody waits.
+    pub(crate) reached: Arc<Notify>,
+    /// Lets them go on.
+    pub(crate) release: Arc<Notify>,
+}
+
+impl FaultyStore {
+    pub(crate) fn new() -> Arc<Self> {
+        let (fates, hold) = (Mutex::default(), Mutex::default());
+        let plan = Plan { fates, hold, waiting: AtomicUsize::new(0), gate: Semaphore::new(0) };
+        Arc::new(Self { inner: open_memory(), plan: Arc::new(plan) })
+    }
+
+    pub(crate) fn next_commits(&self, fates: impl IntoIterator<Item = Fate>) {
+        self.plan.fates.lock().unwrap().extend(fates);
+    }
+
+    pub(crate) fn forget_fates(&self) {
+        self.plan.fates.lock().unwrap().clear();
+    }
+
+    pub(crate) fn fates_have_come(&self) -> bool {
+        self.plan.fates.lock().unwrap().is_empty()
+    }
+
+    pub(crate) fn hold_next_read(&self, key: Bytes) -> Hold {
+        let hold = Hold { key, reached: Arc::default(), release: Arc::default() };
+        *self.plan.hold.lock().unwrap() = Some(hold.clone());
+        hold
+    }
+
     /// How many commits wait at the gate.
-    pub(crate) waiting: Arc<AtomicUsize>,
-    pub(crate) gate: Arc<Semaphore>,
-}
-
-impl Fates {
-    pub(crate) fn extend(&self, fates: impl IntoIterator<Item = Fate>) {
-        self.queue.lock().unwrap().extend(fates);
+    pub(crate) fn waiting(&self) -> usize {
+        self.plan.waiting.load(Ordering::SeqCst)
     }
 
-    pub(crate) fn have_come(&self) -> bool {
-        self.queue.lock().unwrap().is_empty()
+    /// Lets one of them go on.
+    pub(crate) fn open_gate(&self) {
+        self.plan.gate.add_permits(1);
     }
-}
-
-struct FaultyStore {
-    inner: Arc<dyn Store>,
-    fates: Fates,
-}
-
-struct FaultyTransaction {
-    inner: Box<dyn Transaction>,
-    fates: Fates,
-    writes: bool,
 }
 
 impl Store for FaultyStore {
     fn begin(&self, deadline: Instant) -> BoxFuture<'_, Result<Box<dyn Transaction>, StoreError>> {
         Box::pin(async move {
             let inner = self.inner.begin(deadline).await?;
-            Ok(Box::new(FaultyTransaction { inner, fates: self.fates.clone(), writes: false }) as Box<dyn Transaction>)
+            Ok(Box::new(Faulty { inner, plan: self.plan.clone(), writes: false }) as Box<dyn Transaction>)
         })
     }
 
@@ -72,9 +103,23 @@ impl Store for FaultyStore {
     }
 }
 
-impl Transaction for FaultyTransaction {
+struct Faulty {
+    inner: Box<dyn Transaction>,
+    plan: Arc<Plan>,
+    writes: bool,
+}
+
+impl Transaction for Faulty {
     fn get<'a>(&'a mut self, key: &'a [u8]) -> BoxFuture<'a, Result<Option<Bytes>, StoreError>> {
-        self.inner.get(key)
+        Box::pin(async move {
+            let value = self.inner.get(key).await;
+            let hold = self.plan.hold.lock().unwrap().take_if(|hold| hold.key == key);
+            if let Some(hold) = hold {
+                hold.reached.notify_one();
+                hold.release.notified().await;
+            }
+            value
+        })
     }
 
     fn scan(
@@ -97,32 +142,25 @@ impl Transaction for FaultyTransaction {
     }
 
     fn commit(self: Box<Self>) -> BoxFuture<'static, CommitOutcome> {
-        let fate = if self.writes { self.fates.queue.lock().unwrap().pop_front() } else { None };
+        let fate = if self.writes { self.plan.fates.lock().unwrap().pop_front() } else { None };
+        let unknown = || CommitOutcome::Unknown(StoreError::DeadlineExceeded);
         Box::pin(async move {
             match fate {
                 None => self.inner.commit().await,
-                Some(Fate::LandsUnheard) => {
+                Some(Fate::Conflict) => CommitOutcome::Conflict,
+                Some(Fate::Fail) => CommitOutcome::Failed(StoreError::Unavailable("test".into())),
+                Some(Fate::LostUnknown) => unknown(),
+                Some(Fate::WrittenUnknown) => {
                     assert!(matches!(self.inner.commit().await, CommitOutcome::Committed));
-                    CommitOutcome::Unknown(StoreError::DeadlineExceeded)
+                    unknown()
                 }
-                Some(Fate::LandsLate) => {
+                Some(Fate::WrittenLate) => {
                     let outcome = self.inner.commit().await;
-                    self.fates.waiting.fetch_add(1, Ordering::SeqCst);
-                    self.fates.gate.acquire().await.unwrap().forget();
+                    self.plan.waiting.fetch_add(1, Ordering::SeqCst);
+                    self.plan.gate.acquire().await.unwrap().forget();
                     outcome
                 }
-                Some(Fate::LostUnheard) => CommitOutcome::Unknown(StoreError::DeadlineExceeded),
-                Some(Fate::Conflicts) => CommitOutcome::Conflict,
-                Some(Fate::Fails) => CommitOutcome::Failed(StoreError::DeadlineExceeded),
             }
         })
     }
-}
-
-/// A world over such a store.
-pub(crate) fn faulty() -> (World, Fates) {
-    let fates = Fates { queue: Arc::default(), waiting: Arc::default(), gate: Arc::new(Semaphore::new(0)) };
-    let store = Arc::new(FaultyStore { inner: open_memory(), fates: fates.clone() });
-    let plane = Arc::new(FakePlane::default());
-    (World::over(store, plane.clone(), plane, |_| {}), fates)
 }

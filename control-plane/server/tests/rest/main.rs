@@ -4,6 +4,7 @@
 mod auth;
 mod channels;
 mod documents;
+#[allow(dead_code, reason = "the tests of the control link use the rest of it")]
 mod faulty;
 mod idempotency;
 mod members;
@@ -26,6 +27,7 @@ use prometheus::Registry;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
+use crate::faulty::FaultyStore;
 use crate::plane::FakePlane;
 
 const OPERATOR: &str = "an-operator-key-of-forty-characters-here";
@@ -52,6 +54,12 @@ impl World {
     fn with(change: impl FnOnce(&mut RestConfig)) -> Self {
         let plane = Arc::new(FakePlane::default());
         Self::over(open_memory(), plane.clone(), plane, change)
+    }
+
+    /// Over a store whose commits meet their fates.
+    fn faulty() -> (Self, Arc<FaultyStore>) {
+        let (store, plane) = (FaultyStore::new(), Arc::new(FakePlane::default()));
+        (Self::over(store.clone(), plane.clone(), plane, |_| {}), store)
     }
 
     fn over(

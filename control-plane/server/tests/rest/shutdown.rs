@@ -3,14 +3,13 @@
 use std::io::Write;
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use millrace_control::{RestConfig, serve_rest};
 use millrace_store::open_memory;
 use prometheus::Registry;
 use serde_json::json;
 
-use crate::faulty::{Fate, faulty};
+use crate::faulty::Fate;
 use crate::plane::{FakePlane, ends_membership};
 use crate::{World, until};
 
@@ -38,10 +37,10 @@ fn requests_under_way_are_answered_before_the_end() {
 /// Between the commit of a change and its announcement nothing may come, not even the end of the caller's connection.
 #[test]
 fn a_caller_who_hangs_up_does_not_stop_the_announcement() {
-    let (world, fates) = faulty();
+    let (world, store) = World::faulty();
     world.group("general", &[("ann", "owner"), ("bob", "member")]);
     world.plane.told();
-    fates.extend([Fate::LandsLate]);
+    store.next_commits([Fate::WrittenLate]);
     let mut stream = TcpStream::connect(world.base.strip_prefix("http://").unwrap()).unwrap();
     write!(
         stream,
@@ -49,12 +48,12 @@ fn a_caller_who_hangs_up_does_not_stop_the_announcement() {
         world.api
     )
     .unwrap();
-    until(|| fates.waiting.load(Ordering::SeqCst) == 1);
+    until(|| store.waiting() == 1);
     drop(stream);
     // The server has seen the end of the connection when only the one that asks for the metrics is left.
     until(|| world.request("GET", "/metrics").send().text.contains("millrace_rest_connections 1"));
     assert_eq!(world.plane.told(), []);
-    fates.gate.add_permits(1);
+    store.open_gate();
     until(|| world.plane.told().iter().any(|told| ends_membership(told, "bob")));
 }
 

@@ -3,21 +3,21 @@
 use millrace_protocol::node::NodeBody;
 use serde_json::{Value, json};
 
-use crate::faulty::{Fate, faulty};
+use crate::faulty::Fate;
 use crate::plane::ends_membership;
-use crate::text;
+use crate::{World, text};
 
 /// Whatever became of a commit that nobody heard of: the change is made once, the answer says so, and nodes were told.
 #[test]
 fn a_change_is_made_once_and_told() {
-    for fate in [Fate::LandsUnheard, Fate::LostUnheard, Fate::Conflicts] {
-        let (world, fates) = faulty();
+    for fate in [Fate::WrittenUnknown, Fate::LostUnknown, Fate::Conflict] {
+        let (world, store) = World::faulty();
         let change = |method: &str, path: &str, body: Value, statuses: &[u16]| {
             world.plane.told();
-            fates.extend([fate]);
+            store.next_commits([fate]);
             let answer = world.request(method, path).bearer(&world.api).json(&body).send();
             assert!(statuses.contains(&answer.status), "{fate:?} {method} {path}: {answer:?}");
-            assert!(fates.have_come());
+            assert!(store.fates_have_come());
             answer.body()
         };
         let draft = json!({"name": "general", "kind": "group", "members": [{"user": "ann", "role": "owner"}]});
@@ -58,19 +58,19 @@ fn a_change_is_made_once_and_told() {
 /// Nobody knows whether it was done: the answer says that, and nodes ask again for what they believe.
 #[test]
 fn what_stays_unknown_is_called_so() {
-    let (world, fates) = faulty();
+    let (world, store) = World::faulty();
     world.group("general", &[("ann", "owner"), ("bob", "member")]);
     let remove = || world.delete("/v1/channels/general/members/bob", &world.api);
     world.plane.told();
-    fates.extend([Fate::LostUnheard, Fate::Fails]);
+    store.next_commits([Fate::LostUnknown, Fate::Fail]);
     let unknown = remove();
     unknown.problem(503, "unknown-outcome");
     assert_eq!(unknown.header("retry-after"), "1");
     assert!(matches!(world.plane.told()[..], [NodeBody::ChannelChanged { archived: false, .. }]));
 
-    fates.extend([Fate::Fails]);
+    store.next_commits([Fate::Fail]);
     remove().problem(503, "unavailable");
-    fates.extend([Fate::Conflicts; 16]);
+    store.next_commits([Fate::Conflict; 16]);
     remove().problem(503, "unavailable");
     world.get("/v1/channels/general/members/bob", &world.api).expect(200);
     remove().expect(204);
@@ -79,12 +79,12 @@ fn what_stays_unknown_is_called_so() {
 /// A repeated request finds the answer of the one whose commit was not heard of.
 #[test]
 fn an_idempotency_key_resolves_an_unknown_outcome() {
-    let (world, fates) = faulty();
+    let (world, store) = World::faulty();
     let create = || {
         let request = world.request("POST", "/v1/keys").bearer(&world.api).header("idempotency-key", "k");
         request.json(&json!({})).send()
     };
-    fates.extend([Fate::LandsUnheard, Fate::Fails]);
+    store.next_commits([Fate::WrittenUnknown, Fate::Fail]);
     // The second run finds the answer of the first one and has nothing to write.
     let first = create();
     first.expect(201);

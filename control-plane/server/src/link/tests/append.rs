@@ -2,7 +2,7 @@
 
 use millrace_protocol::node::{AppendOutcome, ChannelAppend, ChannelAppended, Head};
 
-use super::fault::{Fate, FaultyStore};
+use super::faulty::{Fate, FaultyStore};
 use super::home::{append, open};
 use super::*;
 

@@ -2,7 +2,7 @@
 
 use millrace_protocol::node::{Authorize, ChannelRef, Grant, MemberChanged};
 
-use super::fault::FaultyStore;
+use super::faulty::FaultyStore;
 use super::*;
 use crate::record::key;
 

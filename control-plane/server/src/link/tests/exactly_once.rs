@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use millrace_protocol::node::{AppendOutcome, ChannelAppend, Head, HistoryRange, ReadHistory};
 use millrace_store::{FjallConfig, open_fjall};
 
-use super::fault::{Fate, FaultyStore};
+use super::faulty::{Fate, FaultyStore};
 use super::home::append;
 use super::*;
 

@@ -2,7 +2,7 @@
 
 use millrace_protocol::node::{ChannelAppend, CloseHome, Head};
 
-use super::fault::{Fate, FaultyStore};
+use super::faulty::{Fate, FaultyStore};
 use super::*;
 
 pub(super) async fn open(node: &mut FakeNode, number: u64) -> Result<Head, Refusal> {
