@@ -96,7 +96,7 @@ pub async fn ensure_dev(store: &Arc<dyn Store>) -> Result<Dev, BootstrapError> {
     let now_ms = crate::rest::now_ms();
     let name: TenantName = TENANT.parse().map_err(refused)?;
     let new_tenant = NewTenant::new(name, None, now_ms)?;
-    let new_channel = ChannelId::new(u64::from_be_bytes(secret::random()) >> 1 | 1).expect("the lowest bit is set");
+    let new_channel = secret::channel_id();
     let (api_secret, operator_secret) = (secret::random_secret(), secret::random_secret());
     let token_id = secret::random_id();
     let deadline = Instant::now() + DEADLINE;

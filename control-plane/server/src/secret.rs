@@ -4,6 +4,7 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKe
 use aws_lc_rs::{constant_time, digest, hmac, rand};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use millrace_protocol::id::ChannelId;
 
 /// Characters of ids: no two look alike.
 const ID_ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
@@ -13,6 +14,15 @@ pub(crate) fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     rand::fill(&mut bytes).expect("the system's random generator does not fail once it has begun");
     bytes
+}
+
+/// A number for a new channel: random in every bit, for its lowest place the channel on a shard, and below 2^63.
+pub(crate) fn channel_id() -> ChannelId {
+    loop {
+        if let Some(id) = ChannelId::new(u64::from_be_bytes(random()) >> 1) {
+            return id;
+        }
+    }
 }
 
 /// A random id of 16 letters and digits, 80 bits.
@@ -115,6 +125,20 @@ mod tests {
         assert!(matches("abc", &fingerprint("abc")));
         assert!(!matches("abd", &fingerprint("abc")));
         assert_ne!(sha256(&[b"ab", b"c"]), sha256(&[b"a", b"bc"]));
+    }
+
+    /// The data plane takes a channel's place from the lowest bits of its number.
+    #[test]
+    fn channels_are_spread_over_all_shards() {
+        const CHANNELS: u64 = 4_096;
+        for shards in [2, 3, 4, 8, 16_u64] {
+            let mut channels = vec![0; usize::try_from(shards).unwrap()];
+            for _ in 0..CHANNELS {
+                channels[usize::try_from(channel_id().get() % 1_024 % shards).unwrap()] += 1;
+            }
+            // An even share is at least 256 here, give or take 16: half of it is never missed by chance.
+            assert!(channels.iter().all(|&channels| channels > CHANNELS / shards / 2), "{channels:?}");
+        }
     }
 
     #[test]
