@@ -4,12 +4,12 @@ use millrace_protocol::{Code, TenantId, UserId};
 
 /// Verifies access tokens with what is in memory, now.
 pub trait VerifyToken {
-    /// Whose token it is.
+    /// Whose token it is. What it costs may be remembered; the answer must not depend on it.
     ///
     /// # Errors
     /// The code that the client is told: `BadToken`, `TokenExpired` or `TokenRevoked`; `Unavailable` when that cannot be known
     /// now.
-    fn verify(&self, token: &str, unix_ms: i64) -> Result<VerifiedToken, Code>;
+    fn verify(&mut self, token: &str, unix_ms: i64) -> Result<VerifiedToken, Code>;
 }
 
 /// What a good token says.

@@ -29,7 +29,7 @@ const FAR: usize = 1;
 struct Names;
 
 impl VerifyToken for Names {
-    fn verify(&self, token: &str, unix_ms: i64) -> Result<VerifiedToken, Code> {
+    fn verify(&mut self, token: &str, unix_ms: i64) -> Result<VerifiedToken, Code> {
         let (tenant, user) = (TenantId::new(1).unwrap(), UserId::new(token).unwrap());
         Ok(VerifiedToken { tenant, user, id: token.into(), issued_ms: unix_ms, expires_ms: unix_ms + 3_600_000 })
     }

@@ -48,7 +48,7 @@ static GLOBAL: Counting = Counting;
 struct Anyone;
 
 impl VerifyToken for Anyone {
-    fn verify(&self, token: &str, unix_ms: i64) -> Result<VerifiedToken, Code> {
+    fn verify(&mut self, token: &str, unix_ms: i64) -> Result<VerifiedToken, Code> {
         let (tenant, user) = (TenantId::new(1).unwrap(), UserId::new(token).unwrap());
         Ok(VerifiedToken { tenant, user, id: token.into(), issued_ms: 0, expires_ms: unix_ms + 3_600_000 })
     }

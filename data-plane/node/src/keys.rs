@@ -18,7 +18,7 @@ enum State {
     Cut,
     /// A new link tells everything anew, because keys may have ended while there was none. The new ring takes over when it
     /// is whole, so that nobody is refused in between.
-    Syncing(KeyRing),
+    Syncing(Box<KeyRing>),
     /// A key that it does not have does not exist.
     Synced,
 }
@@ -30,7 +30,7 @@ impl Keys {
 
     /// The control link is up: what comes until `synced` is the whole of it.
     pub(crate) fn handle_link_up(&mut self) {
-        self.state = State::Syncing(KeyRing::new(self.limits.clone()));
+        self.state = State::Syncing(Box::new(KeyRing::new(self.limits.clone())));
     }
 
     /// The control link is down: what changes now is not heard of.
@@ -59,7 +59,7 @@ impl Keys {
             // Syncing => Synced: everything was told.
             NodeBody::Synced => {
                 if let State::Syncing(next) = std::mem::replace(&mut self.state, State::Synced) {
-                    self.current = next;
+                    self.current = *next;
                 }
             }
             _ => {}
@@ -75,8 +75,8 @@ impl Keys {
 impl VerifyToken for Keys {
     /// As [`VerifyToken`] says, and `Unavailable` for a key that may have been made since the control plane was last heard
     /// whole: a good token must not be called bad because the node does not know better yet.
-    fn verify(&self, token: &str, unix_ms: i64) -> Result<VerifiedToken, Code> {
-        let claims = self.current.verify(token, unix_ms).map_err(|error| match (error, &self.state) {
+    fn verify(&mut self, token: &str, unix_ms: i64) -> Result<VerifiedToken, Code> {
+        let claims = self.current.verify_remembering(token, unix_ms).map_err(|error| match (error, &self.state) {
             (TokenError::UnknownKey, State::Cut | State::Syncing(_)) => Code::Unavailable,
             (error, _) => error.code(),
         })?;
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(keys: &Keys, (key, kid): (&SigningKey, &str), id: &str, expect: Result<(), Code>) {
+    fn check(keys: &mut Keys, (key, kid): (&SigningKey, &str), id: &str, expect: Result<(), Code>) {
         let verified = keys.verify(&token(key, kid, id), NOW_MS).map(|verified| assert_eq!(verified.id, id));
         assert_eq!(verified, expect);
     }
@@ -149,28 +149,28 @@ mod tests {
     fn a_new_link_replaces_everything_at_once() {
         let (mut keys, [old, new]) = keys_and();
         let (old, new) = ((&old, "k1"), (&new, "k2"));
-        check(&keys, old, "a", Err(Code::Unavailable));
+        check(&mut keys, old, "a", Err(Code::Unavailable));
         keys.handle_link_up();
-        check(&keys, old, "a", Err(Code::Unavailable));
+        check(&mut keys, old, "a", Err(Code::Unavailable));
         keys.handle_frame(&key_frame(old), NOW_MS);
-        check(&keys, old, "a", Err(Code::Unavailable));
+        check(&mut keys, old, "a", Err(Code::Unavailable));
         keys.handle_frame(&NodeBody::Synced, NOW_MS);
-        check(&keys, new, "a", Err(Code::BadToken));
-        check(&keys, old, "a", Ok(()));
+        check(&mut keys, new, "a", Err(Code::BadToken));
+        check(&mut keys, old, "a", Ok(()));
 
         keys.handle_link_down();
         keys.handle_link_up();
-        check(&keys, old, "a", Ok(()));
+        check(&mut keys, old, "a", Ok(()));
         // Revocations come first on a new link, and count for both.
         keys.handle_frame(&revocation("a"), NOW_MS);
-        check(&keys, old, "a", Err(Code::TokenRevoked));
-        check(&keys, old, "b", Ok(()));
+        check(&mut keys, old, "a", Err(Code::TokenRevoked));
+        check(&mut keys, old, "b", Ok(()));
         keys.handle_frame(&key_frame(new), NOW_MS);
-        check(&keys, old, "b", Ok(()));
+        check(&mut keys, old, "b", Ok(()));
         keys.handle_frame(&NodeBody::Synced, NOW_MS);
-        check(&keys, old, "b", Err(Code::BadToken));
-        check(&keys, new, "b", Ok(()));
-        check(&keys, new, "a", Err(Code::TokenRevoked));
+        check(&mut keys, old, "b", Err(Code::BadToken));
+        check(&mut keys, new, "b", Ok(()));
+        check(&mut keys, new, "a", Err(Code::TokenRevoked));
     }
 
     /// What an unknown key means depends on whether the node could know it.
@@ -181,26 +181,26 @@ mod tests {
         keys.handle_link_up();
         keys.handle_frame(&key_frame(known), NOW_MS);
         keys.handle_frame(&NodeBody::Synced, NOW_MS);
-        check(&keys, made, "a", Err(Code::BadToken));
+        check(&mut keys, made, "a", Err(Code::BadToken));
         keys.handle_link_down();
-        check(&keys, known, "a", Ok(()));
-        check(&keys, made, "a", Err(Code::Unavailable));
+        check(&mut keys, known, "a", Ok(()));
+        check(&mut keys, made, "a", Err(Code::Unavailable));
         // What is wrong whatever the keys are stays wrong.
-        check(&keys, (&forged, "k1"), "a", Err(Code::BadToken));
+        check(&mut keys, (&forged, "k1"), "a", Err(Code::BadToken));
         assert_eq!(keys.verify("no token", NOW_MS), Err(Code::BadToken));
         // All keys may not fit one frame.
         keys.handle_link_up();
         keys.handle_frame(&key_frame(known), NOW_MS);
-        check(&keys, made, "a", Err(Code::Unavailable));
+        check(&mut keys, made, "a", Err(Code::Unavailable));
         let other = NodeBody::Keys(vec![made.0.tenant_key(TenantId::new(2).expect("not 0"), "k3")]);
         keys.handle_frame(&other, NOW_MS);
-        check(&keys, made, "a", Err(Code::Unavailable));
+        check(&mut keys, made, "a", Err(Code::Unavailable));
         keys.handle_frame(&NodeBody::Keys([known, made].map(tenant_key).into()), NOW_MS);
         keys.handle_frame(&NodeBody::Synced, NOW_MS);
-        check(&keys, made, "a", Ok(()));
-        check(&keys, known, "a", Ok(()));
+        check(&mut keys, made, "a", Ok(()));
+        check(&mut keys, known, "a", Ok(()));
         // Changes come one by one.
         keys.handle_frame(&key_frame(made), NOW_MS);
-        check(&keys, known, "a", Err(Code::BadToken));
+        check(&mut keys, known, "a", Err(Code::BadToken));
     }
 }

@@ -10,6 +10,7 @@
 
 mod claims;
 mod error;
+mod remembered;
 mod revocation;
 mod ring;
 mod signing;

@@ -13,6 +13,7 @@ use serde::Deserialize;
 
 use crate::claims::Claims;
 use crate::error::{KeyError, TokenError};
+use crate::remembered::{Remembered, Signed, TokenHash};
 use crate::revocation::Revocations;
 use crate::signing::{algorithm_name, check_secret, jwt_algorithm};
 use crate::{KEY_ID_BYTES_MAX, TOKEN_BYTES_MAX};
@@ -29,6 +30,9 @@ pub struct KeyRingLimits {
     /// Most revocations of all tenants together. Default 100,000, about 100 bytes each. Beyond it, precision is lost, never a revocation:
     /// the tenant with the most refuses all its tokens that were issued until then.
     pub revocations_max: usize,
+    /// Most tokens that [`KeyRing::verify_remembering`] remembers. Default 16,384, about 350 bytes each, taken as tokens come; below 2 it
+    /// remembers none.
+    pub remembered_max: usize,
 }
 
 impl Default for KeyRingLimits {
@@ -38,6 +42,7 @@ impl Default for KeyRingLimits {
             leeway: Duration::from_secs(60),
             keys_max: 100_000,
             revocations_max: 100_000,
+            remembered_max: 16_384,
         }
     }
 }
@@ -49,6 +54,7 @@ impl Default for KeyRingLimits {
 pub struct KeyRing {
     keys: HashMap<Box<str>, VerifyingKey>,
     revocations: Revocations,
+    remembered: Remembered,
     limits: KeyRingLimits,
 }
 
@@ -72,6 +78,7 @@ impl KeyRing {
         Self {
             keys: HashMap::new(),
             revocations: Revocations::new(limits.revocations_max, millis(limits.leeway)),
+            remembered: Remembered::new(limits.remembered_max),
             limits,
         }
     }
@@ -81,6 +88,7 @@ impl KeyRing {
     /// # Errors
     /// [`KeyError`]; the ring then has no key of this id, unless it is another tenant's.
     pub fn apply(&mut self, key: &TenantKey) -> Result<(), KeyError> {
+        self.remembered.clear();
         if self.keys.get(key.id.as_str()).is_some_and(|present| present.tenant != key.tenant) {
             return Err(KeyError::ForeignTenant);
         }
@@ -103,6 +111,7 @@ impl KeyRing {
         let mut named: Vec<_> = keys.iter().map(|key| key.tenant).collect();
         named.sort_unstable();
         named.dedup();
+        self.remembered.clear();
         self.keys.retain(|_, key| named.binary_search(&key.tenant).is_err());
         keys.iter().filter_map(|key| self.apply(key).err().map(|error| (key, error))).collect()
     }
@@ -138,6 +147,39 @@ impl KeyRing {
     ///
     /// Source: RFC 7515 §5.2, RFC 7519 §7.2, RFC 8725.
     pub fn verify(&self, token: &str, now_unix_ms: i64) -> Result<Claims, TokenError> {
+        let signed = self.check_signature(token)?;
+        check_today(&signed, &self.limits, &self.revocations, now_unix_ms)?;
+        Ok(signed.claims)
+    }
+
+    /// As [`verify`](Self::verify), with the same outcome for every token at every time; remembers the tokens whose signature held, so
+    /// that one that comes again costs a hash and not a signature. Tokens of a key that was changed or ended are forgotten with it.
+    ///
+    /// # Errors
+    /// As [`verify`](Self::verify).
+    pub fn verify_remembering(&mut self, token: &str, now_unix_ms: i64) -> Result<Claims, TokenError> {
+        if self.remembered.is_off() || token.len() > TOKEN_BYTES_MAX {
+            return self.verify(token, now_unix_ms);
+        }
+        let hash = TokenHash::of(token);
+        if let Some(signed) = self.remembered.get(&hash) {
+            check_today(signed, &self.limits, &self.revocations, now_unix_ms)?;
+            return Ok(signed.claims.clone());
+        }
+        let signed = self.check_signature(token)?;
+        check_today(&signed, &self.limits, &self.revocations, now_unix_ms)?;
+        let claims = signed.claims.clone();
+        self.remembered.insert(hash, signed);
+        Ok(claims)
+    }
+
+    /// How many tokens it remembers.
+    pub fn remembered(&self) -> usize {
+        self.remembered.len()
+    }
+
+    /// What the signature vouches for, if it holds and the claims are of the key's tenant: all that time does not change.
+    fn check_signature(&self, token: &str) -> Result<Signed, TokenError> {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(TokenError::TooLong { len: token.len() });
         }
@@ -165,33 +207,39 @@ impl KeyRing {
         if claims.tenant != key.tenant {
             return Err(TokenError::ForeignTenant);
         }
-        self.check_time(&claims, not_before_ms, now_unix_ms)?;
-        if self.revocations.refuses(&claims) {
-            return Err(TokenError::Revoked);
-        }
-        Ok(claims)
+        Ok(Signed { claims, not_before_ms })
     }
 
     /// Whether a token that was verified before has been revoked since; for sessions that are open.
     pub fn is_revoked(&self, claims: &Claims) -> bool {
         self.revocations.refuses(claims)
     }
+}
 
-    fn check_time(&self, claims: &Claims, not_before_ms: Option<i64>, now_unix_ms: i64) -> Result<(), TokenError> {
-        let life_max_ms = millis(self.limits.life_max);
-        let life_ms = claims.expires_at_ms - claims.issued_at_ms;
-        if life_ms > life_max_ms {
-            return Err(TokenError::Claims(format!("life is {life_ms} ms, limit is {life_max_ms}")));
-        }
-        if claims.expires_at_ms <= now_unix_ms {
-            return Err(TokenError::Expired { ago_ms: now_unix_ms.saturating_sub(claims.expires_at_ms) });
-        }
-        let latest_ms = now_unix_ms.saturating_add(millis(self.limits.leeway));
-        if claims.issued_at_ms > latest_ms || not_before_ms.is_some_and(|not_before_ms| not_before_ms > latest_ms) {
-            return Err(TokenError::NotYet);
-        }
-        Ok(())
+/// Time and revocations: what has to be checked again whenever a token is presented.
+fn check_today(
+    signed: &Signed,
+    limits: &KeyRingLimits,
+    revocations: &Revocations,
+    now_unix_ms: i64,
+) -> Result<(), TokenError> {
+    let Signed { claims, not_before_ms } = signed;
+    let life_max_ms = millis(limits.life_max);
+    let life_ms = claims.expires_at_ms - claims.issued_at_ms;
+    if life_ms > life_max_ms {
+        return Err(TokenError::Claims(format!("life is {life_ms} ms, limit is {life_max_ms}")));
     }
+    if claims.expires_at_ms <= now_unix_ms {
+        return Err(TokenError::Expired { ago_ms: now_unix_ms.saturating_sub(claims.expires_at_ms) });
+    }
+    let latest_ms = now_unix_ms.saturating_add(millis(limits.leeway));
+    if claims.issued_at_ms > latest_ms || not_before_ms.is_some_and(|not_before_ms| not_before_ms > latest_ms) {
+        return Err(TokenError::NotYet);
+    }
+    if revocations.refuses(claims) {
+        return Err(TokenError::Revoked);
+    }
+    Ok(())
 }
 
 #[derive(Deserialize)]

@@ -62,7 +62,7 @@ pub(crate) enum Heard {
 struct Names;
 
 impl VerifyToken for Names {
-    fn verify(&self, token: &str, unix_ms: i64) -> Result<VerifiedToken, Code> {
+    fn verify(&mut self, token: &str, unix_ms: i64) -> Result<VerifiedToken, Code> {
         match token {
             "bad" => return Err(Code::BadToken),
             "expired" => return Err(Code::TokenExpired),

@@ -23,7 +23,7 @@ const EPOCH_MS: i64 = 1_700_000_000_000;
 pub(crate) struct Verifier;
 
 impl VerifyToken for Verifier {
-    fn verify(&self, token: &str, unix_ms: i64) -> Result<VerifiedToken, Code> {
+    fn verify(&mut self, token: &str, unix_ms: i64) -> Result<VerifiedToken, Code> {
         let parts: Vec<&str> = token.split('/').collect();
         let &[user, id, issued, expires] = &parts[..] else { return Err(Code::BadToken) };
         let expires_ms: i64 = expires.parse().map_err(|_| Code::BadToken)?;
