@@ -24,17 +24,44 @@ pub(super) struct Door {
     listener: Option<Listener>,
     /// Nobody is let in before: no descriptor was left.
     paused_until: Option<Instant>,
+    crowd: Crowd,
+}
+
+/// How many connections to expect behind a ready listener. To ask for one too many is dear: the kernel makes a socket and a descriptor
+/// before it looks whether anybody waits. To ask for too few costs a turn, since the listener stays ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Crowd {
+    expected: usize,
+    /// The last turn that took all it expected.
+    filled_in: u64,
+}
+
+impl Crowd {
+    const NONE: Self = Self { expected: 1, filled_in: 0 };
+
+    /// A turn took so many, and `more` may wait.
+    fn took(&mut self, turn: u64, taken: usize, more: bool) {
+        if !more {
+            self.expected = taken.max(1);
+        } else {
+            // Full in two turns that follow each other: it is a crowd, and nobody who came alone twice.
+            if self.filled_in + 1 == turn {
+                self.expected = taken.saturating_mul(2);
+            }
+            self.filled_in = turn;
+        }
+    }
 }
 
 impl Door {
     pub(super) fn new(poller: &Poller, listener: Listener) -> io::Result<Self> {
         poller.add(&listener, LISTENER, Interest::Read)?;
-        Ok(Self { listener: Some(listener), paused_until: None })
+        Ok(Self { listener: Some(listener), paused_until: None, crowd: Crowd::NONE })
     }
 
     /// Lets nobody in any more.
     pub(super) fn close(&mut self) {
-        *self = Self { listener: None, paused_until: None };
+        *self = Self { listener: None, paused_until: None, crowd: Crowd::NONE };
     }
 
     /// When [`Door::resume`] is due.
@@ -68,10 +95,15 @@ impl Shard {
     /// # Errors
     /// From the operating system, if the listener itself is broken.
     pub(super) fn accept(&mut self, now: Now) -> io::Result<()> {
-        for _ in 0..self.turn.accepts_max {
+        let turn = self.stats.turns_total;
+        let expected = self.door.crowd.expected.min(self.turn.accepts_max);
+        for taken in 0..expected {
             let Some(listener) = &self.door.listener else { return Ok(()) };
             match listener.accept()? {
-                Accepted::Nobody => return Ok(()),
+                Accepted::Nobody => {
+                    self.door.crowd.took(turn, taken, false);
+                    return Ok(());
+                }
                 Accepted::Connection(fd) => self.welcome(now, fd),
                 Accepted::NoDescriptors => {
                     self.stats.accept_pauses_total += 1;
@@ -82,6 +114,7 @@ impl Shard {
                 }
             }
         }
+        self.door.crowd.took(turn, expected, true);
         Ok(())
     }
 
@@ -118,5 +151,30 @@ impl Shard {
         if self.parting.refused() < REFUSED_MAX {
             self.parting.insert(now.instant, &self.poller, fd, full(), Origin::Refused, None);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crowd_is_noticed_and_forgotten() {
+        let mut crowd = Crowd::NONE;
+        let mut check = |turn: u64, taken: usize, more: bool, expect: usize| {
+            crowd.took(turn, taken, more);
+            assert_eq!(crowd.expected, expect, "turn {turn}");
+        };
+        // One now and then: never one too many is asked for.
+        check(10, 1, true, 1);
+        check(12, 1, true, 1);
+        check(20, 1, true, 1);
+        check(21, 1, true, 2);
+        check(22, 2, true, 4);
+        check(23, 4, true, 8);
+        check(24, 5, false, 5);
+        check(25, 5, true, 5);
+        check(26, 5, true, 10);
+        check(40, 0, false, 1);
     }
 }
