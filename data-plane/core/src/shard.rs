@@ -36,6 +36,9 @@ use self::control::Reauthorize;
 use self::request::Waiter;
 use self::time::{Chore, Random};
 
+/// No further round of pages begins in a turn that started so many: it must not become long.
+const PAGES_PER_TURN: usize = 512;
+
 /// One shard of a data node: the sessions that connected to it, and the homes of the channels whose slots are its own.
 pub struct Shard<V> {
     config: Config,
@@ -230,9 +233,15 @@ impl<V: VerifyToken> Shard<V> {
     /// Ends a turn: what arrived together leaves together.
     pub fn end_turn(&mut self, now: Now) {
         self.look_for_revoked();
-        self.start_pages(now);
+        let mut pages = self.start_pages();
         self.join_groups(now);
         self.take_local_hops(now);
+        // Short pages from windows that are here have made room for the next ones: what a client resumes leaves in one write. A queue
+        // is not written meanwhile, so the bytes of a session's pages are bounded as in one round.
+        while !self.paced.is_empty() && pages < PAGES_PER_TURN {
+            pages += self.start_pages().max(1);
+            self.take_local_hops(now);
+        }
         self.ask_again();
         self.repeat_reauthorize(now);
         self.with_homes(now, Homes::end_turn);
@@ -249,7 +258,7 @@ impl<V: VerifyToken> Shard<V> {
     }
 
     fn take_local_hops(&mut self, now: Now) {
-        // Ends: what a page sets off waits for the next turn, in `paced` and `groups`.
+        // Ends: what a page sets off waits in `paced` and `groups`.
         while let Some(hop) = self.links.poll_local() {
             self.handle_hop(now, self.index, hop);
         }

@@ -6,10 +6,10 @@ mod desk;
 
 use std::time::Duration;
 
-use desk::{ATTACH, Desk, Heard, LIVE, SHARD_TICK_MS};
+use desk::{ATTACH, Desk, Heard, LIVE, SHARD_TICK_MS, after};
 use millrace_core::{Config, Drain, Rate};
 use millrace_protocol::Code;
-use millrace_protocol::client::{ClientBody, Hello, HistoryClass, HistoryRange, HistoryRequest, VERSION};
+use millrace_protocol::client::{ClientBody, Hello, HistoryClass, HistoryRange, HistoryRequest, Subscribe, VERSION};
 use millrace_protocol::node::{RevokedTokens, SlowConsumer, TokensRevoked};
 
 const DURABLE: (HistoryClass, SlowConsumer) = (HistoryClass::Durable, SlowConsumer::Disconnect);
@@ -437,6 +437,34 @@ fn homes_are_given_back_in_batches() {
 }
 
 /// History that waits for a slow reader is not read any more once its membership is over.
+/// Short pages that are at hand are not paced turn by turn.
+#[test]
+fn a_resume_of_many_channels_leaves_in_one_write() {
+    let mut desk = desk();
+    let names: Vec<String> = (0..40).map(|number| format!("room-{number}")).collect();
+    let bob = desk.open("bob");
+    for name in &names {
+        let channel = desk.channel(name, DURABLE, &["ann", "bob"]);
+        desk.subscribe(bob, 2, name, LIVE);
+        desk.publish(bob, 3, channel, 1, b"missed");
+    }
+    let mut resume = || {
+        let ann = desk.connect();
+        let subscriptions = names.iter().map(|name| Subscribe { channel: name, start: after(0) }).collect();
+        let (version_min, version_max) = (VERSION, VERSION);
+        let hello = Hello { version_min, version_max, features: 0, token: "ann", agent: "", subscriptions };
+        desk.ask(ann, 1, ClientBody::Hello(hello));
+        let heard = desk.heard(ann);
+        let count = |what: fn(&Heard) -> bool| heard.iter().filter(|heard| what(heard)).count();
+        assert_eq!(count(|heard| matches!(heard, Heard::Resumed(1, _, 1))), names.len());
+        assert_eq!(count(|heard| matches!(heard, Heard::Message(_, 1))), names.len());
+        desk.writes(ann)
+    };
+    // The welcome does not wait for what the control plane says of the channels.
+    assert_eq!(resume(), 2);
+    assert_eq!(resume(), 1, "all is known");
+}
+
 #[test]
 fn a_page_that_waits_goes_with_the_membership() {
     let mut desk = desk();

@@ -405,8 +405,9 @@ impl<V: VerifyToken> Shard<V> {
         }
     }
 
-    /// Starts the pages that sessions have room for.
-    pub(super) fn start_pages(&mut self, _now: Now) {
+    /// Starts the pages that sessions have room for, and gives their number.
+    pub(super) fn start_pages(&mut self) -> usize {
+        let mut pages = 0;
         for key in std::mem::take(&mut self.paced) {
             if let Some(pacing) = self.sessions.get_mut(key).and_then(|session| session.pacing.as_mut()) {
                 pacing.ready = false;
@@ -416,7 +417,9 @@ impl<V: VerifyToken> Shard<V> {
                     Paced::Replay(channel) => self.start_replay(key, channel),
                     Paced::History { request, body } => self.start_history(key, request, body),
                 };
-                if !started {
+                if started {
+                    pages += 1;
+                } else {
                     self.release(key);
                 }
             }
@@ -426,6 +429,7 @@ impl<V: VerifyToken> Shard<V> {
                 session.pacing = None;
             }
         }
+        pages
     }
 
     fn next_page(&mut self, key: SessionKey) -> Option<Paced> {

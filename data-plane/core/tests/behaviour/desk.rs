@@ -76,6 +76,7 @@ impl VerifyToken for Names {
 
 #[derive(Default)]
 struct Peer {
+    writes: usize,
     stopped: bool,
     bytes: Vec<u8>,
     closed: Option<Code>,
@@ -351,6 +352,7 @@ impl Desk {
         let Some(outbound) = self.shard.outbound(session) else { return };
         let mut bytes = 0;
         if !peer.stopped {
+            peer.writes += 1;
             for segment in outbound.segments() {
                 peer.bytes.extend(segment);
                 bytes += segment.len();
@@ -358,6 +360,11 @@ impl Desk {
         }
         let blocked = peer.stopped;
         self.shard.handle_written(self.now, session, Written { bytes, blocked });
+    }
+
+    /// How often the session was written to.
+    pub(crate) fn writes(&self, session: SessionKey) -> usize {
+        self.peers[&session].writes
     }
 
     pub(crate) fn stop_reading(&mut self, session: SessionKey) {
