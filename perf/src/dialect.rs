@@ -27,7 +27,8 @@ pub(crate) trait Dialect {
     /// Publishes a payload to the channel in this place of the plan's `publish`. `number` is told back in [`Event::Acknowledged`].
     fn publish(&self, session: &mut Session, place: usize, number: u32, payload: &[u8], out: &mut Outbox<'_>);
 
-    /// Asks for a page of history of the channel in this place of the plan; [`Event::Page`] answers. `false` if the subject has none.
+    /// Asks for a page of history of the channel in this place of the plan, just before an offset, or the newest if that is 0;
+    /// [`Event::Page`] answers. `false` if the subject has none.
     fn history(&self, session: &mut Session, place: usize, before: u64, out: &mut Outbox<'_>) -> bool {
         let _ = (session, place, before, out);
         false

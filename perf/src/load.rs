@@ -16,6 +16,7 @@ use slab::Slab;
 
 use crate::dialect::{Dialect, Event, Plan, Session};
 use crate::stamp::{self, Stamps};
+pub(crate) use client::Options;
 use client::{Client, Got};
 
 /// Events taken from the system at a time.
@@ -91,14 +92,14 @@ impl Fleet {
     /// # Errors
     /// From the operating system: no descriptor or no port is left.
     pub(crate) fn open(&mut self, plan: Plan) -> Result<usize> {
-        self.open_with(plan, client::Options::default())
+        self.open_with(plan, Options::default())
     }
 
     /// As [`open`](Self::open), on a socket that differs from the rest.
     ///
     /// # Errors
     /// As [`open`](Self::open).
-    pub(crate) fn open_with(&mut self, plan: Plan, options: client::Options) -> Result<usize> {
+    pub(crate) fn open_with(&mut self, plan: Plan, options: Options) -> Result<usize> {
         let client = Client::connect(self.target, Session::new(self.opened, plan), options)
             .with_context(|| format!("connect client {} to {}", self.opened, self.target))?;
         self.opened += 1;

@@ -1,23 +1,17 @@
 //! Benchmarks of real-time servers from outside: real processes, real sockets, CPU time and memory from the kernel's books, peers and the
 //! bare limit in the same run. `perf/README.md` says how to read what it prints.
 #![forbid(unsafe_code)]
-#![allow(dead_code, reason = "workloads are ported one after the other")]
 
-mod bench;
 mod dialect;
-mod figure;
 mod load;
 mod machine;
-mod old;
 mod print;
 mod process;
 mod report;
 mod run;
 mod scenario;
-mod server;
 mod stamp;
 mod subject;
-mod wire;
 mod workload;
 
 use anyhow::Result;
@@ -52,8 +46,6 @@ enum Command {
         #[arg(long, value_enum)]
         ring: subject::bare::Ring,
     },
-    #[command(hide = true)]
-    Old(old::Cli),
 }
 
 fn main() -> Result<()> {
@@ -61,6 +53,5 @@ fn main() -> Result<()> {
         Command::Run(arguments) => run::run(&arguments),
         Command::List(arguments) => run::list(&arguments),
         Command::Bare { ring } => subject::bare::serve(ring),
-        Command::Old(cli) => old::main(&cli),
     }
 }

@@ -96,6 +96,10 @@ pub(crate) const LATENCY: [(Metric, f64); 5] = [
     (metric("latency p99.9", "ms", Better::Lower), 0.999),
     (metric("latency max", "ms", Better::Lower), 1.0),
 ];
+pub(crate) const LATENCY_P95: Metric = metric("latency p95", "ms", Better::Lower);
+pub(crate) const PAGE_P50: Metric = metric("page p50", "ms", Better::Lower);
+pub(crate) const PAGE_P95: Metric = metric("page p95", "ms", Better::Lower);
+pub(crate) const CPU_PER_ACTION: Metric = metric("cpu per action", "µs", Better::Lower);
 pub(crate) const DELIVERIES: Metric = metric("deliveries", "/s", Better::Higher);
 pub(crate) const SATURATION: Metric = metric("deliveries at saturation", "/s", Better::Higher);
 pub(crate) const LOST: Metric = metric("lost", "%", Better::Lower);

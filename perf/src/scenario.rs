@@ -31,6 +31,12 @@ pub(crate) struct Scenario {
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Workload {
     Fanout(Fanout),
+    Storm(Storm),
+    Idle(Idle),
+    Publish(Publish),
+    Slow(Slow),
+    History(HistoryPaging),
+    Mix(Mix),
 }
 
 /// Messages to channels, to all their subscribers, at steady rates. Open loop.
@@ -55,6 +61,129 @@ pub(crate) struct Fanout {
     pub(crate) saturate_until_p99: Option<Duration>,
 }
 
+/// Sessions that come and go: connect, authenticate, subscribe, close; or resume, where they have missed something.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Storm {
+    pub(crate) sessions: u32,
+    /// Under way at a time.
+    pub(crate) side_by_side: u32,
+    pub(crate) channels: u32,
+    /// Of each session.
+    pub(crate) channels_each: u32,
+    /// Messages behind each position that a session comes back with; 0: it is new.
+    #[serde(default)]
+    pub(crate) missed: u32,
+    #[serde(default = "small_payload")]
+    pub(crate) payload: usize,
+    #[serde(default)]
+    pub(crate) history: History,
+    pub(crate) credentials: Vec<Credential>,
+}
+
+/// Sessions that only wait.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Idle {
+    pub(crate) channels: u32,
+    /// Sessions at the first and at the second reading.
+    pub(crate) populations: [u32; 2],
+    /// How long CPU time is counted; a heartbeat's interval or a multiple of it is fair.
+    #[serde(with = "humantime_serde")]
+    pub(crate) hold: Duration,
+    #[serde(default)]
+    pub(crate) history: History,
+}
+
+/// Publishers that keep messages under way. Closed loop.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Publish {
+    pub(crate) publishers: u32,
+    pub(crate) channels: u32,
+    /// Of each publisher.
+    pub(crate) in_flight: Vec<u32>,
+    pub(crate) payload: usize,
+    pub(crate) history: History,
+    pub(crate) wait_for: Answer,
+    #[serde(with = "humantime_serde")]
+    pub(crate) warm_up: Duration,
+    #[serde(with = "humantime_serde")]
+    pub(crate) measure: Duration,
+}
+
+/// What a publisher waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Answer {
+    /// That the message is accepted.
+    Acknowledgement,
+    /// The message itself, as a subscriber.
+    Echo,
+}
+
+/// One that never reads among many that do.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Slow {
+    pub(crate) subscribers: u32,
+    /// Of each round.
+    pub(crate) messages: u32,
+    /// Per second.
+    pub(crate) rate: f64,
+    pub(crate) payload: usize,
+    pub(crate) pairs: u32,
+    /// What the one that never reads has to be closed with.
+    #[serde(default)]
+    pub(crate) close_code: Option<u16>,
+    #[serde(default)]
+    pub(crate) history: History,
+}
+
+/// Pages from the newest to the oldest of one channel.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct HistoryPaging {
+    pub(crate) messages: u64,
+    pub(crate) payload: usize,
+    /// Read at each depth.
+    pub(crate) pages: u32,
+}
+
+/// People who read, write, scroll and come back. Open loop.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Mix {
+    pub(crate) users: u32,
+    pub(crate) channels: u32,
+    pub(crate) channels_each: u32,
+    /// Of all users together, per second; what else they do follows from the weights.
+    pub(crate) posts: Vec<f64>,
+    pub(crate) payload: usize,
+    pub(crate) history: History,
+    pub(crate) weights: Weights,
+    #[serde(with = "humantime_serde")]
+    pub(crate) warm_up: Duration,
+    #[serde(with = "humantime_serde")]
+    pub(crate) measure: Duration,
+}
+
+/// How often people do something for each message that they post.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Weights {
+    /// Look at another channel: its newest page.
+    pub(crate) switch_channel: f64,
+    /// Scroll up: the page before.
+    pub(crate) scroll: f64,
+    /// Lose the connection and come back.
+    pub(crate) reconnect: f64,
+}
+
+fn small_payload() -> usize {
+    170
+}
+
 macro_rules! built_in {
     ($($name:literal),* $(,)?) => {
         /// Name and text of each scenario that comes with the program.
@@ -63,7 +192,22 @@ macro_rules! built_in {
     };
 }
 
-built_in!["big-room", "fanout", "fanout-saturation", "fanout-sizes", "rooms", "smoke"];
+built_in![
+    "big-room",
+    "chat",
+    "connect",
+    "echo",
+    "fanout",
+    "fanout-saturation",
+    "fanout-sizes",
+    "history",
+    "idle",
+    "publish",
+    "resume",
+    "rooms",
+    "slow-reader",
+    "smoke",
+];
 
 impl Scenario {
     /// A scenario by the name of a built-in one, or by the path of a file.
@@ -95,11 +239,83 @@ impl Scenario {
     }
 }
 
+/// Bytes of a payload that the time of sending fits into and every subject takes.
+fn check_payload(bytes: usize) -> Result<()> {
+    let least = crate::stamp::BYTES_MIN;
+    ensure!(
+        (least..=60_000).contains(&bytes),
+        "a payload has to be {least} to 60000 bytes: the time of sending is in it"
+    );
+    Ok(())
+}
+
+fn check_above_0(name: &str, value: u32) -> Result<()> {
+    ensure!(value > 0, "{name} has to be 1 or more");
+    Ok(())
+}
+
+fn check_rate(rate: f64) -> Result<()> {
+    ensure!(rate > 0.0 && rate <= 1e7, "a rate has to be above 0, and 10,000,000/s at most; here is {rate}");
+    Ok(())
+}
+
 impl Workload {
     fn check(&self) -> Result<()> {
         match self {
             Self::Fanout(fanout) => fanout.check(),
+            Self::Storm(storm) => {
+                check_above_0("sessions", storm.sessions)?;
+                check_above_0("side-by-side", storm.side_by_side)?;
+                check_above_0("channels-each", storm.channels_each)?;
+                ensure!(storm.channels >= storm.channels_each, "channels has to be channels-each or more");
+                ensure!(!storm.credentials.is_empty(), "credentials need a value");
+                ensure!(storm.missed == 0 || storm.history != History::None, "without history nothing can be missed");
+                check_payload(storm.payload)
+            }
+            Self::Idle(idle) => {
+                let [few, many] = idle.populations;
+                ensure!(few < many, "populations have to grow: {few} is not less than {many}");
+                check_above_0("channels", idle.channels)
+            }
+            Self::Publish(publish) => {
+                check_above_0("publishers", publish.publishers)?;
+                ensure!(publish.channels >= publish.publishers, "each publisher needs a channel of its own");
+                publish.in_flight.iter().try_for_each(|&count| check_above_0("in-flight", count))?;
+                ensure!(
+                    !publish.in_flight.is_empty() && !publish.measure.is_zero(),
+                    "in-flight and measure need a value"
+                );
+                check_payload(publish.payload)
+            }
+            Self::Slow(slow) => {
+                check_above_0("subscribers", slow.subscribers)?;
+                check_above_0("messages", slow.messages)?;
+                check_rate(slow.rate)?;
+                check_payload(slow.payload)
+            }
+            Self::History(paging) => {
+                ensure!(paging.messages >= 1_000, "messages has to be 1000 or more");
+                check_above_0("pages", paging.pages)?;
+                check_payload(paging.payload)
+            }
+            Self::Mix(mix) => {
+                check_above_0("users", mix.users)?;
+                check_above_0("channels-each", mix.channels_each)?;
+                ensure!(mix.channels >= mix.channels_each, "channels has to be channels-each or more");
+                mix.posts.iter().try_for_each(|&rate| check_rate(rate))?;
+                let Weights { switch_channel, scroll, reconnect } = mix.weights;
+                ensure!(
+                    [switch_channel, scroll, reconnect].iter().all(|weight| *weight >= 0.0),
+                    "weights have to be 0 or more"
+                );
+                check_payload(mix.payload)
+            }
         }
+    }
+
+    /// What clients prove themselves with, where the workload does not say.
+    pub(crate) fn credential(&self) -> Credential {
+        Credential::default()
     }
 }
 
@@ -107,26 +323,12 @@ impl Fanout {
     fn check(&self) -> Result<()> {
         let lists = [self.channels.len(), self.subscribers.len(), self.rates.len(), self.payloads.len()];
         ensure!(lists.iter().all(|&length| length > 0), "channels, subscribers, rates and payloads each need a value");
-        ensure!(self.channels.iter().all(|&count| count > 0), "channels have to be 1 or more");
-        ensure!(self.subscribers.iter().all(|&count| count > 0), "subscribers have to be 1 or more");
-        ensure!(
-            self.rates.iter().all(|&rate| rate > 0.0 && rate <= 1e7),
-            "rates have to be above 0, and 10,000,000/s at most"
-        );
-        let least = crate::stamp::BYTES_MIN;
-        ensure!(
-            self.payloads.iter().all(|bytes| (least..=60_000).contains(bytes)),
-            "payloads have to be {least} to 60000 bytes: the time of sending is in them"
-        );
+        self.channels.iter().try_for_each(|&count| check_above_0("channels", count))?;
+        self.subscribers.iter().try_for_each(|&count| check_above_0("subscribers", count))?;
+        self.rates.iter().try_for_each(|&rate| check_rate(rate))?;
+        self.payloads.iter().try_for_each(|&bytes| check_payload(bytes))?;
         ensure!(!self.measure.is_zero(), "measure has to be longer than nothing");
         Ok(())
-    }
-}
-
-/// The credential that a workload asks for.
-impl Workload {
-    pub(crate) fn credential(&self) -> Credential {
-        Credential::default()
     }
 }
 

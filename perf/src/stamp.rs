@@ -15,7 +15,8 @@ const DIGITS: usize = BYTES_MIN - MARKER.len();
 pub(crate) fn write(size: usize, intended_ns: u64, out: &mut Vec<u8>) {
     out.clear();
     out.extend_from_slice(MARKER);
-    out.extend((0..DIGITS).rev().map(|digit| b"0123456789abcdef"[(intended_ns >> (4 * digit)) as usize & 15]));
+    let digit = |nibble: u8| b"0123456789abcdef"[usize::from(nibble)];
+    out.extend(intended_ns.to_be_bytes().into_iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]));
     out.resize(size.max(BYTES_MIN), b'x');
 }
 

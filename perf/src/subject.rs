@@ -76,6 +76,15 @@ pub(crate) enum Credential {
     Hs256,
 }
 
+impl Credential {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::EdDsa => "eddsa",
+            Self::Hs256 => "hs256",
+        }
+    }
+}
+
 /// A subject that runs; it ends with this value.
 pub(crate) struct Running {
     pub(crate) address: SocketAddr,
@@ -86,7 +95,10 @@ pub(crate) struct Running {
     /// Those of them that hold the sessions, where others do other work; the same as `processes` otherwise.
     pub(crate) session_processes: Vec<u32>,
     /// What ends with it, in this order.
+    #[expect(dead_code, reason = "held until the end")]
     pub(crate) owned: Vec<Owned>,
+    /// Where it keeps its files; goes after them.
+    #[expect(dead_code, reason = "held until the end")]
     pub(crate) folder: Option<tempfile::TempDir>,
 }
 

@@ -1,6 +1,12 @@
 //! What is done to a subject, one file each, and what they share.
 
 pub(crate) mod fanout;
+pub(crate) mod history;
+pub(crate) mod idle;
+pub(crate) mod mix;
+pub(crate) mod publish;
+pub(crate) mod slow;
+pub(crate) mod storm;
 
 use std::time::{Duration, Instant};
 
@@ -36,6 +42,12 @@ pub(crate) fn run(run: &mut Run<'_>) -> Result<()> {
     let scenario = run.scenario;
     match &scenario.workload {
         Workload::Fanout(fanout) => fanout::run(fanout, run),
+        Workload::Storm(storm) => storm::run(storm, run),
+        Workload::Idle(idle) => idle::run(idle, run),
+        Workload::Publish(publish) => publish::run(publish, run),
+        Workload::Slow(slow) => slow::run(slow, run),
+        Workload::History(paging) => history::run(paging, run),
+        Workload::Mix(mix) => mix::run(mix, run),
     }
 }
 

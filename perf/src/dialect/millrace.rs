@@ -115,10 +115,8 @@ impl Dialect for Millrace {
     }
 
     fn history(&self, session: &mut Session, place: usize, before: u64, out: &mut Outbox<'_>) -> bool {
-        let (Some(channel), Some(before)) = (ChannelId::new(session.handles[place]), Offset::new(before)) else {
-            return false;
-        };
-        let range = HistoryRange::Before(before);
+        let Some(channel) = ChannelId::new(session.handles[place]) else { return false };
+        let range = Offset::new(before).map_or(HistoryRange::Newest, HistoryRange::Before);
         send(ClientBody::History(HistoryRequest { channel, messages_max: PAGE, range }), 1, out);
         true
     }

@@ -124,13 +124,20 @@ impl Client {
             self.phase = Phase::Open;
             dialect.begin(&mut self.session, &mut Outbox { bytes: &mut self.output, events });
         }
+        let mut found = Vec::new();
         let mut feed = self.decoder.feed(input);
         while let Some(event) = feed.next_event().context("read a WebSocket frame")? {
             match event {
                 WsEvent::Message { payload, .. } => {
-                    let count = stamps.each(payload, &mut delivered);
+                    found.clear();
+                    let count = stamps.each(payload, |intended| found.push(intended));
+                    let told = events.len();
                     let mut out = Outbox { bytes: &mut self.output, events };
                     dialect.receive(&mut self.session, payload, count, &mut out)?;
+                    // What a page of history shows was delivered before.
+                    if !events[told..].iter().any(|event| matches!(event, Event::Page { .. })) {
+                        found.iter().for_each(|&intended| delivered(intended));
+                    }
                 }
                 WsEvent::Ping(payload) => {
                     let opcode = millrace_protocol::ws::Opcode::Pong;
