@@ -90,7 +90,7 @@ impl Dialect for Millrace {
                     out.event(Event::Ready);
                 }
             }
-            ServerBody::Published(_) => out.event(Event::Acknowledged { number: frame.request }),
+            ServerBody::Published(_) => out.event(Event::Acknowledged { number: frame.request.wrapping_sub(1) }),
             ServerBody::Ping => send(ClientBody::Pong, 0, out),
             ServerBody::Error { code, message, .. } => bail!("the server says {code}: {message}"),
             ServerBody::Unsubscribed { code, reason, .. } => {
@@ -111,7 +111,8 @@ impl Dialect for Millrace {
             sequence: ProducerSequence::new(session.sent[place]).expect("counted from 1"),
             body: payload,
         };
-        send(ClientBody::Publish(body), number, out);
+        // Request 0 would stand for none.
+        send(ClientBody::Publish(body), number.wrapping_add(1), out);
     }
 
     fn history(&self, session: &mut Session, place: usize, before: u64, out: &mut Outbox<'_>) -> bool {

@@ -15,7 +15,7 @@ use crate::scenario::HistoryPaging;
 use crate::subject::{History, Needs};
 
 /// Messages under way while the channel is filled.
-const FILL_IN_FLIGHT: u64 = 4_096;
+const FILL_IN_FLIGHT: u64 = 512;
 /// Depths into the past, as shares of the channel: the newest page, and the oldest.
 const DEPTHS: [f64; 4] = [0.0, 0.25, 0.75, 1.0];
 const PAGE: u64 = 50;
