@@ -1,12 +1,15 @@
 //! Benchmarks of real-time servers from outside: real processes, real sockets, CPU time and memory from the kernel's books, peers and the
 //! bare limit in the same run. `perf/README.md` says how to read what it prints.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod dialect;
+mod limit;
 mod load;
 mod machine;
 mod print;
 mod process;
+#[expect(unsafe_code, reason = "its buffers and options have no safe wrapper in the dependency graph")]
+mod raw;
 mod report;
 mod run;
 mod scenario;
@@ -39,6 +42,8 @@ enum Command {
     Run(run::Arguments),
     /// Lists scenarios and subjects, and what is missing to run them
     List(run::ListArguments),
+    /// Measures the limits of this machine alone: system calls, a disk's flush, a seal
+    Limits(limit::Arguments),
     /// The bare sender: a subject of `run`, which starts it
     #[command(hide = true)]
     Bare {
@@ -52,6 +57,7 @@ fn main() -> Result<()> {
     match Cli::parse().command {
         Command::Run(arguments) => run::run(&arguments),
         Command::List(arguments) => run::list(&arguments),
+        Command::Limits(arguments) => limit::main(&arguments),
         Command::Bare { ring } => subject::bare::serve(ring),
     }
 }

@@ -1,5 +1,6 @@
 //! The report as a table for a terminal.
 
+use crate::limit::{self, Limit};
 use crate::report::{Figure, Report};
 
 /// Prints medians, spreads and ratios to the limit, point by point.
@@ -14,9 +15,11 @@ pub(crate) fn table(report: &Report) {
         let (low, high) = figure.spread();
         let limit = report.limit_of(figure).and_then(|limit| figure.ratio_to(limit));
         let limit = limit.map_or_else(String::new, |ratio| format!("  {ratio:.2} × limit"));
+        let beside = limit::beside(report, figure);
+        let beside = beside.map_or_else(String::new, |beside| format!("  {beside}"));
         let bound = if figure.load_bound > 0 { "  (load generator at its limit)" } else { "" };
         println!(
-            "  {:14} {:32} {:>12} {:3} ({} to {}){limit}{bound}",
+            "  {:14} {:32} {:>12} {:3} ({} to {}){limit}{beside}{bound}",
             figure.subject,
             figure.metric,
             number(figure.median()),
@@ -25,11 +28,23 @@ pub(crate) fn table(report: &Report) {
             number(high),
         );
     }
+    limits(&report.limits);
     for missing in &report.missing {
         println!("\nmissing: {}; {}", missing.name, missing.missing.install);
     }
     for failure in &report.failures {
         println!("\nfailed: {failure}");
+    }
+}
+
+/// Prints what the machine can do at best.
+pub(crate) fn limits(limits: &[Limit]) {
+    if limits.is_empty() {
+        return;
+    }
+    println!("\nlimits of this machine");
+    for Limit { name, value, unit, low, high } in limits {
+        println!("  {name:47} {:>12} {unit:3} ({} to {})", number(*value), number(*low), number(*high));
     }
 }
 

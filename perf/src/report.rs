@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::limit::Limit;
 use crate::machine::Machine;
 use crate::subject::Missing;
 
@@ -27,6 +28,9 @@ pub(crate) struct Report {
     pub(crate) subjects: Vec<SubjectInfo>,
     /// Subjects that were asked for and are not installed.
     pub(crate) missing: Vec<MissingSubject>,
+    /// What the machine can do at best, in the minute before the first run.
+    #[serde(default)]
+    pub(crate) limits: Vec<Limit>,
     pub(crate) figures: Vec<Figure>,
     /// What went wrong, in words; the figures it would have given are not there.
     pub(crate) failures: Vec<String>,

@@ -1,6 +1,6 @@
 //! `millrace-perf run`: scenarios by subjects, in turns, into one report.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -12,7 +12,7 @@ use crate::machine::{Cores, Machine};
 use crate::report::{FORMAT, MissingSubject, Report};
 use crate::scenario::{BUILT_IN, Scenario};
 use crate::subject::{self, Subject};
-use crate::{print, workload};
+use crate::{limit, print, workload};
 
 /// What to measure, and where.
 #[derive(Debug, Args)]
@@ -74,12 +74,17 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         interrupted: false,
         subjects: Vec::new(),
         missing: Vec::new(),
+        limits: Vec::new(),
         figures: Vec::new(),
         failures: Vec::new(),
     };
     let subjects = chosen(arguments, &subject_cores, &mut report)?;
     let stop = stop_flag()?;
     let began = Instant::now();
+    make_folder(&arguments.out)?;
+    eprintln!("    0 s  limits of this machine");
+    let place = limit::Place { subject: &subject_cores, load: &load_cores, folder: &arguments.out };
+    report.limits = limit::measure(place, &|what| eprintln!("note: {what}"));
     for scenario in &scenarios {
         for number in 0..arguments.runs.unwrap_or(scenario.runs) {
             // Each run begins with another subject: what a minute of the machine was like falls on all alike.
@@ -122,8 +127,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
+fn make_folder(folder: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))
+}
+
 fn write(arguments: &Arguments, report: &Report) -> Result<()> {
-    std::fs::create_dir_all(&arguments.out).with_context(|| format!("make {}", arguments.out.display()))?;
     let text = serde_json::to_string_pretty(report).context("write the report as JSON")?;
     let path = arguments.out.join("report.json");
     std::fs::write(&path, &text).with_context(|| format!("write {}", path.display()))?;

@@ -115,6 +115,7 @@ impl Running {
 pub(crate) fn all(server: &Path, cores: &Cores) -> Vec<Box<dyn Subject>> {
     vec![
         Box::new(bare::Bare { ring: bare::Ring::Send }),
+        Box::new(bare::Bare { ring: bare::Ring::Uring }),
         Box::new(millrace::Millrace { binary: server.to_owned(), shards: cores.count() }),
     ]
 }

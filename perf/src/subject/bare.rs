@@ -14,6 +14,7 @@ use clap::ValueEnum;
 use super::{History, Missing, Needs, Running, Subject};
 use crate::dialect;
 use crate::process::Owned;
+use crate::raw::ring::SendRing;
 
 pub(crate) use server::serve;
 
@@ -25,6 +26,8 @@ pub(crate) const NAME: &str = "bare send";
 pub(crate) enum Ring {
     /// One `send` per socket and turn.
     Send,
+    /// The same sends, up to 512 of them with one system call.
+    Uring,
 }
 
 pub(crate) struct Bare {
@@ -35,6 +38,7 @@ impl Subject for Bare {
     fn name(&self) -> &'static str {
         match self.ring {
             Ring::Send => NAME,
+            Ring::Uring => "bare uring",
         }
     }
 
@@ -43,7 +47,14 @@ impl Subject for Bare {
     }
 
     fn missing(&self) -> Option<Missing> {
-        None
+        match self.ring {
+            Ring::Send => None,
+            Ring::Uring => SendRing::new().err().map(|error| Missing {
+                why: format!("no io_uring: {error}"),
+                install: "sysctl kernel.io_uring_disabled=0 (Linux 6.1 or newer; a container's seccomp profile must allow it)"
+                    .to_owned(),
+            }),
+        }
     }
 
     fn start(&self, needs: &Needs) -> Result<Running> {

@@ -1,8 +1,10 @@
-//! The bare sender itself: one thread, one epoll set, one `send` per socket of the room and turn.
+//! The bare sender itself: one thread, one epoll set, one send per socket of the room and turn, alone or in batches.
+
+mod batch;
 
 use std::collections::BTreeSet;
 use std::io::Write;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 
 use anyhow::{Context, Result};
@@ -13,6 +15,7 @@ use slab::Slab;
 
 use super::Ring;
 use crate::dialect::bare::{ENTER, SEND, frame};
+use crate::raw::ring::SendRing;
 
 const LISTENER: u64 = u64::MAX;
 const READ_BYTES: usize = 256 << 10;
@@ -25,6 +28,8 @@ struct Connection {
     input: Vec<u8>,
     /// What found no room in the socket.
     unsent: Vec<u8>,
+    /// It is in the batch that is being collected.
+    is_batched: bool,
 }
 
 #[derive(Default)]
@@ -38,30 +43,13 @@ struct Room {
 ///
 /// # Errors
 /// From the operating system.
-pub(crate) fn serve(_: Ring) -> Result<()> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("bind")?;
-    rustix::net::listen(&listener, 4096).context("listen")?;
-    listener.set_nonblocking(true).context("listen without waiting")?;
-    println!("{}", listener.local_addr()?);
+pub(crate) fn serve(ring: Ring) -> Result<()> {
+    let (mut server, address) = Loop::new(ring)?;
+    println!("{address}");
     std::io::stdout().flush()?;
-    let set = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-    epoll::add(&set, &listener, EventData::new_u64(LISTENER), EventFlags::IN)?;
-    let mut loops = Loop { set, listener, connections: Slab::new(), rooms: Vec::new(), busy: BTreeSet::new() };
     let mut ready = Vec::with_capacity(256);
-    let mut buffer = vec![0; READ_BYTES];
     loop {
-        ready.clear();
-        match epoll::wait(&loops.set, rustix::buffer::spare_capacity(&mut ready), None) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => return Err(error).context("wait"),
-        }
-        for event in &ready {
-            match event.data.u64() {
-                LISTENER => loops.accept()?,
-                id => loops.read(usize::try_from(id)?, event.flags, &mut buffer)?,
-            }
-        }
-        loops.send_all();
+        server.turn(&mut ready)?;
     }
 }
 
@@ -72,16 +60,57 @@ struct Loop {
     rooms: Vec<Room>,
     /// Rooms with frames in this turn.
     busy: BTreeSet<usize>,
+    /// Knows each connection's socket by the connection's number; `None` sends one by one.
+    ring: Option<SendRing>,
+    buffer: Vec<u8>,
 }
 
 impl Loop {
+    /// For the thread that makes it.
+    fn new(ring: Ring) -> Result<(Self, SocketAddr)> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("bind")?;
+        rustix::net::listen(&listener, 4096).context("listen")?;
+        listener.set_nonblocking(true).context("listen without waiting")?;
+        let address = listener.local_addr()?;
+        let set = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        epoll::add(&set, &listener, EventData::new_u64(LISTENER), EventFlags::IN)?;
+        let ring = match ring {
+            Ring::Send => None,
+            Ring::Uring => Some(SendRing::new().context("make a ring")?),
+        };
+        let (connections, rooms, busy, buffer) = (Slab::new(), Vec::new(), BTreeSet::new(), vec![0; READ_BYTES]);
+        Ok((Self { set, listener, connections, rooms, busy, ring, buffer }, address))
+    }
+
+    /// Waits for events, takes them, then sends what they brought; `ready` is a buffer.
+    fn turn(&mut self, ready: &mut Vec<epoll::Event>) -> Result<()> {
+        ready.clear();
+        match epoll::wait(&self.set, rustix::buffer::spare_capacity(ready), None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error).context("wait"),
+        }
+        let mut buffer = std::mem::take(&mut self.buffer);
+        for event in ready {
+            match event.data.u64() {
+                LISTENER => self.accept()?,
+                id => self.read(usize::try_from(id)?, event.flags, &mut buffer)?,
+            }
+        }
+        self.buffer = buffer;
+        self.send_all();
+        Ok(())
+    }
+
     fn accept(&mut self) -> Result<()> {
         while let Ok(socket) = accept_with(&self.listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
             sockopt::set_tcp_nodelay(&socket, true)?;
             let slot = self.connections.vacant_entry();
+            if let Some(ring) = &self.ring {
+                ring.put(u32::try_from(slot.key())?, &socket).context("make a connection known to the ring")?;
+            }
             let data = EventData::new_u64(slot.key() as u64);
             epoll::add(&self.set, socket.as_fd(), data, EventFlags::IN)?;
-            slot.insert(Connection { socket, input: Vec::new(), unsent: Vec::new() });
+            slot.insert(Connection { socket, input: Vec::new(), unsent: Vec::new(), is_batched: false });
         }
         Ok(())
     }
@@ -103,6 +132,9 @@ impl Loop {
             Err(_) => 0,
         };
         if count == 0 {
+            if let Some(ring) = &self.ring {
+                ring.remove(u32::try_from(id)?).context("make the ring forget a connection")?;
+            }
             self.connections.remove(id);
             for room in &mut self.rooms {
                 room.members.retain(|&member| member != id);
@@ -146,14 +178,21 @@ impl Loop {
     }
 
     fn send_all(&mut self) {
-        for room in std::mem::take(&mut self.busy) {
-            let room = &mut self.rooms[room];
-            for &member in &room.members {
-                if let Some(connection) = self.connections.get_mut(member) {
-                    write(&self.set, member, connection, &room.frames);
+        let busy = std::mem::take(&mut self.busy);
+        if let Some(ring) = &mut self.ring {
+            let rooms = busy.iter().map(|&room| &self.rooms[room]);
+            batch::send_all(ring, &self.set, &mut self.connections, rooms);
+        } else {
+            for room in busy.iter().map(|&room| &self.rooms[room]) {
+                for &member in &room.members {
+                    if let Some(connection) = self.connections.get_mut(member) {
+                        write(&self.set, member, connection, &room.frames);
+                    }
                 }
             }
-            room.frames.clear();
+        }
+        for room in busy {
+            self.rooms[room].frames.clear();
         }
     }
 }
@@ -165,12 +204,18 @@ fn write(set: &OwnedFd, id: usize, connection: &mut Connection, bytes: &[u8]) {
         return;
     }
     let sent = send(&connection.socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL).unwrap_or_default();
-    if sent < bytes.len() {
-        connection.unsent.extend_from_slice(&bytes[sent..]);
-        let flags = EventFlags::IN | EventFlags::OUT;
-        // One that is gone says so when it is read.
-        let _ = epoll::modify(set, connection.socket.as_fd(), EventData::new_u64(id as u64), flags);
+    keep(set, id, connection, &bytes[sent..]);
+}
+
+/// Keeps what was not sent, and waits for room.
+fn keep(set: &OwnedFd, id: usize, connection: &mut Connection, rest: &[u8]) {
+    if rest.is_empty() {
+        return;
     }
+    connection.unsent.extend_from_slice(rest);
+    let flags = EventFlags::IN | EventFlags::OUT;
+    // One that is gone says so when it is read.
+    let _ = epoll::modify(set, connection.socket.as_fd(), EventData::new_u64(id as u64), flags);
 }
 
 /// The first whole message of the input, without its length, and the bytes that it takes.
@@ -179,3 +224,6 @@ fn whole(input: &[u8]) -> Option<(&[u8], usize)> {
     let length = u32::from_le_bytes(*length) as usize;
     Some((rest.get(..length)?, 4 + length))
 }
+
+#[cfg(test)]
+mod tests;
