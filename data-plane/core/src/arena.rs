@@ -53,7 +53,7 @@ impl<T> Arena<T> {
         let Slot::Used { value, .. } = std::mem::replace(slot, Slot::Free { next: self.free }) else { return None };
         self.free = key.index;
         self.len -= 1;
-        if self.len == 0 {
+        if self.len == 0 && self.chunks.len() > 1 {
             self.chunks = Vec::new();
             self.free = NONE;
         }
@@ -155,5 +155,11 @@ mod tests {
             }
         }
         assert_eq!((arena.len(), arena.end()), (0, 0));
+        // One that comes and goes alone does not take and give a chunk each time.
+        for _ in 0..3 {
+            let alone = arena.insert(7);
+            assert_eq!(arena.remove(alone), Some(7));
+            assert_eq!((arena.len(), arena.end()), (0, 64));
+        }
     }
 }

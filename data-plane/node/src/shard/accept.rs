@@ -6,9 +6,11 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use millrace_core::Now;
+use millrace_protocol::ws::handshake::HEAD_BYTES_MAX;
 
 use super::connection::{Connection, full};
 use super::parting::Origin;
+use super::traffic::receive;
 use super::{LISTENER, Shard};
 use crate::listener::{Accepted, Listener};
 use crate::poller::{Interest, Poller};
@@ -135,6 +137,9 @@ impl Shard {
                 return;
             }
         };
+        // Most clients have sent their request by now. To read it before the set knows the socket saves a round through the set;
+        // a longer one is no request, and its rest comes in its turn.
+        let request = receive(&fd, &mut self.buffer[..HEAD_BYTES_MAX]);
         if self.poller.add(&fd, session.as_u64(), Interest::Read).is_err() {
             self.forget(now, session);
             return;
@@ -144,6 +149,9 @@ impl Shard {
         }
         self.connections[session.index()] = Some(Connection::new(fd, session));
         self.open += 1;
+        if let Some(input) = request {
+            self.take_in(now, session, input);
+        }
     }
 
     /// Tells a connection that there is no place for it, while not too many are being told.

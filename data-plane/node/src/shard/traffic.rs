@@ -1,5 +1,6 @@
 //! Bytes of connections: in to the core, out of its queues, and the ways in which a connection ends.
 
+use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 
 use millrace_core::{Now, SessionKey, Written};
@@ -12,6 +13,26 @@ use super::connection::{CloseCause, Connection, Consequence, Seen, WriteOutcome,
 use super::parting::{Gone, Origin};
 use crate::poller::Interest;
 
+/// What a socket gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Input {
+    /// So many bytes, at least one.
+    Bytes(usize),
+    /// No more will come.
+    End,
+}
+
+/// Reads a socket once without waiting; `None` if there is nothing now.
+pub(super) fn receive(fd: impl AsFd, buffer: &mut [u8]) -> Option<Input> {
+    match recv(fd, buffer, RecvFlags::DONTWAIT) {
+        Ok((_, 0)) => Some(Input::End),
+        Ok((_, bytes)) => Some(Input::Bytes(bytes)),
+        Err(Errno::AGAIN | Errno::INTR) => None,
+        // Gone without a word, which is common.
+        Err(_) => Some(Input::End),
+    }
+}
+
 impl Shard {
     /// The session's connection, unless the key is an old one.
     pub(super) fn connection(&mut self, session: SessionKey) -> Option<&mut Connection> {
@@ -19,21 +40,23 @@ impl Shard {
     }
 
     pub(super) fn read(&mut self, now: Now, session: SessionKey) {
-        let Self { core, connections, buffer, input_room, stats, .. } = self;
-        let Some(Some(connection)) = connections.get_mut(session.index()) else { return };
+        let Some(Some(connection)) = self.connections.get(session.index()) else { return };
         if connection.session != session {
             return;
         }
-        let bytes = match recv(&connection.fd, &mut buffer[..], RecvFlags::DONTWAIT) {
-            Ok((_, bytes)) => bytes,
-            Err(Errno::AGAIN | Errno::INTR) => return,
-            // Gone without a word, which is common.
-            Err(_) => 0,
-        };
-        if bytes == 0 {
+        if let Some(input) = receive(&connection.fd, &mut self.buffer) {
+            self.take_in(now, session, input);
+        }
+    }
+
+    /// Takes in what was received from a connection into the shard's buffer.
+    pub(super) fn take_in(&mut self, now: Now, session: SessionKey, input: Input) {
+        let Input::Bytes(bytes) = input else {
             self.drop_connection(now, session);
             return;
-        }
+        };
+        let Self { core, connections, buffer, input_room, stats, .. } = self;
+        let Some(Some(connection)) = connections.get_mut(session.index()) else { return };
         stats.read_bytes_total += bytes as u64;
         let mut seen = Seen::default();
         let consequence = connection.handle_input(&mut buffer[..bytes], input_room, &mut seen, |frame| {
