@@ -23,6 +23,9 @@ pub(crate) struct Arguments {
     /// Only these subjects (see `list`); all that are installed otherwise
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     subject: Vec<String>,
+    /// As little as can be, once: to see that everything runs, and nothing to quote
+    #[arg(long)]
+    quick: bool,
     /// Times that everything is measured, in place of the scenario's own number
     #[arg(long, value_name = "N")]
     runs: Option<u32>,
@@ -56,7 +59,13 @@ pub(crate) struct ListArguments {
 /// # Errors
 /// When nothing could be measured, or the report cannot be written. What one subject did wrong is in the report.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let scenarios = arguments.scenarios.iter().map(|name| Scenario::load(name)).collect::<Result<Vec<_>>>()?;
+    let mut scenarios = arguments.scenarios.iter().map(|name| Scenario::load(name)).collect::<Result<Vec<_>>>()?;
+    if arguments.quick {
+        for scenario in &mut scenarios {
+            scenario.workload.shrink();
+            scenario.runs = 1;
+        }
+    }
     let (subject_cores, load_cores) = Cores::sensible()?;
     let subject_cores = arguments.subject_cores.clone().unwrap_or(subject_cores);
     let load_cores = arguments.load_cores.clone().unwrap_or(load_cores);

@@ -22,6 +22,11 @@ pub(crate) trait Subject {
     /// What it promises for this class of history, in a few words; `None` if it has no such class.
     fn guarantee(&self, history: History) -> Option<&'static str>;
 
+    /// Whether a client can come back to a place in a channel and get what it missed.
+    fn resumes(&self) -> bool {
+        false
+    }
+
     /// What is missing to run it here, with the command that installs it.
     fn missing(&self) -> Option<Missing>;
 
@@ -60,29 +65,10 @@ pub(crate) struct Needs {
     pub(crate) history: History,
     /// Connections at once, at most.
     pub(crate) clients: u32,
-    pub(crate) credential: Credential,
+    /// Different credentials that clients prove themselves with, in turn, where the subject has any.
+    pub(crate) tokens: u32,
     /// Where it runs.
     pub(crate) cores: Cores,
-}
-
-/// What clients prove themselves with, where a subject has a choice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Credential {
-    /// A token signed with Ed25519.
-    #[default]
-    EdDsa,
-    /// A token with an HMAC over SHA-256.
-    Hs256,
-}
-
-impl Credential {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::EdDsa => "eddsa",
-            Self::Hs256 => "hs256",
-        }
-    }
 }
 
 /// A subject that runs; it ends with this value.

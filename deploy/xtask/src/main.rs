@@ -9,6 +9,7 @@ mod check;
 mod conformance;
 mod fuzz;
 mod peers;
+mod perf;
 mod run;
 mod setup;
 mod tally;
@@ -54,6 +55,8 @@ enum Task {
     },
     /// Installs the servers that the benchmarks compare with, and lists which are there. Not part of `test`.
     Peers,
+    /// Every scenario of the benchmark, small: that it runs.
+    PerfSmoke,
     /// Writes the generated Cap'n Proto code and the golden vectors anew.
     Generate,
 }
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
         Task::Conformance => conformance::everything(&workspace, &mut tally),
         Task::Fuzz { seconds, targets } => fuzz::run(&workspace, &mut tally, seconds, &targets),
         Task::Peers => peers::everything(&workspace),
+        Task::PerfSmoke => perf::smoke(&workspace, &mut tally),
         Task::Generate => test::generate(&workspace),
     };
     if let Err(error) = &outcome {
@@ -85,6 +89,7 @@ fn all(workspace: &Workspace, tally: &mut Tally, fuzz_seconds: u32) -> anyhow::R
         check::everything(workspace, tally),
         test::everything(workspace, tally),
         conformance::everything(workspace, tally),
+        perf::smoke(workspace, tally),
         fuzz::run(workspace, tally, fuzz_seconds, &[]),
     ];
     let errors: Vec<String> = stages.into_iter().filter_map(|stage| stage.err().map(|e| format!("{e:#}"))).collect();

@@ -12,7 +12,8 @@ use super::{Dialect, Event, Mark, Outbox, Plan, Session, Upgrade};
 /// Millrace over WebSocket.
 pub(crate) struct Millrace {
     pub(crate) target: String,
-    pub(crate) token: String,
+    /// Clients take them in turn.
+    pub(crate) tokens: Vec<String>,
     /// Names of the channels, by number.
     pub(crate) channels: Vec<String>,
     /// Drawn for the run, so that a cluster that knows an earlier one does not take these messages for its duplicates.
@@ -61,7 +62,7 @@ impl Dialect for Millrace {
             version_min: client::VERSION,
             version_max: client::VERSION,
             features: 0,
-            token: &self.token,
+            token: &self.tokens[session.number as usize % self.tokens.len()],
             agent: "millrace-perf",
             subscriptions: self.subscriptions(&session.plan),
         };

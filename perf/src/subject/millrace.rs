@@ -8,7 +8,7 @@ use std::rc::Rc;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use super::{Credential, History, Missing, Needs, Running, Subject};
+use super::{History, Missing, Needs, Running, Subject};
 use crate::dialect;
 use crate::process::{Owned, tree};
 
@@ -34,6 +34,10 @@ impl Subject for Millrace {
         })
     }
 
+    fn resumes(&self) -> bool {
+        true
+    }
+
     fn missing(&self) -> Option<Missing> {
         (!self.binary.exists()).then(|| Missing {
             why: format!("there is no {}", self.binary.display()),
@@ -55,13 +59,15 @@ impl Millrace {
         let settings = ["control.rest_address=127.0.0.1:0", "control.link_address=127.0.0.1:0", &operator, &store];
         let (control, ready) = node(&binary, folder.path(), "control", &settings)?;
         let (api, link) = (text(&ready, "api")?, text(&ready, "link")?);
-        let tenant = post(&api, "/v1/tenants", OPERATOR_KEY, &json!({ "name": "perf" }))?;
+        // One connection for thousands of calls.
+        let agent = ureq::Agent::new_with_defaults();
+        let tenant = post(&agent, &api, "/v1/tenants", OPERATOR_KEY, &json!({ "name": "perf" }))?;
         let key = json!({ "tenant": text(&tenant, "name")?, "label": "millrace-perf" });
-        let key = text(&post(&api, "/v1/keys", OPERATOR_KEY, &key)?, "key")?;
+        let key = text(&post(&agent, &api, "/v1/keys", OPERATOR_KEY, &key)?, "key")?;
         let channels = (0..needs.channels)
             .map(|number| {
                 let name = format!("perf-{number}");
-                channel(&api, &key, &name, needs.history)?;
+                channel(&agent, &api, &key, &name, needs.history)?;
                 Ok(name)
             })
             .collect::<Result<Vec<_>>>()?;
@@ -75,13 +81,12 @@ impl Millrace {
         let address = text(&ready, "url")?;
         let address = address.trim_start_matches("ws://").trim_end_matches('/');
         let address = address.parse().with_context(|| format!("address of the data node, {address}"))?;
-        let token = match needs.credential {
-            Credential::EdDsa => text(&post(&api, "/v1/tokens", &key, &json!({ "user": USER }))?, "token")?,
-            Credential::Hs256 => anyhow::bail!("tokens of this kind cannot be had from the control node yet"),
-        };
+        let tokens = (0..needs.tokens)
+            .map(|_| text(&post(&agent, &api, "/v1/tokens", &key, &json!({ "user": USER }))?, "token"))
+            .collect::<Result<Vec<_>>>()?;
         let dialect = Rc::new(dialect::millrace::Millrace {
             target: "/v1/connect".to_owned(),
-            token,
+            tokens,
             channels,
             producers: std::process::id().into(),
         });
@@ -93,10 +98,10 @@ impl Millrace {
     }
 }
 
-fn channel(api: &str, key: &str, name: &str, history: History) -> Result<()> {
+fn channel(agent: &ureq::Agent, api: &str, key: &str, name: &str, history: History) -> Result<()> {
     let members = json!([{ "user": USER, "role": "owner" }]);
     let body = json!({ "name": name, "kind": "group", "history": history, "members": members });
-    post(api, "/v1/channels", key, &body).map(drop)
+    post(agent, api, "/v1/channels", key, &body).map(drop)
 }
 
 fn version(binary: &Path) -> Result<String> {
@@ -120,8 +125,9 @@ fn node(binary: &Path, folder: &Path, name: &str, settings: &[&str]) -> Result<(
 }
 
 /// One call to the API; the answer must be a success.
-fn post(api: &str, path: &str, key: &str, body: &Value) -> Result<Value> {
-    ureq::post(format!("{api}{path}"))
+fn post(agent: &ureq::Agent, api: &str, path: &str, key: &str, body: &Value) -> Result<Value> {
+    agent
+        .post(format!("{api}{path}"))
         .header("authorization", format!("Bearer {key}"))
         .send_json(body)
         .and_then(|mut response| response.body_mut().read_json())

@@ -41,7 +41,7 @@ fn population(fanout: &Fanout, channels: u32, subscribers: u32, run: &mut Run<'_
         channels,
         history: fanout.history,
         clients: channels * subscribers + 1,
-        credential: run.scenario.workload.credential(),
+        tokens: 1,
         cores: run.cores.clone(),
     };
     let Some((running, guarantee)) = run.start(&needs)? else { return Ok(()) };

@@ -21,13 +21,7 @@ const DEPTHS: [f64; 4] = [0.0, 0.25, 0.75, 1.0];
 const PAGE: u64 = 50;
 
 pub(crate) fn run(paging: &HistoryPaging, run: &mut Run<'_>) -> Result<()> {
-    let needs = Needs {
-        channels: 1,
-        history: History::Durable,
-        clients: 2,
-        credential: run.scenario.workload.credential(),
-        cores: run.cores.clone(),
-    };
+    let needs = Needs { channels: 1, history: History::Durable, clients: 2, tokens: 1, cores: run.cores.clone() };
     let Some((running, guarantee)) = run.start(&needs)? else { return Ok(()) };
     let mut fleet = Fleet::new(running.address, running.dialect.clone())?;
     let mut sink = Pages { ready: 0, acknowledged: 0, pages: 0, messages: 0 };

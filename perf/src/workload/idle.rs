@@ -22,7 +22,7 @@ pub(crate) fn run(idle: &Idle, run: &mut Run<'_>) -> Result<()> {
         channels: idle.channels,
         history: idle.history,
         clients: idle.populations[1] + 1,
-        credential: run.scenario.workload.credential(),
+        tokens: 1,
         cores: run.cores.clone(),
     };
     let Some((running, guarantee)) = run.start(&needs)? else { return Ok(()) };

@@ -27,7 +27,7 @@ pub(crate) fn run(mix: &Mix, run: &mut Run<'_>) -> Result<()> {
         channels: mix.channels,
         history: mix.history,
         clients: mix.users + 1,
-        credential: run.scenario.workload.credential(),
+        tokens: 1,
         cores: run.cores.clone(),
     };
     let Some((running, guarantee)) = run.start(&needs)? else { return Ok(()) };

@@ -20,7 +20,7 @@ pub(crate) fn run(publish: &Publish, run: &mut Run<'_>) -> Result<()> {
         channels: publish.channels,
         history: publish.history,
         clients: publish.publishers + 1,
-        credential: run.scenario.workload.credential(),
+        tokens: 1,
         cores: run.cores.clone(),
     };
     let Some((running, guarantee)) = run.start(&needs)? else { return Ok(()) };

@@ -27,7 +27,7 @@ pub(crate) fn run(slow: &Slow, run: &mut Run<'_>) -> Result<()> {
         channels: 1,
         history: slow.history,
         clients: slow.subscribers + 2,
-        credential: run.scenario.workload.credential(),
+        tokens: 1,
         cores: run.cores.clone(),
     };
     let Some((running, guarantee)) = run.start(&needs)? else { return Ok(()) };

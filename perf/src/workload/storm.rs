@@ -13,7 +13,7 @@ use super::{PATIENCE, Run, Stopwatch, histogram, quantile_ms};
 use crate::dialect::{Event, Mark, Plan};
 use crate::load::{Fleet, Sink};
 use crate::report;
-use crate::scenario::Storm;
+use crate::scenario::{Storm, Tokens};
 use crate::stamp;
 use crate::subject::{Needs, Running};
 
@@ -21,7 +21,10 @@ use crate::subject::{Needs, Running};
 const WARM_UP: u32 = 500;
 
 pub(crate) fn run(storm: &Storm, run: &mut Run<'_>) -> Result<()> {
-    for &credential in &storm.credentials {
+    if storm.missed > 0 && !run.subject.resumes() {
+        return Ok(());
+    }
+    for &tokens in &storm.tokens {
         if (run.stop)() {
             return Ok(());
         }
@@ -29,13 +32,16 @@ pub(crate) fn run(storm: &Storm, run: &mut Run<'_>) -> Result<()> {
             channels: storm.channels,
             history: storm.history,
             clients: storm.side_by_side * 2 + 1,
-            credential,
+            tokens: match tokens {
+                Tokens::New => storm.sessions + WARM_UP,
+                Tokens::Known => 1,
+            },
             cores: run.cores.clone(),
         };
         let Some((running, guarantee)) = run.start(&needs)? else { continue };
         let mut gate = Gate::open(storm, &running)?;
         gate.pass(WARM_UP.min(storm.sessions))?;
-        (run.progress)(&format!("{} sessions, {}", storm.sessions, credential.name()));
+        (run.progress)(&format!("{} sessions", storm.sessions));
         let watch = Stopwatch::start(&running.processes)?;
         gate.pass(storm.sessions)?;
         let cost = watch.read()?;
@@ -43,7 +49,7 @@ pub(crate) fn run(storm: &Storm, run: &mut Run<'_>) -> Result<()> {
             ("channels each", f64::from(storm.channels_each)),
             ("missed in each", f64::from(storm.missed)),
             ("side by side", f64::from(storm.side_by_side)),
-            (credential.name(), 1.0),
+            ("token known", f64::from(u8::from(tokens == Tokens::Known))),
         ];
         let (rate, cpu) = if storm.missed > 0 {
             (report::RESUMES, report::CPU_PER_RESUME)
