@@ -1,7 +1,18 @@
 //! What a subject speaks inside its WebSocket messages: how to enter, to join, to publish. Pure: the load generator moves the bytes.
 
 pub(crate) mod bare;
+pub(crate) mod centrifuge;
+pub(crate) mod ejabberd;
 pub(crate) mod millrace;
+pub(crate) mod nats;
+pub(crate) mod nchan;
+#[cfg(test)]
+mod recorded;
+pub(crate) mod rooms;
+pub(crate) mod socketio;
+pub(crate) mod token;
+
+use std::collections::VecDeque;
 
 use anyhow::Result;
 use millrace_protocol::ws::{Opcode, encode};
@@ -12,7 +23,12 @@ const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 /// One protocol. Shared by all clients of a subject; what a client alone knows is in its [`Session`].
 pub(crate) trait Dialect {
     /// How a connection becomes a WebSocket; `None` if messages flow at once, framed all the same.
-    fn upgrade(&self) -> Option<Upgrade>;
+    fn upgrade(&self, session: &Session) -> Option<Upgrade>;
+
+    /// Channels that one client can be in, to read and to write together.
+    fn channels_max(&self) -> usize {
+        usize::MAX
+    }
 
     /// The connection is open: says who the client is, and joins its channels if that needs no answer first.
     fn begin(&self, session: &mut Session, out: &mut Outbox<'_>);
@@ -74,6 +90,8 @@ pub(crate) struct Session {
     pub(crate) handles: Vec<u64>,
     /// Messages sent to each channel so far: by the order of the plan's `publish`.
     pub(crate) sent: Vec<u64>,
+    /// Publishes that wait for their acknowledgement, where the subject answers in order and names none.
+    pub(crate) unanswered: VecDeque<u32>,
     /// Steps of the login behind it.
     pub(crate) step: u8,
 }

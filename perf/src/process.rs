@@ -31,12 +31,20 @@ impl Owned {
     pub(crate) fn id(&self) -> u32 {
         self.0.id()
     }
+
+    /// Whether it has ended by itself.
+    ///
+    /// # Errors
+    /// From the operating system.
+    pub(crate) fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.0.try_wait().context("ask for a process")?.is_some())
+    }
 }
 
 impl Drop for Owned {
     fn drop(&mut self) {
-        // It may have died by itself; the run has said so then. Children first: some parents would start them again.
-        for process in tree(self.0.id()).into_iter().rev() {
+        // It may have died by itself; the run has said so then. Parents first: some would start their children again.
+        for process in tree(self.0.id()) {
             if let Some(process) = i32::try_from(process).ok().and_then(rustix::process::Pid::from_raw) {
                 let _ = rustix::process::kill_process(process, rustix::process::Signal::KILL);
             }

@@ -1,7 +1,13 @@
 //! What is measured: Millrace, a peer, or the bare limit. Each is started and stopped here, on loopback, with settings that are told.
 
 pub(crate) mod bare;
+pub(crate) mod centrifuge;
+pub(crate) mod ejabberd;
+pub(crate) mod javascript;
+mod launch;
 pub(crate) mod millrace;
+pub(crate) mod nats;
+pub(crate) mod nchan;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -97,12 +103,21 @@ impl Running {
     }
 }
 
-/// All subjects that this harness knows, limits first.
+/// All subjects that this harness knows: limits, Millrace, peers.
 pub(crate) fn all(server: &Path, cores: &Cores) -> Vec<Box<dyn Subject>> {
     vec![
         Box::new(bare::Bare { ring: bare::Ring::Send }),
         Box::new(bare::Bare { ring: bare::Ring::Uring }),
         Box::new(millrace::Millrace { binary: server.to_owned(), shards: cores.count() }),
+        Box::new(centrifuge::Centrifuge::Library),
+        Box::new(centrifuge::Centrifuge::Centrifugo),
+        Box::new(nats::Nats::Core),
+        Box::new(nats::Nats::JetStream),
+        Box::new(nchan::Nchan),
+        Box::new(ejabberd::Ejabberd),
+        Box::new(javascript::JavaScript::SocketIo),
+        Box::new(javascript::JavaScript::Ws),
+        Box::new(javascript::JavaScript::UWebSockets),
     ]
 }
 

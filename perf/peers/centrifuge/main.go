@@ -1,5 +1,6 @@
 // Command centrifuge is the engine of Centrifugo, its library, behind a small server: HS256 tokens on connect, channels that anybody who
-// has connected may subscribe and publish to. Usage: centrifuge [PORT], 0 for any; prints {"listening": "127.0.0.1:<port>"}.
+// has connected may subscribe and publish to. Usage: centrifuge [PORT], 0 for any; prints {"listening": "127.0.0.1:<port>"}. With "version" it
+// prints the library's version instead.
 //
 // Channels that begin with "recover:" keep their newest messages in memory, and subscribers recover what they missed; others keep nothing.
 package main
@@ -18,6 +19,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
@@ -42,6 +44,10 @@ func run() error {
 	port := "0"
 	if len(os.Args) > 1 {
 		port = os.Args[1]
+	}
+	if port == "version" {
+		fmt.Println(version())
+		return nil
 	}
 	node, err := centrifuge.New(centrifuge.Config{
 		LogLevel:   centrifuge.LogLevelWarn,
@@ -87,6 +93,19 @@ func run() error {
 	case err := <-served:
 		return fmt.Errorf("serve: %w", err)
 	}
+}
+
+// version is that of the library that this was built with.
+func version() string {
+	build, _ := debug.ReadBuildInfo()
+	if build != nil {
+		for _, module := range build.Deps {
+			if module.Path == "github.com/centrifugal/centrifuge" {
+				return module.Version
+			}
+		}
+	}
+	return "unknown"
 }
 
 // handle says who may do what.

@@ -28,7 +28,7 @@ pub(crate) fn frame(payload: &[u8], out: &mut Vec<u8>) {
 }
 
 impl Dialect for Bare {
-    fn upgrade(&self) -> Option<Upgrade> {
+    fn upgrade(&self, _: &Session) -> Option<Upgrade> {
         None
     }
 

@@ -53,7 +53,7 @@ fn send(body: ClientBody<'_>, request: u32, out: &mut Outbox<'_>) {
 }
 
 impl Dialect for Millrace {
-    fn upgrade(&self) -> Option<Upgrade> {
+    fn upgrade(&self, _: &Session) -> Option<Upgrade> {
         Some(Upgrade { target: self.target.clone(), subprotocols: vec![client::SUBPROTOCOL] })
     }
 

@@ -134,8 +134,10 @@ impl Client {
                     let told = events.len();
                     let mut out = Outbox { bytes: &mut self.output, events };
                     dialect.receive(&mut self.session, payload, count, &mut out)?;
-                    // What a page of history shows was delivered before.
-                    if !events[told..].iter().any(|event| matches!(event, Event::Page { .. })) {
+                    // What a page of history shows was delivered before; and a copy of what it has published itself, which some
+                    // subjects send to everybody who is in a channel, is no delivery to who only writes.
+                    let is_page = events[told..].iter().any(|event| matches!(event, Event::Page { .. }));
+                    if !is_page && !self.session.plan.subscribe.is_empty() {
                         found.iter().for_each(|&intended| delivered(intended));
                     }
                 }
@@ -154,7 +156,7 @@ impl Client {
         if let Err(error) = rustix::net::sockopt::socket_error(&self.socket).context("ask the socket")? {
             bail!("connect: {error}");
         }
-        match dialect.upgrade() {
+        match dialect.upgrade(&self.session) {
             Some(upgrade) => {
                 let request = ClientRequest {
                     host: "localhost",

@@ -40,7 +40,8 @@ fn population(fanout: &Fanout, channels: u32, subscribers: u32, run: &mut Run<'_
     let needs = Needs {
         channels,
         history: fanout.history,
-        clients: channels * subscribers + 1,
+        // Subscribers, and publishers where one cannot be in several channels.
+        clients: channels * subscribers + channels,
         tokens: 1,
         cores: run.cores.clone(),
     };
@@ -151,10 +152,12 @@ impl Rates {
     }
 }
 
-/// Subscribers in their channels, and one who publishes to all of them.
+/// Subscribers in their channels, and one who publishes to all of them, or several where a client can be in few.
 struct Room {
     fleet: Fleet,
-    publisher: usize,
+    publishers: Vec<usize>,
+    /// Channels of each publisher; the last has what is left.
+    share: usize,
     channels: u32,
     subscribers: u32,
     sink: Arrivals,
@@ -172,9 +175,17 @@ impl Room {
             fleet.open(Plan { subscribe: vec![channel], ..Plan::default() })?;
             fleet.until(&mut sink, PATIENCE, "subscribers join", |_, sink| sink.ready + CONNECTING_MAX > number)?;
         }
-        let publisher = fleet.open(Plan { publish: (0..channels).collect(), ..Plan::default() })?;
-        fleet.until(&mut sink, PATIENCE, "subscribers and the publisher join", |_, sink| sink.ready > total)?;
-        Ok(Self { fleet, publisher, channels, subscribers, sink, published: 0 })
+        let published: Vec<u32> = (0..channels).collect();
+        let share = running.dialect.channels_max().min(published.len());
+        let mut publishers = Vec::new();
+        for publish in published.chunks(share) {
+            publishers.push(fleet.open(Plan { publish: publish.to_vec(), ..Plan::default() })?);
+            let open = total + publishers.len();
+            fleet.until(&mut sink, PATIENCE, "publishers join", |_, sink| sink.ready + CONNECTING_MAX > open)?;
+        }
+        let all = total + publishers.len();
+        fleet.until(&mut sink, PATIENCE, "subscribers and publishers join", |_, sink| sink.ready == all)?;
+        Ok(Self { fleet, publishers, share, channels, subscribers, sink, published: 0 })
     }
 
     /// Publishes at a rate for a while, and waits until everything has come.
@@ -201,7 +212,8 @@ impl Room {
                 late.saturating_record(((now_ns - due_ns) / 1000).max(1));
                 let place = usize::try_from(sent % u64::from(self.channels))?;
                 self.published = self.published.wrapping_add(1);
-                self.fleet.publish(self.publisher, place, self.published, payload, due_ns);
+                let (publisher, place) = (self.publishers[place / self.share], place % self.share);
+                self.fleet.publish(publisher, place, self.published, payload, due_ns);
                 sent += 1;
                 burst += 1;
             }

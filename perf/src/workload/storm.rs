@@ -39,6 +39,10 @@ pub(crate) fn run(storm: &Storm, run: &mut Run<'_>) -> Result<()> {
             cores: run.cores.clone(),
         };
         let Some((running, guarantee)) = run.start(&needs)? else { continue };
+        if running.dialect.channels_max() < storm.channels_each as usize {
+            (run.progress)("cannot be in so many channels with one session");
+            continue;
+        }
         let mut gate = Gate::open(storm, &running)?;
         gate.pass(WARM_UP.min(storm.sessions))?;
         (run.progress)(&format!("{} sessions", storm.sessions));
