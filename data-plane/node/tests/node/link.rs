@@ -56,6 +56,33 @@ fn sessions_outlive_a_cut_link() {
     stop(node);
 }
 
+/// A key that is made while a node cannot hear of it is not called bad: who shows a token of it comes again, and is let in.
+#[test]
+fn a_key_made_while_the_link_is_cut_is_good_when_it_is_back() {
+    let mut control = Control::new();
+    let node = node(&control, config());
+    let shown = |token: &str| {
+        let mut client = Client::open(node.client_address);
+        client.hello(Hello { token, subscriptions: Vec::new() });
+        client.closed_with()
+    };
+    let known = control.token("ann");
+    control.cut();
+    until("the node knows", || admin(&node, "/readyz").0 == 503);
+    control.renew_key();
+    let made = control.token("ann");
+    assert_eq!(shown(&made), Some(Code::Unavailable));
+    Client::connect(node.client_address, &known);
+    control.mend();
+    until("the node is ready", || admin(&node, "/readyz").0 == 200);
+    for token in [&known, &made] {
+        Client::connect(node.client_address, token);
+    }
+    control.renew_key();
+    assert_eq!(shown(&control.token("ann")), Some(Code::BadToken), "nobody tells the node of this one");
+    stop(node);
+}
+
 /// Cuts at any moment of a running stream: whoever sends again what was refused finds everything accepted once, in order.
 #[test]
 fn a_stream_survives_cuts_at_any_moment() {

@@ -35,6 +35,7 @@ pub(crate) struct Control {
     shared: Arc<Shared>,
     runtime: Runtime,
     key: SigningKey,
+    key_id: String,
 }
 
 struct Shared {
@@ -74,7 +75,7 @@ impl Control {
         let shared = Shared { state: Mutex::new(state), pushes: broadcast::channel(64).0, cuts: watch::channel(0).0 };
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("runtime");
-        Self { shared: Arc::new(shared), runtime, key }
+        Self { shared: Arc::new(shared), runtime, key, key_id: "k1".into() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -201,7 +202,15 @@ impl Control {
             roles: Vec::new(),
             device: None,
         };
-        self.key.sign("k1", &claims).expect("sign")
+        self.key.sign(&self.key_id, &claims).expect("sign")
+    }
+
+    /// Makes another key, which tokens are signed with from now on; nodes hear of it with their next link.
+    pub(crate) fn renew_key(&mut self) {
+        self.key = SigningKey::generate(KeyAlgorithm::Hs256).expect("key");
+        let mut state = self.shared.state.lock().expect("no test panics with the state");
+        self.key_id = format!("k{}", state.keys.len() + 1);
+        state.keys.push(self.key.tenant_key(tenant(), &self.key_id));
     }
 
     /// Cuts every link, and refuses new ones until [`Control::mend`].
