@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 mod check;
 mod conformance;
 mod fuzz;
+mod go;
 mod peers;
 mod perf;
 mod run;
@@ -37,12 +38,14 @@ enum Task {
         #[arg(long, default_value_t = 5)]
         fuzz_seconds: u32,
     },
-    /// Installs what tests need: Debian packages, Python and npm packages, cargo-deny.
+    /// Installs what tests need: Debian packages, Python and npm packages, Go modules, cargo-deny.
     Setup,
     /// fmt, clippy, deny.
     Check,
     /// Unit, property, integration and documentation tests.
     Unit,
+    /// The Go SDK: format, vet, staticcheck, tests under the race detector.
+    Go,
     /// Clients and codecs that nobody here wrote, against the WebSocket echo server and a real node.
     Conformance,
     /// Runs fuzz targets; all of them unless named.
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
         Task::Setup => setup::everything(&workspace),
         Task::Check => check::everything(&workspace, &mut tally),
         Task::Unit => test::everything(&workspace, &mut tally),
+        Task::Go => go::setup(&workspace).and_then(|()| go::everything(&workspace, &mut tally)),
         Task::Conformance => conformance::everything(&workspace, &mut tally),
         Task::Fuzz { seconds, targets } => fuzz::run(&workspace, &mut tally, seconds, &targets),
         Task::Peers => peers::everything(&workspace),
@@ -88,6 +92,7 @@ fn all(workspace: &Workspace, tally: &mut Tally, fuzz_seconds: u32) -> anyhow::R
     let stages = [
         check::everything(workspace, tally),
         test::everything(workspace, tally),
+        go::everything(workspace, tally),
         conformance::everything(workspace, tally),
         perf::smoke(workspace, tally),
         fuzz::run(workspace, tally, fuzz_seconds, &[]),

@@ -61,6 +61,14 @@ pub(crate) fn step(title: &str, command: &mut Command) -> Result<()> {
 
 /// As [`step`], and hands every line of standard output on while passing it through.
 pub(crate) fn each_line(title: &str, command: &mut Command, mut on_line: impl FnMut(&str)) -> Result<()> {
+    filtered(title, command, |line| {
+        on_line(line);
+        true
+    })
+}
+
+/// As [`each_line`], and passes through only the lines that `takes` says yes to.
+pub(crate) fn filtered(title: &str, command: &mut Command, mut takes: impl FnMut(&str) -> bool) -> Result<()> {
     eprintln!("\n== {title}");
     let begun = Instant::now();
     let program = command.get_program().to_string_lossy().into_owned();
@@ -68,8 +76,9 @@ pub(crate) fn each_line(title: &str, command: &mut Command, mut on_line: impl Fn
     if let Some(stdout) = child.stdout.take() {
         for line in BufReader::new(stdout).lines() {
             let line = line.with_context(|| format!("read what {program} prints"))?;
-            println!("{line}");
-            on_line(&line);
+            if takes(&line) {
+                println!("{line}");
+            }
         }
     }
     let status = child.wait().with_context(|| format!("wait for {program}"))?;

@@ -37,6 +37,7 @@ pub(crate) fn everything(workspace: &Workspace) -> Result<()> {
     debian(workspace)?;
     python(workspace)?;
     npm(workspace)?;
+    crate::go::setup(workspace)?;
     cargo_deny(workspace)
 }
 
