@@ -17,6 +17,8 @@ mod stamp;
 mod subject;
 mod workload;
 
+use std::process::ExitCode;
+
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
@@ -29,6 +31,7 @@ use clap::{Parser, Subcommand};
         millrace-perf list\n  \
         millrace-perf run fanout --subject millrace\n  \
         millrace-perf run fanout rooms --out results      results/report.json and results/report.html\n  \
+        millrace-perf report results/report.json --svg plots\n  \
         millrace-perf run my-scenario.toml --runs 7 --server target/release/millrace"
 )]
 struct Cli {
@@ -40,6 +43,8 @@ struct Cli {
 enum Command {
     /// Measures subjects with scenarios and writes a report
     Run(run::Arguments),
+    /// Makes a page, plots or a table from a report
+    Report(report::Arguments),
     /// Lists scenarios and subjects, and what is missing to run them
     List(run::ListArguments),
     /// Measures the limits of this machine alone: system calls, a disk's flush, a seal
@@ -53,11 +58,13 @@ enum Command {
     },
 }
 
-fn main() -> Result<()> {
+fn main() -> Result<ExitCode> {
     match Cli::parse().command {
-        Command::Run(arguments) => run::run(&arguments),
-        Command::List(arguments) => run::list(&arguments),
-        Command::Limits(arguments) => limit::main(&arguments),
-        Command::Bare { ring } => subject::bare::serve(ring),
+        Command::Run(arguments) => run::run(&arguments)?,
+        Command::Report(arguments) => report::render(&arguments)?,
+        Command::List(arguments) => run::list(&arguments)?,
+        Command::Limits(arguments) => limit::main(&arguments)?,
+        Command::Bare { ring } => subject::bare::serve(ring)?,
     }
+    Ok(ExitCode::SUCCESS)
 }

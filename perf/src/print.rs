@@ -1,13 +1,13 @@
 //! The report as a table for a terminal.
 
 use crate::limit::{self, Limit};
-use crate::report::{Figure, Report};
+use crate::report::{self, Report};
 
 /// Prints medians, spreads and ratios to the limit, point by point.
 pub(crate) fn table(report: &Report) {
     let mut last = String::new();
     for figure in &report.figures {
-        let place = format!("{}, {}", figure.scenario, point(figure));
+        let place = format!("{}, {}", figure.scenario, report::point(figure));
         if place != last {
             println!("\n{place}");
             last = place;
@@ -46,11 +46,6 @@ pub(crate) fn limits(limits: &[Limit]) {
     for Limit { name, value, unit, low, high } in limits {
         println!("  {name:47} {:>12} {unit:3} ({} to {})", number(*value), number(*low), number(*high));
     }
-}
-
-/// What varies, in words.
-pub(crate) fn point(figure: &Figure) -> String {
-    figure.point.iter().map(|(name, value)| format!("{name} {}", number(*value))).collect::<Vec<_>>().join(", ")
 }
 
 /// Three significant digits or so, without an exponent.

@@ -1,5 +1,14 @@
 //! What a run found: figures, and all that they depend on. This is the JSON that machines read; pages and comparisons are made from it.
 
+mod chart;
+mod file;
+mod markdown;
+mod page;
+mod plots;
+mod render;
+mod scale;
+mod words;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -7,6 +16,10 @@ use serde::{Deserialize, Serialize};
 use crate::limit::Limit;
 use crate::machine::Machine;
 use crate::subject::Missing;
+
+pub(crate) use file::read;
+pub(crate) use render::{Arguments, page, render};
+pub(crate) use words::{point, time};
 
 /// Grows when the meaning of a field changes.
 pub(crate) const FORMAT: u32 = 1;
@@ -25,6 +38,9 @@ pub(crate) struct Report {
     pub(crate) load_cores: String,
     /// Ended by Ctrl-C, or by a failure: what is here is whole all the same.
     pub(crate) interrupted: bool,
+    /// What each scenario shows, by its name.
+    #[serde(default)]
+    pub(crate) scenarios: BTreeMap<String, String>,
     pub(crate) subjects: Vec<SubjectInfo>,
     /// Subjects that were asked for and are not installed.
     pub(crate) missing: Vec<MissingSubject>,
@@ -183,22 +199,35 @@ impl Figure {
         median(&self.runs)
     }
 
-    /// Lowest and highest.
+    /// Lowest and highest; 0 and 0 of none.
     pub(crate) fn spread(&self) -> (f64, f64) {
-        self.runs.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), &run| (low.min(run), high.max(run)))
+        spread(&self.runs).unwrap_or_default()
     }
 
     /// The middle of the ratios of runs of the same minute.
     pub(crate) fn ratio_to(&self, limit: &Self) -> Option<f64> {
-        let ratios: Vec<f64> = self
-            .runs
-            .iter()
-            .zip(&limit.runs)
-            .filter(|(_, limit)| **limit > 0.0)
-            .map(|(own, limit)| own / limit)
-            .collect();
+        let ratios = self.ratios_to(limit);
         (!ratios.is_empty()).then(|| median(&ratios))
     }
+
+    /// Ratios of runs of the same minute. Where one side misses a run nobody knows which belong together: then of the medians alone.
+    pub(crate) fn ratios_to(&self, limit: &Self) -> Vec<f64> {
+        let ratios = |own: &[f64], limit: &[f64]| -> Vec<f64> {
+            own.iter().zip(limit).filter(|(_, limit)| **limit > 0.0).map(|(own, limit)| own / limit).collect()
+        };
+        if self.runs.len() == limit.runs.len() {
+            ratios(&self.runs, &limit.runs)
+        } else {
+            ratios(&[self.median()], &[limit.median()])
+        }
+    }
+}
+
+/// Lowest and highest of values; `None` of none.
+pub(crate) fn spread(values: &[f64]) -> Option<(f64, f64)> {
+    let low = values.iter().copied().min_by(f64::total_cmp)?;
+    let high = values.iter().copied().max_by(f64::total_cmp)?;
+    Some((low, high))
 }
 
 /// The middle value; of an even number the lower of the two. 0 of none.
@@ -207,3 +236,12 @@ pub(crate) fn median(values: &[f64]) -> f64 {
     sorted.sort_by(f64::total_cmp);
     sorted.get(sorted.len().saturating_sub(1) / 2).copied().unwrap_or_default()
 }
+
+/// The report in `perf/example`, for tests.
+#[cfg(test)]
+pub(crate) fn example() -> Report {
+    file::parse(include_str!("../example/report.json")).expect("the example is a report")
+}
+
+#[cfg(test)]
+mod tests;

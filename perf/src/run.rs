@@ -12,7 +12,7 @@ use crate::machine::{Cores, Machine};
 use crate::report::{FORMAT, MissingSubject, Report};
 use crate::scenario::{BUILT_IN, Scenario};
 use crate::subject::{self, Subject};
-use crate::{limit, print, workload};
+use crate::{limit, print, report, workload};
 
 /// What to measure, and where.
 #[derive(Debug, Args)]
@@ -81,6 +81,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         subject_cores: subject_cores.to_string(),
         load_cores: load_cores.to_string(),
         interrupted: false,
+        scenarios: scenarios.iter().map(|scenario| (scenario.name.clone(), scenario.title.clone())).collect(),
         subjects: Vec::new(),
         missing: Vec::new(),
         limits: Vec::new(),
@@ -144,6 +145,7 @@ fn write(arguments: &Arguments, report: &Report) -> Result<()> {
     let text = serde_json::to_string_pretty(report).context("write the report as JSON")?;
     let path = arguments.out.join("report.json");
     std::fs::write(&path, &text).with_context(|| format!("write {}", path.display()))?;
+    report::page(report, &arguments.out)?;
     if arguments.json {
         println!("{text}");
     } else {
