@@ -2,6 +2,7 @@
 //! bare limit in the same run. `perf/README.md` says how to read what it prints.
 #![deny(unsafe_code)]
 
+mod compare;
 mod dialect;
 mod limit;
 mod load;
@@ -31,6 +32,7 @@ use clap::{Parser, Subcommand};
         millrace-perf list\n  \
         millrace-perf run fanout --subject millrace\n  \
         millrace-perf run fanout rooms --out results      results/report.json and results/report.html\n  \
+        millrace-perf compare before/report.json after/report.json\n  \
         millrace-perf report results/report.json --svg plots\n  \
         millrace-perf run my-scenario.toml --runs 7 --server target/release/millrace"
 )]
@@ -43,6 +45,8 @@ struct Cli {
 enum Command {
     /// Measures subjects with scenarios and writes a report
     Run(run::Arguments),
+    /// Compares two reports: what got worse beyond noise (exit code 1), and what cannot be told
+    Compare(compare::Arguments),
     /// Makes a page, plots or a table from a report
     Report(report::Arguments),
     /// Lists scenarios and subjects, and what is missing to run them
@@ -61,6 +65,7 @@ enum Command {
 fn main() -> Result<ExitCode> {
     match Cli::parse().command {
         Command::Run(arguments) => run::run(&arguments)?,
+        Command::Compare(arguments) => return Ok(compare::run(&arguments)),
         Command::Report(arguments) => report::render(&arguments)?,
         Command::List(arguments) => run::list(&arguments)?,
         Command::Limits(arguments) => limit::main(&arguments)?,
