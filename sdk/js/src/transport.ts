@@ -1,0 +1,30 @@
+// What carries frames: one connection at a time, opened and closed by the client.
+
+/** Told by a {@link Connection} to its client, never before `open` has returned. */
+export interface TransportEvents {
+  /** Frames can be sent. */
+  opened(): void;
+  /** One whole frame. The bytes are the client's from here on. */
+  frame(bytes: Uint8Array): void;
+  /**
+   * It ended, or could not be opened; nothing follows. `code` is a close code of the protocol or of RFC 6455; without one,
+   * 1006.
+   */
+  closed(end: { readonly code: number; readonly reason: string }): void;
+}
+
+/** A connection that is open, or on its way there. */
+export interface Connection {
+  /** Bytes given to `send` that did not leave yet. The client sends no more while there are many. */
+  readonly bufferedBytes: number;
+  /** Sends one frame. */
+  send(frame: Uint8Array<ArrayBuffer>): void;
+  /** Closes it; nothing is told after this. */
+  close(): void;
+}
+
+/** A way to carry frames. {@link webSocket} is the one that every node offers. */
+export interface Transport {
+  /** Opens a connection to a URL of the client's options, or that a node named. */
+  open(url: string, events: TransportEvents): Connection;
+}
