@@ -1,0 +1,166 @@
+// The React hooks in a document, over a model of a node; and on a server, where nothing is connected.
+
+import assert from "node:assert/strict";
+import { after, before, test } from "node:test";
+
+import { Window } from "happy-dom";
+import { act, StrictMode } from "react";
+import type { Root } from "react-dom/client";
+import { renderToString } from "react-dom/server";
+
+import { MillraceProvider, type UseChannel, useChannel, useConnection, useMillrace } from "../src/react.js";
+import { World } from "./support/world.js";
+
+const window = new Window();
+let createRoot: (container: Element) => Root;
+
+before(async () => {
+  const page = { window, document: window.document, navigator: window.navigator, IS_REACT_ACT_ENVIRONMENT: true };
+  for (const [name, value] of Object.entries(page))
+    Object.defineProperty(globalThis, name, { value, configurable: true });
+  ({ createRoot } = await import("react-dom/client"));
+});
+
+after(async () => {
+  await window.happyDOM.close();
+});
+
+let shown: UseChannel;
+
+function Chat({ name }: { name: string }) {
+  const connection = useConnection();
+  shown = useChannel(name, { pageSize: 5 });
+  return (
+    <section>
+      <p>
+        {connection.kind} {shown.status}
+      </p>
+      {shown.entries.map((entry) => (
+        <li key={entry.key}>
+          {entry.text} {entry.status}
+        </li>
+      ))}
+    </section>
+  );
+}
+
+function Outside() {
+  useMillrace();
+  return null;
+}
+
+async function mount(world: World, count = 1): Promise<{ text: () => string[]; unmount: () => Promise<void> }> {
+  const client = world.client({ backoff: { firstMs: 10, maxMs: 10 } });
+  const container = document.createElement("div");
+  const root = createRoot(container);
+  await act(async () => {
+    root.render(
+      <StrictMode>
+        <MillraceProvider client={client}>
+          {Array.from({ length: count }, (_, index) => (
+            // biome-ignore lint/suspicious/noArrayIndexKey: they are all the same
+            <Chat key={index} name="general" />
+          ))}
+        </MillraceProvider>
+      </StrictMode>,
+    );
+  });
+  // Effects have run now.
+  await act(() => world.flow());
+  return {
+    text: () => [...container.querySelectorAll("p, li")].map((element) => element.textContent ?? ""),
+    unmount: async () => {
+      await act(async () => root.unmount());
+      await Promise.all([client.close(), world.flow()]);
+    },
+  };
+}
+
+test("a channel renders what it has, what comes and what is sent", async () => {
+  const world = new World();
+  for (let count = 1; count <= 8; count++) world.node.publish("general", `${count}`);
+  const { text, unmount } = await mount(world);
+  assert.deepEqual(text(), ["connected subscribed", "4 sent", "5 sent", "6 sent", "7 sent", "8 sent"]);
+  await act(async () => {
+    world.node.publish("general", "9");
+    await world.flow();
+  });
+  assert.equal(text().at(-1), "9 sent");
+  await act(async () => {
+    await Promise.all([shown.loadOlder(), world.flow()]);
+  });
+  assert.deepEqual(text().slice(1, 4), ["1 sent", "2 sent", "3 sent"]);
+  assert.ok(!shown.hasOlder);
+  let sent: Promise<unknown> = Promise.resolve();
+  await act(async () => {
+    sent = shown.send("mine");
+  });
+  assert.equal(text().at(-1), "mine sending");
+  await act(async () => {
+    await Promise.all([sent, world.flow()]);
+  });
+  assert.equal(text().at(-1), "mine sent");
+  assert.equal(text().filter((line) => line.startsWith("mine")).length, 1);
+  await unmount();
+});
+
+test("a lost connection is rendered, and lines keep their places", async () => {
+  const world = new World();
+  const { text, unmount } = await mount(world);
+  await act(async () => {
+    world.isDown = true;
+    world.cut();
+    await world.flow();
+    shown.send("into the tunnel").catch(() => {});
+  });
+  assert.deepEqual(text(), ["reconnecting subscribed", "into the tunnel sending"]);
+  await act(async () => {
+    world.isDown = false;
+    await world.pass(1_000);
+  });
+  assert.deepEqual(text(), ["connected subscribed", "into the tunnel sent"]);
+  await unmount();
+});
+
+test("components share a subscription", async () => {
+  const world = new World();
+  const { text, unmount } = await mount(world, 3);
+  assert.deepEqual(
+    text(),
+    Array.from({ length: 3 }, () => "connected subscribed"),
+  );
+  assert.deepEqual([...world.node.session], [["general", true]]);
+  await unmount();
+});
+
+test("a refusal is rendered", async () => {
+  const world = new World();
+  const client = world.client();
+  const container = document.createElement("div");
+  const root = createRoot(container);
+  await act(async () => {
+    root.render(
+      <MillraceProvider client={client}>
+        <Chat name="nowhere" />
+      </MillraceProvider>,
+    );
+  });
+  await act(() => world.flow());
+  assert.equal(container.textContent, "connected ended");
+  assert.equal(shown.error?.code, 4005);
+  await act(async () => root.unmount());
+  await Promise.all([client.close(), world.flow()]);
+});
+
+test("a server renders without connecting", async () => {
+  const world = new World();
+  const html = renderToString(
+    <MillraceProvider client={world.client()}>
+      <Chat name="general" />
+    </MillraceProvider>,
+  );
+  assert.match(html, /idle.*idle/);
+  await world.flow();
+  assert.deepEqual(world.urls, []);
+  assert.throws(() => renderToString(<Outside />), /outside of a MillraceProvider/);
+});
