@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
-use crate::subject::History;
+use crate::subject::{Algorithm, History};
 
 /// One scenario.
 #[derive(Debug, Clone, Deserialize)]
@@ -79,6 +79,7 @@ pub(crate) struct Storm {
     #[serde(default)]
     pub(crate) history: History,
     pub(crate) tokens: Vec<Tokens>,
+    pub(crate) algorithms: Vec<Algorithm>,
 }
 
 /// What a session proves itself with.
@@ -310,7 +311,10 @@ impl Workload {
                 check_above_0("side-by-side", storm.side_by_side)?;
                 check_above_0("channels-each", storm.channels_each)?;
                 ensure!(storm.channels >= storm.channels_each, "channels has to be channels-each or more");
-                ensure!(!storm.tokens.is_empty(), "tokens needs a value: new, known or both");
+                ensure!(
+                    !storm.tokens.is_empty() && !storm.algorithms.is_empty(),
+                    "tokens needs new, known or both, and algorithms eddsa, hs256 or both"
+                );
                 ensure!(storm.missed == 0 || storm.history != History::None, "without history nothing can be missed");
                 check_payload(storm.payload)
             }

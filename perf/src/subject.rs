@@ -73,8 +73,20 @@ pub(crate) struct Needs {
     pub(crate) clients: u32,
     /// Different credentials that clients prove themselves with, in turn, where the subject has any.
     pub(crate) tokens: u32,
+    pub(crate) algorithm: Algorithm,
     /// Where it runs.
     pub(crate) cores: Cores,
+}
+
+/// What tokens are signed with, where a subject has a choice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Algorithm {
+    /// A signature that anybody can check.
+    #[default]
+    EdDsa,
+    /// An HMAC over SHA-256 with a shared secret.
+    Hs256,
 }
 
 /// A subject that runs; it ends with this value.

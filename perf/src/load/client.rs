@@ -14,9 +14,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::dialect::{Dialect, Event, Outbox, Session};
 use crate::stamp::Stamps;
 
-/// Clients of one source address before the next of 127.0.0.0/8: far fewer than it has ports, so that none is searched for.
-const CLIENTS_PER_ADDRESS: u32 = 4_000;
-/// Source addresses in turn; then the first again.
+/// Ports of one source address, and addresses, in turn: named, because the system searches long for a free one behind thousands of
+/// connections that it has not forgotten yet.
+const PORTS: std::ops::Range<u16> = 32_768..60_000;
 const ADDRESSES: u32 = 250;
 const MESSAGE_BYTES_MAX: u32 = 16 << 20;
 
@@ -67,11 +67,13 @@ impl Client {
         }
         socket.set_tcp_nodelay(true)?;
         if target.ip().is_loopback() && target.is_ipv4() {
-            let address = (session.number / CLIENTS_PER_ADDRESS) % ADDRESSES;
-            let source = Ipv4Addr::from(u32::from(Ipv4Addr::LOCALHOST) + address);
             // A port whose last connection still waits to be forgotten will do.
             socket.set_reuse_address(true)?;
-            socket.bind(&SocketAddr::from((source, 0)).into())?;
+            let source = source(session.number);
+            // One that somebody else has is passed over.
+            if socket.bind(&source.into()).is_err() {
+                socket.bind(&SocketAddr::new(source.ip(), 0).into())?;
+            }
         }
         match socket.connect(&target.into()) {
             Ok(()) => {}
@@ -215,6 +217,15 @@ impl Client {
         self.sent = 0;
         Ok(Sent::All)
     }
+}
+
+/// Where a client of this number connects from. Each process of this program has addresses of its own, in turn.
+fn source(number: u32) -> SocketAddr {
+    let ports = u32::from(PORTS.end - PORTS.start);
+    let [_, high, low, _] = Ipv4Addr::from(std::process::id() << 8).octets();
+    let address = u8::try_from(1 + (number / ports) % ADDRESSES).unwrap_or(1);
+    let port = u16::try_from(u32::from(PORTS.start) + number % ports).unwrap_or(PORTS.start);
+    (Ipv4Addr::new(127, high, low, address), port).into()
 }
 
 impl AsFd for Client {

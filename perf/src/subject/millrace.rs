@@ -4,11 +4,17 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::rc::Rc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD as BASE64;
+use millrace_protocol::node::KeyAlgorithm;
+use millrace_protocol::{TenantId, UserId};
+use millrace_token::{Claims, SigningKey};
 use serde_json::{Value, json};
 
-use super::{History, Missing, Needs, Running, Subject};
+use super::{Algorithm, History, Missing, Needs, Running, Subject};
 use crate::dialect;
 use crate::process::{Owned, tree};
 
@@ -81,9 +87,12 @@ impl Millrace {
         let address = text(&ready, "url")?;
         let address = address.trim_start_matches("ws://").trim_end_matches('/');
         let address = address.parse().with_context(|| format!("address of the data node, {address}"))?;
-        let tokens = (0..needs.tokens)
-            .map(|_| text(&post(&agent, &api, "/v1/tokens", &key, &json!({ "user": USER }))?, "token"))
-            .collect::<Result<Vec<_>>>()?;
+        let tokens = match needs.algorithm {
+            Algorithm::EdDsa => (0..needs.tokens)
+                .map(|_| text(&post(&agent, &api, "/v1/tokens", &key, &json!({ "user": USER }))?, "token"))
+                .collect::<Result<Vec<_>>>()?,
+            Algorithm::Hs256 => own_tokens(&agent, &api, &key, &tenant, needs.tokens)?,
+        };
         let dialect = Rc::new(dialect::millrace::Millrace {
             target: "/v1/connect".to_owned(),
             tokens,
@@ -96,6 +105,33 @@ impl Millrace {
         let (owned, folder) = (vec![data, control], Some(folder));
         Ok(Running { address, dialect, version, processes, session_processes, owned, folder })
     }
+}
+
+/// Tokens that an application signs itself, with a secret that it shares with the control plane.
+fn own_tokens(agent: &ureq::Agent, api: &str, key: &str, tenant: &Value, count: u32) -> Result<Vec<String>> {
+    let secret = *b"a secret of a benchmark, 32 byte";
+    let body = json!({ "algorithm": "HS256", "key": BASE64.encode(secret) });
+    let id = text(&post(agent, api, "/v1/signing-keys", key, &body)?, "id")?;
+    let signing = SigningKey::from_bytes(KeyAlgorithm::Hs256, &secret).context("a key for tokens")?;
+    let tenant =
+        tenant["id"].as_u64().and_then(|id| TenantId::new(u32::try_from(id).ok()?)).context("the tenant's id")?;
+    let now_ms = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?;
+    let user: UserId = USER.parse()?;
+    (0..count)
+        .map(|number| {
+            let (id_of_token, user) = (format!("perf-{number}"), user.clone());
+            let claims = Claims {
+                tenant,
+                user,
+                issued_at_ms: now_ms,
+                expires_at_ms: now_ms + 3_600_000,
+                id: id_of_token,
+                roles: Vec::new(),
+                device: None,
+            };
+            Ok(signing.sign(&id, &claims)?)
+        })
+        .collect()
 }
 
 fn channel(agent: &ureq::Agent, api: &str, key: &str, name: &str, history: History) -> Result<()> {

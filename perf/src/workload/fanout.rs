@@ -13,7 +13,7 @@ use crate::dialect::{Event, Plan};
 use crate::load::{Fleet, Sink};
 use crate::report;
 use crate::scenario::Fanout;
-use crate::subject::{Needs, Running};
+use crate::subject::{Algorithm, Needs, Running};
 
 /// Clients that connect at a time, while subscribers are brought in.
 const CONNECTING_MAX: usize = 64;
@@ -43,6 +43,7 @@ fn population(fanout: &Fanout, channels: u32, subscribers: u32, run: &mut Run<'_
         // Subscribers, and publishers where one cannot be in several channels.
         clients: channels * subscribers + channels,
         tokens: 1,
+        algorithm: Algorithm::default(),
         cores: run.cores.clone(),
     };
     let Some((running, guarantee)) = run.start(&needs)? else { return Ok(()) };

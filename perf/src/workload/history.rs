@@ -12,7 +12,7 @@ use crate::dialect::{Event, Plan};
 use crate::load::{Fleet, Sink};
 use crate::report;
 use crate::scenario::HistoryPaging;
-use crate::subject::{History, Needs};
+use crate::subject::{Algorithm, History, Needs};
 
 /// Messages under way while the channel is filled.
 const FILL_IN_FLIGHT: u64 = 512;
@@ -21,7 +21,14 @@ const DEPTHS: [f64; 4] = [0.0, 0.25, 0.75, 1.0];
 const PAGE: u64 = 50;
 
 pub(crate) fn run(paging: &HistoryPaging, run: &mut Run<'_>) -> Result<()> {
-    let needs = Needs { channels: 1, history: History::Durable, clients: 2, tokens: 1, cores: run.cores.clone() };
+    let needs = Needs {
+        channels: 1,
+        history: History::Durable,
+        clients: 2,
+        tokens: 1,
+        algorithm: Algorithm::default(),
+        cores: run.cores.clone(),
+    };
     let Some((running, guarantee)) = run.start(&needs)? else { return Ok(()) };
     let mut fleet = Fleet::new(running.address, running.dialect.clone())?;
     let mut sink = Pages { ready: 0, acknowledged: 0, pages: 0, messages: 0 };

@@ -11,7 +11,7 @@ use crate::load::{Fleet, Sink};
 use crate::process;
 use crate::report;
 use crate::scenario::Idle;
-use crate::subject::Needs;
+use crate::subject::{Algorithm, Needs};
 
 const CONNECTING_MAX: usize = 64;
 /// Between the last join and the first reading: what came with it is freed or kept.
@@ -23,6 +23,7 @@ pub(crate) fn run(idle: &Idle, run: &mut Run<'_>) -> Result<()> {
         history: idle.history,
         clients: idle.populations[1] + 1,
         tokens: 1,
+        algorithm: Algorithm::default(),
         cores: run.cores.clone(),
     };
     let Some((running, guarantee)) = run.start(&needs)? else { return Ok(()) };

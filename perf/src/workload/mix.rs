@@ -14,7 +14,7 @@ use crate::dialect::{Event, Plan};
 use crate::load::{Fleet, Sink};
 use crate::report;
 use crate::scenario::{Mix, Weights};
-use crate::subject::{Needs, Running};
+use crate::subject::{Algorithm, Needs, Running};
 
 const SEED: u64 = 0x6d69_6c6c_7261_6365;
 /// After the last action: what is still under way comes in.
@@ -28,6 +28,7 @@ pub(crate) fn run(mix: &Mix, run: &mut Run<'_>) -> Result<()> {
         history: mix.history,
         clients: mix.users + 1,
         tokens: 1,
+        algorithm: Algorithm::default(),
         cores: run.cores.clone(),
     };
     let Some((running, guarantee)) = run.start(&needs)? else { return Ok(()) };

@@ -13,7 +13,7 @@ use crate::dialect::{Event, Plan};
 use crate::load::{Fleet, Sink};
 use crate::report;
 use crate::scenario::{Answer, Publish};
-use crate::subject::Needs;
+use crate::subject::{Algorithm, Needs};
 
 pub(crate) fn run(publish: &Publish, run: &mut Run<'_>) -> Result<()> {
     let needs = Needs {
@@ -21,6 +21,7 @@ pub(crate) fn run(publish: &Publish, run: &mut Run<'_>) -> Result<()> {
         history: publish.history,
         clients: publish.publishers + 1,
         tokens: 1,
+        algorithm: Algorithm::default(),
         cores: run.cores.clone(),
     };
     let Some((running, guarantee)) = run.start(&needs)? else { return Ok(()) };

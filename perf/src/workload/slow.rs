@@ -15,7 +15,7 @@ use crate::load::{Fleet, Options, Sink};
 use crate::process;
 use crate::report::{self, Metric};
 use crate::scenario::Slow;
-use crate::subject::{Needs, Running};
+use crate::subject::{Algorithm, Needs, Running};
 
 /// So small that the system hides little of not reading.
 const RECEIVE_BYTES: usize = 4096;
@@ -28,6 +28,7 @@ pub(crate) fn run(slow: &Slow, run: &mut Run<'_>) -> Result<()> {
         history: slow.history,
         clients: slow.subscribers + 2,
         tokens: 1,
+        algorithm: Algorithm::default(),
         cores: run.cores.clone(),
     };
     let Some((running, guarantee)) = run.start(&needs)? else { return Ok(()) };

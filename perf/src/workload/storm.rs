@@ -15,7 +15,7 @@ use crate::load::{Fleet, Sink};
 use crate::report;
 use crate::scenario::{Storm, Tokens};
 use crate::stamp;
-use crate::subject::{Needs, Running};
+use crate::subject::{Algorithm, Needs, Running};
 
 /// Sessions before those that count: caches, allocator and branch predictor settle.
 const WARM_UP: u32 = 500;
@@ -24,7 +24,9 @@ pub(crate) fn run(storm: &Storm, run: &mut Run<'_>) -> Result<()> {
     if storm.missed > 0 && !run.subject.resumes() {
         return Ok(());
     }
-    for &tokens in &storm.tokens {
+    for (&tokens, &algorithm) in
+        storm.tokens.iter().flat_map(|tokens| storm.algorithms.iter().map(move |one| (tokens, one)))
+    {
         if (run.stop)() {
             return Ok(());
         }
@@ -36,6 +38,7 @@ pub(crate) fn run(storm: &Storm, run: &mut Run<'_>) -> Result<()> {
                 Tokens::New => storm.sessions + WARM_UP,
                 Tokens::Known => 1,
             },
+            algorithm,
             cores: run.cores.clone(),
         };
         let Some((running, guarantee)) = run.start(&needs)? else { continue };
@@ -53,7 +56,7 @@ pub(crate) fn run(storm: &Storm, run: &mut Run<'_>) -> Result<()> {
             ("channels each", f64::from(storm.channels_each)),
             ("missed in each", f64::from(storm.missed)),
             ("side by side", f64::from(storm.side_by_side)),
-            ("token known", f64::from(u8::from(tokens == Tokens::Known))),
+            (token_name(tokens, algorithm), 1.0),
         ];
         let (rate, cpu) = if storm.missed > 0 {
             (report::RESUMES, report::CPU_PER_RESUME)
@@ -69,6 +72,15 @@ pub(crate) fn run(storm: &Storm, run: &mut Run<'_>) -> Result<()> {
         run.record(guarantee, &point, cost.load_busy() > 0.95, &values);
     }
     Ok(())
+}
+
+fn token_name(tokens: Tokens, algorithm: Algorithm) -> &'static str {
+    match (tokens, algorithm) {
+        (Tokens::New, Algorithm::EdDsa) => "new eddsa token",
+        (Tokens::New, Algorithm::Hs256) => "new hs256 token",
+        (Tokens::Known, Algorithm::EdDsa) => "known eddsa token",
+        (Tokens::Known, Algorithm::Hs256) => "known hs256 token",
+    }
 }
 
 /// Lets sessions in, so many at a time.
