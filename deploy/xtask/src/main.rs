@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 
 mod check;
 mod conformance;
+mod counts;
 mod fuzz;
 mod go;
 mod peers;
@@ -16,6 +17,7 @@ mod setup;
 mod tally;
 mod test;
 
+use counts::Counts;
 use run::Workspace;
 use tally::Tally;
 
@@ -56,6 +58,12 @@ enum Task {
         /// Targets, by file name in protocol/fuzz/fuzz_targets.
         targets: Vec<String>,
     },
+    /// Counts the instructions of the hot paths under callgrind and compares them with perf/instructions.toml.
+    Counts {
+        /// Make the counts the new baseline.
+        #[arg(long)]
+        bless: bool,
+    },
     /// Installs the servers that the benchmarks compare with, and lists which are there. Not part of `test`.
     Peers,
     /// Every scenario of the benchmark, small: that it runs.
@@ -75,6 +83,8 @@ fn main() -> ExitCode {
         Task::Go => go::setup(&workspace).and_then(|()| go::everything(&workspace, &mut tally)),
         Task::Conformance => conformance::everything(&workspace, &mut tally),
         Task::Fuzz { seconds, targets } => fuzz::run(&workspace, &mut tally, seconds, &targets),
+        Task::Counts { bless: false } => counts::everything(&workspace, &mut tally, Counts::Compare),
+        Task::Counts { bless: true } => counts::everything(&workspace, &mut tally, Counts::Bless),
         Task::Peers => peers::everything(&workspace),
         Task::PerfSmoke => perf::smoke(&workspace, &mut tally),
         Task::Generate => test::generate(&workspace),
@@ -93,6 +103,7 @@ fn all(workspace: &Workspace, tally: &mut Tally, fuzz_seconds: u32) -> anyhow::R
         check::everything(workspace, tally),
         test::everything(workspace, tally),
         go::everything(workspace, tally),
+        counts::everything(workspace, tally, Counts::Compare),
         conformance::everything(workspace, tally),
         perf::smoke(workspace, tally),
         fuzz::run(workspace, tally, fuzz_seconds, &[]),

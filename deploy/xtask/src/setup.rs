@@ -21,6 +21,8 @@ const PACKAGES: &[Package] = &[
     Package { name: "capnproto", proof: "/usr/bin/capnp" },
     // libFuzzer is C++.
     Package { name: "g++", proof: "/usr/bin/g++" },
+    // Counts instructions.
+    Package { name: "valgrind", proof: "/usr/bin/valgrind" },
     Package { name: "python3-venv", proof: "/usr/share/doc/python3-venv" },
     // Real text in several languages for the main job.
     Package { name: "fortunes", proof: "/usr/share/games/fortunes/literature" },
