@@ -10,6 +10,7 @@ mod conformance;
 mod counts;
 mod fuzz;
 mod go;
+mod js;
 mod peers;
 mod perf;
 mod run;
@@ -50,6 +51,8 @@ enum Task {
     Go,
     /// Clients and codecs that nobody here wrote, against the WebSocket echo server and a real node.
     Conformance,
+    /// The TypeScript SDK: format, lints, types, tests against a real server.
+    Js,
     /// Runs fuzz targets; all of them unless named.
     Fuzz {
         /// Seconds for each target.
@@ -82,6 +85,7 @@ fn main() -> ExitCode {
         Task::Unit => test::everything(&workspace, &mut tally),
         Task::Go => go::setup(&workspace).and_then(|()| go::everything(&workspace, &mut tally)),
         Task::Conformance => conformance::everything(&workspace, &mut tally),
+        Task::Js => js::install(&workspace).and_then(|()| js::everything(&workspace, &mut tally)),
         Task::Fuzz { seconds, targets } => fuzz::run(&workspace, &mut tally, seconds, &targets),
         Task::Counts { bless: false } => counts::everything(&workspace, &mut tally, Counts::Compare),
         Task::Counts { bless: true } => counts::everything(&workspace, &mut tally, Counts::Bless),
@@ -105,6 +109,7 @@ fn all(workspace: &Workspace, tally: &mut Tally, fuzz_seconds: u32) -> anyhow::R
         go::everything(workspace, tally),
         counts::everything(workspace, tally, Counts::Compare),
         conformance::everything(workspace, tally),
+        js::everything(workspace, tally),
         perf::smoke(workspace, tally),
         fuzz::run(workspace, tally, fuzz_seconds, &[]),
     ];

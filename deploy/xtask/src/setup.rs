@@ -24,6 +24,8 @@ const PACKAGES: &[Package] = &[
     // Counts instructions.
     Package { name: "valgrind", proof: "/usr/bin/valgrind" },
     Package { name: "python3-venv", proof: "/usr/share/doc/python3-venv" },
+    // The TypeScript SDK runs in a browser, too.
+    Package { name: "chromium", proof: "/usr/bin/chromium" },
     // Real text in several languages for the main job.
     Package { name: "fortunes", proof: "/usr/share/games/fortunes/literature" },
     Package { name: "fortunes-de", proof: "/usr/share/doc/fortunes-de" },
@@ -40,6 +42,7 @@ pub(crate) fn everything(workspace: &Workspace) -> Result<()> {
     python(workspace)?;
     npm(workspace)?;
     crate::go::setup(workspace)?;
+    crate::js::install(workspace)?;
     cargo_deny(workspace)
 }
 
