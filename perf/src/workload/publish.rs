@@ -25,6 +25,10 @@ pub(crate) fn run(publish: &Publish, run: &mut Run<'_>) -> Result<()> {
         cores: run.cores.clone(),
     };
     let Some((running, guarantee)) = run.start(&needs)? else { return Ok(()) };
+    if running.dialect.channels_max() < channels_each(publish) {
+        (run.progress)("cannot be in so many channels with one client");
+        return Ok(());
+    }
     for &in_flight in &publish.in_flight {
         if (run.stop)() {
             return Ok(());
@@ -58,6 +62,11 @@ pub(crate) fn run(publish: &Publish, run: &mut Run<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Channels of each publisher.
+fn channels_each(publish: &Publish) -> usize {
+    (publish.channels / publish.publishers).max(1) as usize
+}
+
 /// All publishers, each with its share of the channels.
 struct Crowd {
     fleet: Fleet,
@@ -80,7 +89,7 @@ impl Crowd {
             sent: Vec::new(),
             in_flight,
         };
-        let channels_each = (publish.channels / publish.publishers).max(1);
+        let channels_each = u32::try_from(channels_each(publish))?;
         let mut clients = Vec::new();
         for number in 0..publish.publishers {
             let own: Vec<u32> =
