@@ -69,7 +69,10 @@ pub(crate) struct Mark {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Look {
     Millrace,
+    /// The limit that ratios are to.
     Limit,
+    /// What batches or another interface would give.
+    OtherLimit,
     /// Colour and shape.
     Peer(usize),
 }
@@ -82,8 +85,13 @@ impl Look {
         match self {
             Self::Millrace => "own".to_owned(),
             Self::Limit => "limit".to_owned(),
+            Self::OtherLimit => "limit other".to_owned(),
             Self::Peer(number) => format!("peer{}", number % PEER_LOOKS),
         }
+    }
+
+    pub(crate) fn is_subject(self) -> bool {
+        !matches!(self, Self::Limit | Self::OtherLimit)
     }
 
     /// The outline of its mark, so that colour is never all that tells subjects apart.
@@ -96,6 +104,7 @@ impl Look {
         match self {
             Self::Millrace => html! { circle cx=(px(x)) cy=(px(y)) r="5" {} },
             Self::Limit => polygon(&[(-4.5, -1.5), (4.5, -1.5), (4.5, 1.5), (-4.5, 1.5)]),
+            Self::OtherLimit => polygon(&[(-1.5, -4.5), (1.5, -4.5), (1.5, 4.5), (-1.5, 4.5)]),
             Self::Peer(number) => match number % PEER_LOOKS {
                 0 => polygon(&[(-4.0, -4.0), (4.0, -4.0), (4.0, 4.0), (-4.0, 4.0)]),
                 1 => polygon(&[(0.0, -5.0), (4.8, 3.8), (-4.8, 3.8)]),

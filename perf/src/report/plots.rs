@@ -48,7 +48,7 @@ pub(crate) fn sections(report: &Report) -> Vec<Section> {
             let of_metric: Vec<&Figure> =
                 report.figures.iter().filter(|figure| figure.scenario == scenario && figure.metric == metric).collect();
             let varying = varying(&of_metric);
-            let axes = axes(metric, &varying);
+            let axes = axes(metric, &of_metric, &varying);
             for kind in [Kind::Value, Kind::Ratio] {
                 if kind == Kind::Ratio && !HAS_RATIO.contains(&metric) {
                     continue;
@@ -98,9 +98,14 @@ fn varying(figures: &[&Figure]) -> BTreeMap<String, usize> {
     names.into_iter().map(|name| (name.clone(), values(name))).filter(|(_, count)| *count > 1).collect()
 }
 
-fn axes(metric: &str, varying: &BTreeMap<String, usize>) -> Vec<String> {
+/// What a metric is plotted along: numbers that every figure has, with values enough for a line. A flag (0 or 1) is held fixed.
+fn axes(metric: &str, figures: &[&Figure], varying: &BTreeMap<String, usize>) -> Vec<String> {
     let least = if metric.starts_with("latency") || metric == report::CPU_PER_DELIVERY.name { 2 } else { 3 };
-    let is_axis = |name: &str| varying.get(name).is_some_and(|&count| count >= least);
+    let is_axis = |name: &str| {
+        let values: Option<Vec<f64>> = figures.iter().map(|figure| figure.point.get(name).copied()).collect();
+        let is_number = values.is_some_and(|values| values.iter().any(|value| *value != 0.0 && *value != 1.0));
+        is_number && varying.get(name).is_some_and(|&count| count >= least)
+    };
     if metric == report::CPU_PER_DELIVERY.name && is_axis("rate") && is_axis("subscribers") {
         return vec!["rate".to_owned(), "subscribers".to_owned()];
     }
@@ -180,7 +185,7 @@ impl Plot<'_> {
             bars.sort_by(|one, other| {
                 let order = one.mark.median.total_cmp(&other.mark.median);
                 let order = if better == Better::Higher { order.reverse() } else { order };
-                (one.look != Look::Limit).cmp(&(other.look != Look::Limit)).then(order)
+                one.look.is_subject().cmp(&other.look.is_subject()).then(order)
             });
             charts.extend(self.chart(&fixed, None, Form::Bars(bars)));
         }
@@ -263,7 +268,8 @@ impl Looks {
         for subject in subjects {
             let look = match subject {
                 "millrace" => Look::Millrace,
-                subject if subject.starts_with("bare") => Look::Limit,
+                bare::NAME => Look::Limit,
+                subject if subject.starts_with("bare") => Look::OtherLimit,
                 subject => Look::Peer(PEERS.iter().position(|known| *known == subject).unwrap_or_else(|| {
                     next += 1;
                     next - 1
@@ -276,6 +282,7 @@ impl Looks {
             Look::Millrace => (0, 0),
             Look::Peer(number) => (1, *number),
             Look::Limit => (2, 0),
+            Look::OtherLimit => (2, 1),
         });
         Self(looks)
     }

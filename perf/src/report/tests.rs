@@ -47,6 +47,24 @@ fn the_example_gives_its_plots_under_stable_names() {
     );
 }
 
+/// Where a token is known or not, or a reader reads or not, nothing lies between: no line.
+#[test]
+fn flags_are_held_fixed_and_not_plotted_along() {
+    let mut report = example();
+    report.figures.retain(|figure| figure.metric == "latency p50");
+    for figure in &mut report.figures {
+        let rate = figure.point.remove("rate").expect("a rate");
+        figure.point.insert("token known".to_owned(), if rate > 1.0 { 1.0 } else { 0.0 });
+    }
+    let names = |report: &Report| charts(report).into_iter().map(|chart| chart.name).collect::<Vec<_>>();
+    assert_eq!(names(&report), ["fanout-latency-p50-token-known-0", "fanout-latency-p50-token-known-1"]);
+    for figure in &mut report.figures {
+        let name = if figure.point.remove("token known") == Some(1.0) { "reads" } else { "never reads" };
+        figure.point.insert(name.to_owned(), 1.0);
+    }
+    assert_eq!(names(&report), ["fanout-latency-p50-never-reads-1", "fanout-latency-p50-reads-1"]);
+}
+
 #[test]
 fn every_plot_is_an_accessible_svg_that_stands_alone() {
     for chart in charts(&example()) {

@@ -26,10 +26,16 @@ pub(crate) fn value_of(name: &str, value: f64) -> String {
     match name {
         "payload" => format!("{text} B"),
         "rate" => format!("{text} {}/s", if is_one { "message" } else { "messages" }),
-        "channels" | "subscribers" | "sessions" | "publishers" | "users" | "messages" => {
-            format!("{text} {}", if is_one { name.trim_end_matches('s') } else { name })
+        "channels" | "subscribers" | "sessions" | "publishers" | "users" | "messages" if is_one => {
+            format!("{text} {}", name.trim_end_matches('s'))
         }
-        _ => format!("{name} {text}"),
+        "depth" => format!("depth {text}"),
+        "from sessions" => format!("from {text} sessions"),
+        "to sessions" => format!("to {text} sessions"),
+        "token known" => (if is_one { "known token" } else { "new token" }).to_owned(),
+        // A flag that is set, of the slow reader.
+        "reads" | "never reads" => name.to_owned(),
+        _ => format!("{text} {name}"),
     }
 }
 
@@ -150,4 +156,47 @@ pub(crate) fn cautions(report: &Report) -> Vec<(String, String)> {
 
 fn cores(text: &str) -> Vec<&str> {
     text.split(',').map(str::trim).filter(|core| !core.is_empty()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report;
+
+    #[test]
+    fn points_are_said_as_people_say_them() {
+        for (name, value, text) in [
+            ("rate", 1.0, "1 message/s"),
+            ("rate", 100.0, "100 messages/s"),
+            ("payload", 1024.0, "1,024 B"),
+            ("subscribers", 1.0, "1 subscriber"),
+            ("channels", 1000.0, "1,000 channels"),
+            ("side by side", 64.0, "64 side by side"),
+            ("token known", 0.0, "new token"),
+            ("never reads", 1.0, "never reads"),
+            ("depth", 0.5, "depth 0.500"),
+        ] {
+            assert_eq!(value_of(name, value), text);
+        }
+    }
+
+    #[test]
+    fn times_are_minutes_and_nothing_is_too_late() {
+        assert_eq!(time(0), "1970-01-01 00:00 UTC");
+        assert_eq!(time(1_795_358_459), "2026-11-22 14:40 UTC");
+        assert_eq!(time(u64::MAX), "9999-12-31 23:59 UTC");
+    }
+
+    #[test]
+    fn cautions_begin_with_what_the_report_gives_reason_for() {
+        let mut report = report::example();
+        let has = |report: &Report, what: &str| cautions(report).iter().any(|(short, _)| short.contains(what));
+        assert!(has(&report, "Some runs failed") && has(&report, "Load-bound") && has(&report, "two cores"));
+        assert!(!has(&report, "shared a core") && !has(&report, "interrupted") && !has(&report, "are of"));
+        report.load_cores = "2,0".to_owned();
+        report.interrupted = true;
+        report.figures[0].runs.truncate(1);
+        assert!(cautions(&report)[0].0.contains("interrupted"));
+        assert!(has(&report, "shared a core") && has(&report, "are of 1 run."));
+    }
 }
