@@ -104,10 +104,12 @@ impl Machine {
                 .find_map(|line| line.strip_prefix(name)?.trim_start().strip_prefix(separator))
                 .map_or_else(|| "unknown".to_owned(), |value| value.trim().trim_matches('"').to_owned())
         };
+        let cpus = read("/proc/cpuinfo");
         let memory_kib = field(&read("/proc/meminfo"), "MemTotal", ':');
         Self {
-            processor: field(&read("/proc/cpuinfo"), "model name", ':'),
-            cores: std::thread::available_parallelism().map_or(1, usize::from),
+            processor: field(&cpus, "model name", ':'),
+            // Not what this thread may use: it is pinned to the load's cores.
+            cores: cpus.lines().filter(|line| line.starts_with("processor")).count().max(1),
             memory_bytes: memory_kib.split(' ').next().and_then(|kib| kib.parse::<u64>().ok()).unwrap_or_default()
                 * 1024,
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
@@ -128,6 +130,16 @@ mod tests {
         for text in ["", "a", "3-1", "-1", "1,", "99999"] {
             assert!(text.parse::<Cores>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_pinned_thread_sees_the_whole_machine() {
+        let free = Machine::this();
+        let allowed = std::thread::available_parallelism().expect("cores").get();
+        assert!(free.cores >= allowed, "{} of {allowed}", free.cores);
+        let (one, _) = Cores::sensible().expect("a core");
+        let pinned = std::thread::spawn(move || one.while_pinned(|| Ok(Machine::this()))).join().expect("a thread");
+        assert_eq!(pinned.expect("the machine"), free);
     }
 
     #[test]

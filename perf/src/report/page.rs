@@ -48,7 +48,7 @@ fn header(report: &Report) -> Markup {
             p.brand { "Millrace perf" }
             h1 { "What was measured" }
             p.machine {
-                time { (words::time(report.started)) } " · " (report.machine.processor) ", " (report.machine.cores) " cores · subjects on core "
+                time { (words::time(report.started)) } " · " (report.machine.processor) ", " (count(report.machine.cores, "core")) " · subjects on core "
                 (report.subject_cores) ", load on core " (report.load_cores)
             }
             ul.badges {
@@ -204,7 +204,7 @@ fn surroundings(report: &Report) -> Markup {
             h2 { "How it was measured" }
             dl {
                 dt { "Command" } dd { code { (report.command) } }
-                dt { "Processor" } dd { (machine.processor) ", " (machine.cores) " cores" }
+                dt { "Processor" } dd { (machine.processor) ", " (count(machine.cores, "core")) }
                 dt { "Memory" } dd { (number(gibibytes(machine.memory_bytes))) " GiB" }
                 dt { "System" } dd { (machine.system) ", Linux " (machine.kernel) }
                 dt { "Cores" } dd { "subjects on " (report.subject_cores) ", load generator on " (report.load_cores) }

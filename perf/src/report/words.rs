@@ -29,6 +29,7 @@ pub(crate) fn value_of(name: &str, value: f64) -> String {
         "channels" | "subscribers" | "sessions" | "publishers" | "users" | "messages" if is_one => {
             format!("{text} {}", name.trim_end_matches('s'))
         }
+        "channels each" if is_one => "1 channel each".to_owned(),
         "depth" => format!("depth {text}"),
         "from sessions" => format!("from {text} sessions"),
         "to sessions" => format!("to {text} sessions"),
