@@ -132,7 +132,13 @@ class Client {
     token: string | undefined,
   ) {
     this.millrace = new Millrace({ ...options, token: token ?? (() => this.ask()) });
-    this.millrace.on("state", (state) => emit("state", { client: label, ...stateOf(state) }));
+  }
+
+  /** Tells states from now on. A client that could not be made has none: the failure of its command says why. */
+  watch(): void {
+    const tell = (state: State) => emit("state", { client: this.label, ...stateOf(state) });
+    tell(this.millrace.state);
+    this.millrace.on("state", tell);
   }
 
   channel(name: string): Channel {
@@ -251,6 +257,7 @@ const COMMANDS: Readonly<Record<string, (command: Json) => Promise<Json> | Json>
     const connected = client.millrace.connect({ failFast: command.lazy !== true });
     if (command.lazy === true) connected.catch(() => {});
     else await connected;
+    client.watch();
     return {};
   },
   async subscribe(command) {
