@@ -11,6 +11,7 @@ use clap::Args;
 use crate::machine::{Cores, Machine};
 use crate::report::{FORMAT, MissingSubject, Report};
 use crate::scenario::{BUILT_IN, Scenario};
+use crate::subject::millrace::{Cluster, ClusterArguments};
 use crate::subject::{self, Subject};
 use crate::{limit, print, report, workload};
 
@@ -32,6 +33,8 @@ pub(crate) struct Arguments {
     /// The millrace binary to measure; the one beside this program otherwise
     #[arg(long, value_name = "BINARY")]
     server: Option<PathBuf>,
+    #[command(flatten)]
+    cluster: ClusterArguments,
     /// Cores that subjects run on, such as 0 or 0,2 or 0-3
     #[arg(long, value_name = "CORES")]
     subject_cores: Option<Cores>,
@@ -104,7 +107,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
                     report.interrupted = true;
                     continue;
                 }
-                if !scenario.subjects.is_empty() && !scenario.subjects.iter().any(|name| name == subject.name()) {
+                // A cluster is Millrace, too.
+                let is_meant = |name: &str| name == subject.name() || name == "millrace" && subject.name() == "cluster";
+                if !scenario.subjects.is_empty() && !scenario.subjects.iter().any(|name| is_meant(name)) {
                     continue;
                 }
                 let (name, subject_name) = (&scenario.name, subject.name());
@@ -157,7 +162,14 @@ fn write(arguments: &Arguments, report: &Report) -> Result<()> {
 
 /// The subjects that were asked for and can run; the others are noted as missing.
 fn chosen(arguments: &Arguments, cores: &Cores, report: &mut Report) -> Result<Vec<Box<dyn Subject>>> {
-    let all = subject::all(&subject::server_binary(arguments.server.clone()), cores);
+    let mut all = subject::all(&subject::server_binary(arguments.server.clone()), cores);
+    if let Some(cluster) = Cluster::new(&arguments.cluster)? {
+        // What is here and what is there do not share a machine: nothing else is compared unless it is asked for.
+        if arguments.subject.is_empty() {
+            all.clear();
+        }
+        all.push(Box::new(cluster));
+    }
     for name in &arguments.subject {
         let known = || all.iter().map(|subject| subject.name()).collect::<Vec<_>>().join(", ");
         ensure!(all.iter().any(|subject| subject.name() == name), "no subject {name:?}; there are {}", known());

@@ -73,6 +73,10 @@ impl Run<'_> {
     ) {
         let entry = Entry { scenario: &self.scenario.name, subject: self.subject.name(), guarantee, point, load_bound };
         for &(metric, value) in values {
+            // Of a subject that runs elsewhere nothing is known.
+            if metric == report::SUBJECT_BUSY && value <= 0.0 {
+                continue;
+            }
             self.report.record(&entry, metric, value);
         }
     }

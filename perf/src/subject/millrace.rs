@@ -1,25 +1,23 @@
-//! Millrace: a control node and a data node, as in a cluster of two processes.
+//! Millrace: a control node and a data node of this machine, as in a cluster of two processes; or a cluster that runs already.
+
+mod api;
+mod cluster;
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::rc::Rc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD as BASE64;
-use millrace_protocol::node::KeyAlgorithm;
-use millrace_protocol::{TenantId, UserId};
-use millrace_token::{Claims, SigningKey};
 use serde_json::{Value, json};
 
-use super::{Algorithm, History, Missing, Needs, Running, Subject};
+use super::{History, Missing, Needs, Running, Subject};
 use crate::dialect;
 use crate::process::{Owned, tree};
+use api::{Api, text};
+pub(crate) use cluster::{Cluster, ClusterArguments};
 
 const OPERATOR_KEY: &str = "the-operator-key-of-a-benchmark-run";
-const USER: &str = "alice";
 
 /// A Millrace of this machine.
 pub(crate) struct Millrace {
@@ -33,11 +31,7 @@ impl Subject for Millrace {
     }
 
     fn guarantee(&self, history: History) -> Option<&'static str> {
-        Some(match history {
-            History::None => "at most once",
-            History::Windowed => "resumes from memory, saved behind the acknowledgement",
-            History::Durable => "on disk before it is acknowledged, exactly once",
-        })
+        Some(guarantee(history))
     }
 
     fn resumes(&self) -> bool {
@@ -56,6 +50,14 @@ impl Subject for Millrace {
     }
 }
 
+fn guarantee(history: History) -> &'static str {
+    match history {
+        History::None => "at most once",
+        History::Windowed => "resumes from memory, saved behind the acknowledgement",
+        History::Durable => "on disk before it is acknowledged, exactly once",
+    }
+}
+
 impl Millrace {
     fn start_here(&self, needs: &Needs) -> Result<Running> {
         let binary = self.binary.canonicalize().with_context(|| format!("find {}", self.binary.display()))?;
@@ -65,18 +67,11 @@ impl Millrace {
         let settings = ["control.rest_address=127.0.0.1:0", "control.link_address=127.0.0.1:0", &operator, &store];
         let (control, ready) = node(&binary, folder.path(), "control", &settings)?;
         let (api, link) = (text(&ready, "api")?, text(&ready, "link")?);
-        // One connection for thousands of calls.
-        let agent = ureq::Agent::new_with_defaults();
-        let tenant = post(&agent, &api, "/v1/tenants", OPERATOR_KEY, &json!({ "name": "perf" }))?;
+        let operator = Api::new(&api, OPERATOR_KEY);
+        let tenant = operator.post("/v1/tenants", &json!({ "name": "perf" }))?;
         let key = json!({ "tenant": text(&tenant, "name")?, "label": "millrace-perf" });
-        let key = text(&post(&agent, &api, "/v1/keys", OPERATOR_KEY, &key)?, "key")?;
-        let channels = (0..needs.channels)
-            .map(|number| {
-                let name = format!("perf-{number}");
-                channel(&agent, &api, &key, &name, needs.history)?;
-                Ok(name)
-            })
-            .collect::<Result<Vec<_>>>()?;
+        let api = Api::new(&api, &text(&operator.post("/v1/keys", &key)?, "key")?);
+        let channels = api.channels("perf", needs)?;
         let (shards, link) = (format!("data.shards={}", self.shards), format!("data.control_address={link}"));
         let connections = format!("limits.connections={}", needs.clients + 64);
         let settings =
@@ -87,12 +82,7 @@ impl Millrace {
         let address = text(&ready, "url")?;
         let address = address.trim_start_matches("ws://").trim_end_matches('/');
         let address = address.parse().with_context(|| format!("address of the data node, {address}"))?;
-        let tokens = match needs.algorithm {
-            Algorithm::EdDsa => (0..needs.tokens)
-                .map(|_| text(&post(&agent, &api, "/v1/tokens", &key, &json!({ "user": USER }))?, "token"))
-                .collect::<Result<Vec<_>>>()?,
-            Algorithm::Hs256 => own_tokens(&agent, &api, &key, &tenant, needs.tokens)?,
-        };
+        let tokens = api.tokens(needs)?;
         let dialect = Rc::new(dialect::millrace::Millrace {
             target: "/v1/connect".to_owned(),
             tokens,
@@ -105,39 +95,6 @@ impl Millrace {
         let (owned, folder) = (vec![data, control], Some(folder));
         Ok(Running { address, dialect, version, processes, session_processes, owned, folder })
     }
-}
-
-/// Tokens that an application signs itself, with a secret that it shares with the control plane.
-fn own_tokens(agent: &ureq::Agent, api: &str, key: &str, tenant: &Value, count: u32) -> Result<Vec<String>> {
-    let secret = *b"a secret of a benchmark, 32 byte";
-    let body = json!({ "algorithm": "HS256", "key": BASE64.encode(secret) });
-    let id = text(&post(agent, api, "/v1/signing-keys", key, &body)?, "id")?;
-    let signing = SigningKey::from_bytes(KeyAlgorithm::Hs256, &secret).context("a key for tokens")?;
-    let tenant =
-        tenant["id"].as_u64().and_then(|id| TenantId::new(u32::try_from(id).ok()?)).context("the tenant's id")?;
-    let now_ms = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?;
-    let user: UserId = USER.parse()?;
-    (0..count)
-        .map(|number| {
-            let (id_of_token, user) = (format!("perf-{number}"), user.clone());
-            let claims = Claims {
-                tenant,
-                user,
-                issued_at_ms: now_ms,
-                expires_at_ms: now_ms + 3_600_000,
-                id: id_of_token,
-                roles: Vec::new(),
-                device: None,
-            };
-            Ok(signing.sign(&id, &claims)?)
-        })
-        .collect()
-}
-
-fn channel(agent: &ureq::Agent, api: &str, key: &str, name: &str, history: History) -> Result<()> {
-    let members = json!([{ "user": USER, "role": "owner" }]);
-    let body = json!({ "name": name, "kind": "group", "history": history, "members": members });
-    post(agent, api, "/v1/channels", key, &body).map(drop)
 }
 
 fn version(binary: &Path) -> Result<String> {
@@ -158,18 +115,4 @@ fn node(binary: &Path, folder: &Path, name: &str, settings: &[&str]) -> Result<(
     BufReader::new(owned.stdout()?).read_line(&mut line).with_context(|| format!("wait for the {name} node"))?;
     let ready = serde_json::from_str(&line).with_context(|| format!("the {name} node said {line:?}"))?;
     Ok((owned, ready))
-}
-
-/// One call to the API; the answer must be a success.
-fn post(agent: &ureq::Agent, api: &str, path: &str, key: &str, body: &Value) -> Result<Value> {
-    agent
-        .post(format!("{api}{path}"))
-        .header("authorization", format!("Bearer {key}"))
-        .send_json(body)
-        .and_then(|mut response| response.body_mut().read_json())
-        .with_context(|| format!("POST {path}"))
-}
-
-fn text(value: &Value, field: &str) -> Result<String> {
-    Ok(value[field].as_str().with_context(|| format!("{value} has no {field}"))?.to_owned())
 }
