@@ -235,11 +235,12 @@ func (c *cutConn) take(bytes int) int {
 func (c *cutConn) Read(into []byte) (int, error) {
 	read, err := c.Conn.Read(into)
 	passes := c.take(read)
-	if passes < read || err != nil {
+	if passes < read {
 		_ = c.Close()
 		return passes, net.ErrClosed
 	}
-	return read, nil
+	// An error may be a deadline, by which the HTTP server takes a connection back from its reader.
+	return read, err
 }
 
 // Write implements [net.Conn].
