@@ -14,6 +14,7 @@ mod js;
 mod peers;
 mod perf;
 mod run;
+mod sdk_conformance;
 mod setup;
 mod tally;
 mod test;
@@ -26,7 +27,8 @@ use tally::Tally;
 #[derive(Parser)]
 #[command(
     name = "cargo xtask",
-    after_help = "Examples:\n  cargo xtask test\n  cargo xtask fuzz --seconds 600 ws_frame\n  cargo xtask conformance"
+    after_help = "Examples:\n  cargo xtask test\n  cargo xtask fuzz --seconds 600 ws_frame\n  cargo xtask conformance\n  \
+        cargo xtask sdk-conformance --sdk rust resume"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -53,6 +55,12 @@ enum Task {
     Conformance,
     /// The TypeScript SDK: format, lints, types, tests against a real server.
     Js,
+    /// The scenarios that every SDK must hold, against a real server, with every SDK whose tools are there.
+    SdkConformance {
+        /// For the runner: `--sdk NAME`, `--short`, `--write`, names of scenarios; `--help` lists all.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Runs fuzz targets; all of them unless named.
     Fuzz {
         /// Seconds for each target.
@@ -86,6 +94,7 @@ fn main() -> ExitCode {
         Task::Go => go::setup(&workspace).and_then(|()| go::everything(&workspace, &mut tally)),
         Task::Conformance => conformance::everything(&workspace, &mut tally),
         Task::Js => js::install(&workspace).and_then(|()| js::everything(&workspace, &mut tally)),
+        Task::SdkConformance { arguments } => sdk_conformance::run(&workspace, &mut tally, &arguments),
         Task::Fuzz { seconds, targets } => fuzz::run(&workspace, &mut tally, seconds, &targets),
         Task::Counts { bless: false } => counts::everything(&workspace, &mut tally, Counts::Compare),
         Task::Counts { bless: true } => counts::everything(&workspace, &mut tally, Counts::Bless),
@@ -110,6 +119,7 @@ fn all(workspace: &Workspace, tally: &mut Tally, fuzz_seconds: u32) -> anyhow::R
         counts::everything(workspace, tally, Counts::Compare),
         conformance::everything(workspace, tally),
         js::everything(workspace, tally),
+        sdk_conformance::run(workspace, tally, &[]),
         perf::smoke(workspace, tally),
         fuzz::run(workspace, tally, fuzz_seconds, &[]),
     ];

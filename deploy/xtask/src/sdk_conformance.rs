@@ -1,0 +1,22 @@
+//! The scenarios of `sdk/conformance`, with every SDK that can be built here.
+
+use anyhow::Result;
+
+use crate::run::{Workspace, each_line, step};
+use crate::tally::Tally;
+
+/// Builds the server and the runner, and runs it; it builds the SDKs' drivers.
+pub(crate) fn run(workspace: &Workspace, tally: &mut Tally, arguments: &[String]) -> Result<()> {
+    let mut build = workspace.cargo();
+    build.args(["build", "--quiet", "--package", "millrace", "--package", "millrace-conformance"]);
+    step("build millrace and the runner", &mut build)?;
+    let mut runner = workspace.command(workspace.target().join("debug/millrace-conformance"));
+    runner.arg("--target").arg(workspace.target()).args(arguments);
+    let before = tally.failed();
+    let outcome = each_line("SDK conformance", &mut runner, |line| tally.line(line));
+    // A runner that dies before it has counted fails as one.
+    if outcome.is_err() && tally.failed() == before {
+        tally.check("SDK conformance", &outcome);
+    }
+    Ok(())
+}

@@ -1,0 +1,94 @@
+//! Which drivers there are: `../../drivers.toml`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+
+/// One SDK's driver: how it is built and started.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DriverSpec {
+    /// The SDK's name for people.
+    pub title: String,
+    /// Where its commands run, from the repository's root.
+    #[serde(default)]
+    pub folder: PathBuf,
+    /// Programs without which it is left out.
+    #[serde(default)]
+    pub needs: Vec<String>,
+    /// Builds it; nothing to do if empty.
+    #[serde(default)]
+    pub build: Vec<String>,
+    /// Starts it.
+    pub run: Vec<String>,
+}
+
+/// Where things are.
+#[derive(Debug, Clone)]
+pub struct Places {
+    /// The repository.
+    pub root: PathBuf,
+    /// Cargo's target folder.
+    pub target: PathBuf,
+}
+
+impl DriverSpec {
+    /// Reads `drivers.toml`; SDKs by their short names, in the order of those.
+    ///
+    /// # Errors
+    /// If it is not what it should be.
+    pub fn load_all(path: &Path) -> Result<BTreeMap<String, Self>> {
+        let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+        let specs: BTreeMap<String, Self> = toml::from_str(&text).with_context(|| path.display().to_string())?;
+        for (name, spec) in &specs {
+            ensure!(!spec.run.is_empty(), "{name} has nothing to run");
+        }
+        Ok(specs)
+    }
+
+    /// The first of its needs that this machine does not have.
+    pub fn missing(&self) -> Option<&str> {
+        let folders: Vec<PathBuf> =
+            std::env::var_os("PATH").map(|path| std::env::split_paths(&path).collect()).unwrap_or_default();
+        let has = |program: &&String| folders.iter().any(|folder| folder.join(program).is_file());
+        self.needs.iter().find(|program| !has(program)).map(String::as_str)
+    }
+
+    /// Builds the driver.
+    ///
+    /// # Errors
+    /// If that fails.
+    pub fn build(&self, name: &str, places: &Places) -> Result<()> {
+        if self.build.is_empty() {
+            return Ok(());
+        }
+        let status = self.command(name, &self.build, places)?.status();
+        let status = status.with_context(|| format!("build the driver of {name}: {:?}", self.build))?;
+        ensure!(status.success(), "build the driver of {name}: {status}");
+        Ok(())
+    }
+
+    /// The process to start.
+    ///
+    /// # Errors
+    /// If its folder cannot be made.
+    pub fn process(&self, name: &str, places: &Places) -> Result<Command> {
+        self.command(name, &self.run, places)
+    }
+
+    fn command(&self, name: &str, words: &[String], places: &Places) -> Result<Command> {
+        let out = places.target.join("conformance").join(name);
+        std::fs::create_dir_all(&out).with_context(|| format!("make {}", out.display()))?;
+        let fill = |word: &String| {
+            word.replace("{out}", &out.to_string_lossy()).replace("{target}", &places.target.to_string_lossy())
+        };
+        let mut words = words.iter().map(fill);
+        let program = words.next().context("a command has a program")?;
+        let mut command = Command::new(program);
+        command.args(words).current_dir(places.root.join(&self.folder)).env("CARGO_TARGET_DIR", &places.target);
+        Ok(command)
+    }
+}
