@@ -194,3 +194,6 @@ fn check_order(sent: &[&Sent], stored: &[Stored]) -> Vec<Fault> {
     }
     faults
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,8 +19,6 @@ use crate::scenario::{Bodies, Pattern, Scenario};
 use crate::transcript::{Entry, Shared};
 use crate::world::World;
 
-/// How long one wait may take. Far more than anything takes on an idle machine.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// How long what is written behind may take.
 const WRITE_BEHIND: Duration = Duration::from_secs(5);
 /// Between two looks at what is stored.
@@ -46,13 +44,14 @@ pub enum Outcome {
     },
 }
 
-/// Plays a scenario with the driver that `start` starts.
+/// Plays a scenario with the driver that `start` starts. No wait takes longer than `patience`.
 ///
 /// # Errors
 /// If the driver does not start; what it does wrong afterwards is an [`Outcome`].
 pub fn play(
     scenario: &Scenario,
     world: Arc<dyn World>,
+    patience: Duration,
     start: impl FnOnce(OnEvent) -> Result<Driver>,
 ) -> Result<Outcome> {
     let providers = Providers::default();
@@ -75,6 +74,7 @@ pub fn play(
         facts: Facts::default(),
         newest: BTreeMap::new(),
         bodies: 0,
+        patience,
     };
     let played = player.all(scenario).and_then(|()| player.settle()).and_then(|()| player.close_all());
     let ended = driver.finish();
@@ -163,6 +163,7 @@ struct Player {
     newest: BTreeMap<String, Position>,
     /// Bodies made up so far.
     bodies: u64,
+    patience: Duration,
 }
 
 impl Player {
@@ -177,14 +178,14 @@ impl Player {
         self.transcript.push(Entry::Note(note));
     }
 
-    fn deadline() -> Instant {
-        Instant::now() + PATIENCE
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.patience
     }
 
     /// Waits for the answer to one command.
     fn answer(&self, id: u64) -> Result<Value> {
         self.transcript
-            .wait(Self::deadline(), |transcript| transcript.ledger.answers.get(&id).cloned())
+            .wait(self.deadline(), |transcript| transcript.ledger.answers.get(&id).cloned())
             .map_err(|why| anyhow::anyhow!("no answer to command {id}: {why}"))
     }
 
@@ -233,7 +234,7 @@ impl Player {
                 && fits(with, event)
         };
         let mut next = from;
-        let found = self.transcript.wait(Self::deadline(), |transcript| {
+        let found = self.transcript.wait(self.deadline(), |transcript| {
             while next < transcript.entries.len() {
                 next += 1;
                 if matches!(&transcript.entries[next - 1], Entry::Event(event) if is_it(event)) {
@@ -278,7 +279,7 @@ impl Player {
             }
         }
         let stored = self.stored()?;
-        let deadline = Self::deadline();
+        let deadline = self.deadline();
         let settled =
             self.transcript.wait(deadline, |transcript| incomplete(transcript, &stored).is_none().then_some(()));
         if let Err(why) = settled {
@@ -290,7 +291,7 @@ impl Player {
 
     /// What is stored, once all is that is known to be: a windowed channel is written behind.
     fn stored(&self) -> Result<BTreeMap<String, Vec<Stored>>> {
-        let deadline = Instant::now() + WRITE_BEHIND;
+        let deadline = Instant::now() + WRITE_BEHIND.min(self.patience);
         loop {
             let stored = self.world.stored()?;
             let head = |channel: &String| stored.get(channel).map(|all| all.last().map(|last| last.position));

@@ -295,3 +295,6 @@ impl State {
         bytes
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -477,3 +477,6 @@ impl Publish {
         Bodies { text, texts, base64, count, bytes }
     }
 }
+
+#[cfg(test)]
+mod tests;

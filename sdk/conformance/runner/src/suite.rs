@@ -14,6 +14,9 @@ use crate::real::Tenant;
 use crate::scenario::{Scenario, ServerSpec};
 use crate::server::Server;
 
+/// How long one wait may take. Far more than anything takes on an idle machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// What is run.
 #[derive(Debug, Clone)]
 pub struct Suite {
@@ -84,7 +87,7 @@ impl Suite {
         };
         let world = Arc::new(Tenant::new(server, scenario).context("prepare the server")?);
         let mut process = self.drivers[sdk].process(sdk, &self.places)?;
-        play(scenario, world, |on_event| Driver::start(&mut process, on_event))
+        play(scenario, world, PATIENCE, |on_event| Driver::start(&mut process, on_event))
     }
 }
 

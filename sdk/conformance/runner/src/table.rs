@@ -93,3 +93,6 @@ pub fn check(
 fn cells(line: &str) -> Vec<&str> {
     line.trim_matches('|').split('|').map(str::trim).collect()
 }
+
+#[cfg(test)]
+mod tests;

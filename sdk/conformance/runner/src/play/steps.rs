@@ -80,7 +80,7 @@ impl Player {
                 self.proxy(client)?.inject(&frame(vector)?)
             }
             Step::Frames(Frames { client, frame, count }) => {
-                self.proxy(client)?.until_seen(frame, *count, Self::deadline())
+                self.proxy(client)?.until_seen(frame, *count, self.deadline())
             }
         }
     }
@@ -139,7 +139,7 @@ impl Player {
     /// Waits for a session that no step knows of.
     fn reconnected(&mut self, client: &str) -> Result<()> {
         let known = self.sessions.get(client).copied().unwrap_or(0);
-        let seen = self.transcript.wait(Self::deadline(), |transcript| {
+        let seen = self.transcript.wait(self.deadline(), |transcript| {
             transcript.ledger.sessions.get(client).map(Vec::len).filter(|&seen| seen > known)
         });
         let seen = seen.map_err(|why| anyhow::anyhow!("{client} has no new session: {why}"))?;
@@ -223,7 +223,7 @@ impl Player {
 
     fn read(&mut self, client: &str, channel: &str, text: Option<&str>, count: Option<usize>) -> Result<()> {
         let of = (client.to_owned(), channel.to_owned());
-        let found = self.transcript.wait(Self::deadline(), |transcript| {
+        let found = self.transcript.wait(self.deadline(), |transcript| {
             let ledger = &transcript.ledger;
             let by_text = |text: &str| ledger.read.iter().any(|one| one.of == of && one.body == text.as_bytes());
             let read = ledger.subscriptions.get(&of).map_or(0, |subscription| subscription.read);
@@ -246,7 +246,7 @@ impl Player {
             return Ok(());
         }
         let wanted = step.count;
-        let found = self.transcript.wait(Self::deadline(), |transcript| (count(transcript) >= wanted).then_some(()));
+        let found = self.transcript.wait(self.deadline(), |transcript| (count(transcript) >= wanted).then_some(()));
         let submitted = count(&self.transcript.lock());
         found.map_err(|why| anyhow::anyhow!("{submitted} of {wanted} are submitted: {why}"))
     }
@@ -271,7 +271,7 @@ impl Player {
     /// Publishes until the data node counts one more of something.
     fn fill(&mut self, step: &Fill) -> Result<()> {
         let before = self.world.counter(&step.until)?;
-        let deadline = Self::deadline();
+        let deadline = self.deadline();
         for number in 1..=FILL_MAX {
             let body = self.made_up(step.bytes);
             self.publish_one(&step.channel, &step.user, body)?;
