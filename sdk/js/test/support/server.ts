@@ -63,7 +63,7 @@ export class Server {
 
   /** Ends it as a power cut would, and waits until it is gone. */
   async kill(): Promise<void> {
-    const { child } = this;
+    const child = this.child;
     if (child === undefined || child.exitCode !== null || child.signalCode !== null) return;
     const gone = new Promise((resolve) => child.once("exit", resolve));
     child.kill("SIGKILL");
