@@ -132,7 +132,8 @@ pub fn judge(transcript: &Transcript, facts: &Facts) -> Vec<Fault> {
 pub fn incomplete(transcript: &Transcript, stored: &BTreeMap<String, Vec<Stored>>) -> Option<Fault> {
     transcript.ledger.subscriptions.iter().find_map(|(of, subscription)| {
         let head = stored.get(&of.1)?.last().map_or(0, |last| last.position.offset);
-        let is_behind = !subscription.paused && !subscription.ended && subscription.position.offset < head;
+        let is_read = !subscription.paused && !subscription.ended && !subscription.closed;
+        let is_behind = is_read && subscription.position.offset < head;
         is_behind.then(|| Fault::Incomplete { of: of.clone(), at: subscription.position, head })
     })
 }

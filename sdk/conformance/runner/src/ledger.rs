@@ -77,8 +77,10 @@ pub struct Subscription {
     pub read: usize,
     /// It is not read.
     pub paused: bool,
-    /// It has ended by itself.
+    /// It has ended by itself: nothing follows.
     pub ended: bool,
+    /// Its client is closed: only what was queued for the application may follow.
+    pub closed: bool,
     /// Producers and sequences of a channel that keeps nothing.
     seen: HashSet<(String, u64)>,
 }
@@ -100,7 +102,6 @@ pub struct Ledger {
     pub sessions: BTreeMap<String, Vec<String>>,
     /// What is wrong already.
     pub faults: Vec<Fault>,
-    closed: HashSet<String>,
 }
 
 #[derive(Deserialize)]
@@ -198,9 +199,8 @@ impl Ledger {
             }
             name @ ("message" | "skipped" | "reset" | "can_publish" | "ended") => {
                 let of = of(event);
-                let is_closed = self.closed.contains(&of.0);
                 match self.subscriptions.get_mut(&of) {
-                    Some(subscription) if !subscription.ended && !is_closed => {
+                    Some(subscription) if !subscription.ended => {
                         if subscription.paused {
                             self.faults.push(Fault::WhilePaused { index, of: of.clone() });
                         }
@@ -231,6 +231,7 @@ impl Ledger {
                         read: 0,
                         paused: command["paused"] == true,
                         ended: false,
+                        closed: false,
                         seen: HashSet::new(),
                     };
                     self.subscriptions.insert(of(&command), subscription);
@@ -247,8 +248,8 @@ impl Ledger {
             }
             Some("close") => {
                 let client = text(&command, "client");
-                self.subscriptions.retain(|of, _| of.0 != client);
-                self.closed.insert(client);
+                let all = self.subscriptions.iter_mut();
+                all.filter(|(of, _)| of.0 == client).for_each(|(_, subscription)| subscription.closed = true);
             }
             Some("send") => {
                 let outcome = match (is_done, position(&event["position"])) {

@@ -102,6 +102,22 @@ fn a_channel_that_keeps_nothing_still_delivers_once() {
     assert_eq!(found, ["a was given 1/0 of room twice, or behind a later one"]);
 }
 
+#[test]
+fn what_was_queued_may_follow_a_close_and_is_still_in_order() {
+    let mut lines = subscribed("durable");
+    lines.extend([
+        message(1, 1, "1"),
+        json!({ "id": 2, "command": "close", "client": "a" }),
+        json!({ "id": 2, "event": "done" }),
+        message(1, 2, "22"),
+    ]);
+    let facts = facts(&[(1, 1, "1"), (1, 2, "22"), (1, 3, "333")]);
+    assert_eq!(faults(lines.clone(), &facts), [""; 0]);
+    assert_eq!(incomplete(&transcript(lines.clone()), &facts.stored), None);
+    lines.push(message(1, 2, "22"));
+    assert_eq!(faults(lines, &facts), ["a was given 1/2 of room twice, or behind a later one"]);
+}
+
 fn send(id: u64, text: &str, answer: Value) -> Vec<Value> {
     let mut answer = answer;
     answer["id"] = id.into();
