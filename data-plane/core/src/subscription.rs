@@ -33,8 +33,8 @@ pub(crate) struct Entry {
     pub(crate) waiting: Vec<(SessionKey, u32)>,
     /// Sessions that are ahead of the live ones and go on when those have caught up, or are gone.
     pub(crate) parked: Vec<(SessionKey, u32)>,
-    /// The group's join that counts.
-    pub(crate) group: u32,
+    /// The group's join that counts, while the group still needs it.
+    pub(crate) group: Option<u32>,
     /// Joins that the home has not answered. While there are some the shard does not leave: an answer may carry interest.
     pub(crate) joins: u32,
 }
@@ -137,7 +137,7 @@ impl Channels {
                 live: 0,
                 waiting: Vec::new(),
                 parked: Vec::new(),
-                group: 0,
+                group: None,
                 joins: 0,
             })
         })

@@ -232,7 +232,7 @@ impl<V: VerifyToken> Shard<V> {
             };
             self.joins = self.joins.wrapping_add(1);
             let ticket = Ticket { session: None, number: self.joins, reserved: false };
-            entry.group = ticket.number;
+            entry.group = Some(ticket.number);
             if !self.send_join(channel, ticket, start) {
                 self.group_refused(now, channel, Code::Busy);
             }

@@ -120,7 +120,7 @@ impl<V: VerifyToken> Shard<V> {
         // It counts until the end: a session may meet its end on the way, and interest that came with the answer must still
         // be given back.
         match ticket.session {
-            None if entry.group == ticket.number && entry.interest == Interest::Joining => {
+            None if entry.group == Some(ticket.number) && entry.interest == Interest::Joining => {
                 self.group_joined(now, channel, result);
             }
             // Somebody's page has made the entry live meanwhile, or a newer join counts.
@@ -162,8 +162,10 @@ impl<V: VerifyToken> Shard<V> {
             // They stand further back and catch up first.
             return false;
         }
-        // Off, Joining => Live.
+        // Off, Joining => Live. A join of the group that is under way is of before: should the shard lag again until its answer is
+        // here, that answer would take those who are live now back to where the group stood.
         entry.interest = Interest::Live;
+        entry.group = None;
         entry.position = position;
         self.serve_waiting(channel);
         true
