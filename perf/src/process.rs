@@ -1,10 +1,20 @@
 //! What the kernel's books say of a subject's processes: CPU time, memory.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::process::{Child, ChildStdout, Command};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+
+/// Processes that were started and have not been ended.
+static STARTED: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
+
+/// Ends everything that was started: for an end of this program that drops nothing.
+pub(crate) fn end_all() {
+    let started = std::mem::take(&mut *STARTED.lock().unwrap_or_else(PoisonError::into_inner));
+    started.into_iter().for_each(kill);
+}
 
 /// A process that ends, with all its children, with this value.
 pub(crate) struct Owned(Child);
@@ -17,7 +27,9 @@ impl Owned {
     pub(crate) fn start(command: &mut Command) -> Result<Self> {
         use std::os::unix::process::CommandExt;
         let child = command.process_group(0).spawn();
-        Ok(Self(child.with_context(|| format!("start {}", command.get_program().display()))?))
+        let child = child.with_context(|| format!("start {}", command.get_program().display()))?;
+        STARTED.lock().unwrap_or_else(PoisonError::into_inner).insert(child.id());
+        Ok(Self(child))
     }
 
     /// Its standard output, if it was started with a pipe for it and nobody has taken it yet.
@@ -43,13 +55,18 @@ impl Owned {
 
 impl Drop for Owned {
     fn drop(&mut self) {
-        // It may have died by itself; the run has said so then. Parents first: some would start their children again.
-        for process in tree(self.0.id()) {
-            if let Some(process) = i32::try_from(process).ok().and_then(rustix::process::Pid::from_raw) {
-                let _ = rustix::process::kill_process(process, rustix::process::Signal::KILL);
-            }
-        }
+        kill(self.0.id());
+        STARTED.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.0.id());
         let _ = self.0.wait();
+    }
+}
+
+/// It may have died by itself; the run has said so then. Parents first: some would start their children again.
+fn kill(root: u32) {
+    for process in tree(root) {
+        if let Some(process) = i32::try_from(process).ok().and_then(rustix::process::Pid::from_raw) {
+            let _ = rustix::process::kill_process(process, rustix::process::Signal::KILL);
+        }
     }
 }
 

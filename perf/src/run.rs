@@ -191,15 +191,24 @@ fn chosen(arguments: &Arguments, cores: &Cores, report: &mut Report) -> Result<V
     Ok(subjects)
 }
 
-/// Set by Ctrl-C or SIGTERM: what is measured by then is still written. A second one ends the program.
+/// Set by Ctrl-C or SIGTERM: what is measured by then is still written. A second one ends the program and all that it started.
 fn stop_flag() -> Result<Arc<AtomicBool>> {
     use signal_hook::consts::{SIGINT, SIGTERM};
     let flag = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&flag))
-            .context("listen for Ctrl-C")?;
-        signal_hook::flag::register(signal, Arc::clone(&flag)).context("listen for Ctrl-C")?;
-    }
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM]).context("listen for Ctrl-C")?;
+    let told = Arc::clone(&flag);
+    std::thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || {
+            for _ in signals.forever() {
+                if told.swap(true, Ordering::Relaxed) {
+                    crate::process::end_all();
+                    std::process::exit(130);
+                }
+                eprintln!("stopping; what is measured is written. Once more ends at once");
+            }
+        })
+        .context("start the thread that listens for Ctrl-C")?;
     Ok(flag)
 }
 

@@ -246,6 +246,8 @@ impl Scenario {
             scenario.runs
         );
         scenario.workload.check().with_context(|| format!("scenario {name}"))?;
+        let longest = scenario.workload.longest();
+        ensure!(longest <= LONGEST, "scenario {name}: {longest:?} in one go, {LONGEST:?} is the most");
         Ok(scenario)
     }
 }
@@ -270,7 +272,21 @@ fn check_rate(rate: f64) -> Result<()> {
     Ok(())
 }
 
+/// Longest warm-up, measurement or hold.
+const LONGEST: Duration = Duration::from_secs(3_600);
+
 impl Workload {
+    /// The longest stretch of time that it asks for.
+    fn longest(&self) -> Duration {
+        match self {
+            Self::Fanout(fanout) => fanout.measure.max(fanout.warm_up),
+            Self::Idle(idle) => idle.hold,
+            Self::Publish(publish) => publish.measure.max(publish.warm_up),
+            Self::Mix(mix) => mix.measure.max(mix.warm_up),
+            Self::Storm(_) | Self::Slow(_) | Self::History(_) => Duration::ZERO,
+        }
+    }
+
     /// Makes it as small as can be: to see that everything runs, and nothing to quote.
     pub(crate) fn shrink(&mut self) {
         let brief = Duration::from_millis(300);
@@ -407,6 +423,7 @@ mod tests {
             ("subscribers = [10]", "subscribers = [0]", "1 or more"),
             ("title = 'x'", "title = 'x'\nspeed = 1", "speed"),
             ("measure = '1s'", "measure = 'soon'", "soon"),
+            ("measure = '1s'", "measure = '2h'", "is the most"),
         ] {
             let text = good.replace(from, to);
             let error = format!("{:#}", Scenario::parse("bad", &text).expect_err(to));

@@ -56,8 +56,12 @@ fn population(fanout: &Fanout, channels: u32, subscribers: u32, run: &mut Run<'_
                 return Ok(());
             }
             (run.progress)(&format!("{payload} bytes, {rate:.0}/s"));
-            room.measure(&running, rate, payload, fanout.warm_up.min(fanout.measure))?;
-            let found = room.measure(&running, rate, payload, fanout.measure)?;
+            room.measure(&running, rate, payload, fanout.warm_up.min(fanout.measure), run.stop)?;
+            let found = room.measure(&running, rate, payload, fanout.measure, run.stop)?;
+            if (run.stop)() {
+                // Cut short: it would tell of loss that was none.
+                return Ok(());
+            }
             let mut point = vec![
                 ("channels", f64::from(channels)),
                 ("subscribers", f64::from(subscribers)),
@@ -190,7 +194,14 @@ impl Room {
     }
 
     /// Publishes at a rate for a while, and waits until everything has come.
-    fn measure(&mut self, running: &Running, rate: f64, payload: usize, during: Duration) -> Result<Found> {
+    fn measure(
+        &mut self,
+        running: &Running,
+        rate: f64,
+        payload: usize,
+        during: Duration,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Found> {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "below 10^7/s for minutes")]
         let messages = ((rate * during.as_secs_f64()).round() as u64).max(1);
         let interval_ns = 1e9 / rate;
@@ -202,7 +213,7 @@ impl Room {
         let mut late = histogram();
         let mut sent: u64 = 0;
         let mut deadline = None;
-        while self.sink.delivered < expected {
+        while self.sink.delivered < expected && !stop() {
             let now_ns = self.fleet.now_ns();
             let mut burst = 0;
             while sent < messages && burst < BURST_MAX && !self.fleet.is_blocked() {
