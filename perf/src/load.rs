@@ -60,6 +60,8 @@ pub(crate) struct Fleet {
     events: Vec<Event>,
     /// Clients with bytes to send at the end of the turn.
     dirty: Vec<usize>,
+    /// Of these, those that found no room in their socket.
+    blocked: usize,
 }
 
 impl Fleet {
@@ -79,6 +81,7 @@ impl Fleet {
             payload: Vec::new(),
             events: Vec::new(),
             dirty: Vec::new(),
+            blocked: 0,
         })
     }
 
@@ -239,6 +242,7 @@ impl Fleet {
         }
         dirty.clear();
         // Those that wait for room are tried again in each turn: there are few, and the run is near its limit anyway.
+        self.blocked = self.dirty.len();
         dirty.append(&mut self.dirty);
         self.dirty = dirty;
         let mut events = std::mem::take(&mut self.events);
@@ -251,7 +255,7 @@ impl Fleet {
 
     /// Whether something waits for room in a socket: the subject, or this machine, does not keep up with what it is sent.
     pub(crate) fn is_blocked(&self) -> bool {
-        !self.dirty.is_empty()
+        self.blocked > 0
     }
 }
 

@@ -28,7 +28,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     quick: bool,
     /// Times that everything is measured, in place of the scenario's own number
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
     runs: Option<u32>,
     /// The millrace binary to measure; the one beside this program otherwise
     #[arg(long, value_name = "BINARY")]
@@ -92,6 +92,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         failures: Vec::new(),
     };
     let subjects = chosen(arguments, &subject_cores, &mut report)?;
+    more_descriptors();
     let stop = stop_flag()?;
     let began = Instant::now();
     make_folder(&arguments.out)?;
@@ -100,9 +101,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     report.limits = limit::measure(place, &|what| eprintln!("note: {what}"));
     for scenario in &scenarios {
         for number in 0..arguments.runs.unwrap_or(scenario.runs) {
-            // Each run begins with another subject: what a minute of the machine was like falls on all alike.
-            let first = number as usize % subjects.len().max(1);
-            for subject in subjects[first..].iter().chain(&subjects[..first]) {
+            // Every other run the other way round, and never apart: the limit and Millrace are neighbours, so that they share a minute.
+            let in_turn: Vec<_> =
+                if number % 2 == 0 { subjects.iter().collect() } else { subjects.iter().rev().collect() };
+            for subject in in_turn {
                 if stop.load(Ordering::Relaxed) {
                     report.interrupted = true;
                     continue;
@@ -189,6 +191,14 @@ fn chosen(arguments: &Arguments, cores: &Cores, report: &mut Report) -> Result<V
     }
     ensure!(!subjects.is_empty(), "none of the subjects is installed");
     Ok(subjects)
+}
+
+/// As many open files as the system allows, here and in what is started from here: each client and each session is one.
+fn more_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // Where that is refused, what runs out of them says so.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 /// Set by Ctrl-C or SIGTERM: what is measured by then is still written. A second one ends the program and all that it started.

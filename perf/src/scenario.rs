@@ -262,13 +262,16 @@ fn check_payload(bytes: usize) -> Result<()> {
     Ok(())
 }
 
+/// More of anything than one machine has clients, channels or messages for in a round.
+const COUNT_MAX: u32 = 10_000_000;
+
 fn check_above_0(name: &str, value: u32) -> Result<()> {
-    ensure!(value > 0, "{name} has to be 1 or more");
+    ensure!((1..=COUNT_MAX).contains(&value), "{name} has to be 1 to {COUNT_MAX}, and not {value}");
     Ok(())
 }
 
 fn check_rate(rate: f64) -> Result<()> {
-    ensure!(rate > 0.0 && rate <= 1e7, "a rate has to be above 0, and 10,000,000/s at most; here is {rate}");
+    ensure!((0.001..=1e7).contains(&rate), "a rate has to be 0.001 to 10,000,000 per second, and not {rate}");
     Ok(())
 }
 
@@ -367,8 +370,8 @@ impl Workload {
                 mix.posts.iter().try_for_each(|&rate| check_rate(rate))?;
                 let Weights { switch_channel, scroll, reconnect } = mix.weights;
                 ensure!(
-                    [switch_channel, scroll, reconnect].iter().all(|weight| *weight >= 0.0),
-                    "weights have to be 0 or more"
+                    [switch_channel, scroll, reconnect].iter().all(|weight| (0.0..=1_000.0).contains(weight)),
+                    "weights have to be 0 to 1000"
                 );
                 check_payload(mix.payload)
             }
@@ -384,6 +387,13 @@ impl Fanout {
         self.subscribers.iter().try_for_each(|&count| check_above_0("subscribers", count))?;
         self.rates.iter().try_for_each(|&rate| check_rate(rate))?;
         self.payloads.iter().try_for_each(|&bytes| check_payload(bytes))?;
+        for (channels, subscribers) in self.channels.iter().flat_map(|c| self.subscribers.iter().map(move |s| (c, s))) {
+            let clients = u64::from(*channels) * u64::from(*subscribers);
+            ensure!(
+                clients <= 1_000_000,
+                "{channels} channels of {subscribers} are {clients} clients, 1,000,000 are the most"
+            );
+        }
         ensure!(!self.measure.is_zero(), "measure has to be longer than nothing");
         Ok(())
     }
@@ -419,8 +429,8 @@ mod tests {
             ("runs = 1", "runs = 0", "runs is 0"),
             ("payloads = [20]", "payloads = [19]", "20 to 60000 bytes"),
             ("rates = [1]", "rates = []", "need a value"),
-            ("rates = [1]", "rates = [0]", "above 0"),
-            ("subscribers = [10]", "subscribers = [0]", "1 or more"),
+            ("rates = [1]", "rates = [0]", "0.001 to"),
+            ("subscribers = [10]", "subscribers = [0]", "has to be 1 to"),
             ("title = 'x'", "title = 'x'\nspeed = 1", "speed"),
             ("measure = '1s'", "measure = 'soon'", "soon"),
             ("measure = '1s'", "measure = '2h'", "is the most"),

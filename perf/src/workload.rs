@@ -5,6 +5,7 @@ pub(crate) mod history;
 pub(crate) mod idle;
 pub(crate) mod mix;
 pub(crate) mod publish;
+pub(crate) mod saturation;
 pub(crate) mod slow;
 pub(crate) mod storm;
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use hdrhistogram::Histogram;
 
+use super::saturation::Saturation;
 use super::{Cost, PATIENCE, Run, Stopwatch, count_f64, histogram, quantile_ms};
 use crate::dialect::{Event, Plan};
 use crate::load::{Fleet, Sink};
@@ -21,8 +22,8 @@ const CONNECTING_MAX: usize = 64;
 const BURST_MAX: u32 = 64;
 /// Messages that have not come this long after the last was sent are lost.
 const DRAIN: Duration = Duration::from_secs(3);
-/// Factor from one rate to the next on the way to saturation.
-const STEP: f64 = 1.5;
+/// CPU time below which no share of it is told.
+const SHARE_LEAST: Duration = Duration::from_secs(1);
 
 pub(crate) fn run(fanout: &Fanout, run: &mut Run<'_>) -> Result<()> {
     for &channels in &fanout.channels {
@@ -50,11 +51,12 @@ fn population(fanout: &Fanout, channels: u32, subscribers: u32, run: &mut Run<'_
     (run.progress)(&format!("{} subscribers join {} channels", channels * subscribers, channels));
     let mut room = Room::fill(&running, channels, subscribers)?;
     for &payload in &fanout.payloads {
-        let mut rates = Rates::new(fanout);
-        while let Some(rate) = rates.next() {
-            if (run.stop)() {
-                return Ok(());
-            }
+        let shape = [
+            ("channels", f64::from(channels)),
+            ("subscribers", f64::from(subscribers)),
+            ("payload", count_f64(payload as u64)),
+        ];
+        for &rate in &fanout.rates {
             (run.progress)(&format!("{payload} bytes, {rate:.0}/s"));
             room.measure(&running, rate, payload, fanout.warm_up.min(fanout.measure), run.stop)?;
             let found = room.measure(&running, rate, payload, fanout.measure, run.stop)?;
@@ -62,99 +64,61 @@ fn population(fanout: &Fanout, channels: u32, subscribers: u32, run: &mut Run<'_
                 // Cut short: it would tell of loss that was none.
                 return Ok(());
             }
-            let mut point = vec![
-                ("channels", f64::from(channels)),
-                ("subscribers", f64::from(subscribers)),
-                ("payload", count_f64(payload as u64)),
-            ];
-            if rates.is_searching() {
-                rates.tried(&found);
-            } else {
-                point.insert(2, ("rate", rate));
-                run.record(guarantee, &point, found.load_bound(), &found.values());
-            }
+            let point: Vec<_> = shape.into_iter().chain([("rate", rate)]).collect();
+            run.record(guarantee, &point, found.load_bound(), &found.values());
             if found.lost() > 0 {
                 // More of the same would only show the queue of what is still on its way.
                 break;
             }
         }
-        if let Some(best) = rates.best {
-            let point = [
-                ("channels", f64::from(channels)),
-                ("subscribers", f64::from(subscribers)),
-                ("payload", count_f64(payload as u64)),
-            ];
+        if let Some(within) = fanout.saturate_until_p99
+            && let Some((best, load_bound)) = saturate(fanout, &mut room, &running, payload, within, run)?
+        {
             let values = [(report::SATURATION, best.deliveries), (report::SUBJECT_BUSY, best.subject_busy * 100.0)];
-            run.record(guarantee, &point, best.load_bound, &values);
+            run.record(guarantee, &shape, load_bound, &values);
         }
     }
     Ok(())
 }
 
-/// The rates to try: those that were named, then up to saturation.
-struct Rates {
-    named: std::vec::IntoIter<f64>,
-    last: f64,
-    until_p99: Option<Duration>,
-    searching: bool,
-    ended: bool,
-    best: Option<Best>,
-}
-
+/// The best of a search so far.
 #[derive(Debug, Clone, Copy)]
 struct Best {
     deliveries: f64,
     subject_busy: f64,
-    load_bound: bool,
 }
 
-impl Rates {
-    fn new(fanout: &Fanout) -> Self {
-        Self {
-            named: fanout.rates.clone().into_iter(),
-            last: 1.0,
-            until_p99: fanout.saturate_until_p99,
-            searching: false,
-            ended: false,
-            best: None,
+/// Looks for the highest rate at which nothing is lost and p99 stays within the bound.
+fn saturate(
+    fanout: &Fanout,
+    room: &mut Room,
+    running: &Running,
+    payload: usize,
+    within: Duration,
+    run: &Run<'_>,
+) -> Result<Option<(Best, bool)>> {
+    let mut search = Saturation::from(fanout.rates.last().copied().unwrap_or(1.0));
+    let mut best: Option<Best> = None;
+    // Whether the load generator was at its own limit where the search ended: that is not the subject's.
+    let mut load_bound = false;
+    while let Some(rate) = search.next() {
+        let found = room.measure(running, rate, payload, fanout.measure, run.stop)?;
+        if (run.stop)() {
+            return Ok(None);
         }
-    }
-
-    fn is_searching(&self) -> bool {
-        self.searching
-    }
-
-    fn next(&mut self) -> Option<f64> {
-        if let Some(rate) = self.named.next() {
-            self.last = rate;
-            return Some(rate);
-        }
-        if self.ended || self.until_p99.is_none() {
-            return None;
-        }
-        self.searching = true;
-        self.last *= STEP;
-        Some(self.last)
-    }
-
-    fn tried(&mut self, found: &Found) {
-        let bound = self.until_p99.unwrap_or_default();
-        let is_within = found.lost() == 0 && quantile_ms(&found.latencies, 0.99) <= bound.as_secs_f64() * 1e3;
-        // The load generator's limit is not the subject's: what ended the search is told with the figure.
-        let load_bound = found.load_bound();
-        if is_within {
+        let held = found.lost() == 0 && quantile_ms(&found.latencies, 0.99) <= within.as_secs_f64() * 1e3;
+        (run.progress)(&format!("{payload} bytes, {rate:.0}/s {}", if held { "holds" } else { "does not hold" }));
+        search.tried(rate, held);
+        if held {
             let deliveries = found.deliveries_per_second();
-            let subject_busy = found.cost.subject_busy();
-            if self.best.is_none_or(|best| deliveries > best.deliveries) {
-                self.best = Some(Best { deliveries, subject_busy, load_bound: false });
+            if best.is_none_or(|best| deliveries > best.deliveries) {
+                best = Some(Best { deliveries, subject_busy: found.cost.subject_busy() });
             }
         } else {
-            self.ended = true;
-            if let Some(best) = &mut self.best {
-                best.load_bound = load_bound;
-            }
+            load_bound = found.load_bound();
         }
     }
+    Ok(best.map(|best| (best, load_bound)))
 }
 
 /// Subscribers in their channels, and one who publishes to all of them, or several where a client can be in few.
@@ -245,6 +209,10 @@ impl Room {
             ensure!(now < first + during * 4 + PATIENCE, "{messages} messages were not sent in time");
         }
         let cost = watch.read()?;
+        // What is lost was not quick: it counts as late as it was waited for.
+        let lost = expected.saturating_sub(self.sink.delivered);
+        let waited_us = u64::try_from(DRAIN.as_micros()).unwrap_or(u64::MAX);
+        self.sink.latencies.saturating_record_n(waited_us, if stop() { 0 } else { lost });
         Ok(Found {
             latencies: self.sink.latencies.clone(),
             late,
@@ -329,7 +297,10 @@ impl Found {
         if let Some(cpu) = self.cost.cpu_us_per(self.delivered) {
             values.push((report::CPU_PER_DELIVERY, cpu));
         }
-        if let Some(cpu) = self.cost.cpu {
+        // By the clock tick: a few of them would say anything.
+        if let Some(cpu) = self.cost.cpu
+            && cpu.user + cpu.system >= SHARE_LEAST
+        {
             values.push((report::USER_SHARE, cpu.user_share() * 100.0));
         }
         values.push((report::DELIVERIES, self.deliveries_per_second()));

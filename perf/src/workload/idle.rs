@@ -44,7 +44,7 @@ pub(crate) fn run(idle: &Idle, run: &mut Run<'_>) -> Result<()> {
         let cost = watch.read()?;
         readings.push(Reading {
             sessions: f64::from(population),
-            private: super::count_f64(process::private_bytes(&running.session_processes)?),
+            private: super::count_f64(process::private_bytes(&running.processes)?),
             kernel: super::count_f64(process::kernel_bytes()),
             cpu_us_per_second: cost.subject_busy() * 1e6,
         });
