@@ -16,9 +16,10 @@ use millrace_core::{
     Action, Config, ControlEvent, Now, SessionKey, Shard, ShardIndex, VerifiedToken, VerifyToken, Written, home_of,
 };
 use millrace_protocol::client::{
-    ClientBody, ClientFrame, Hello, HistoryClass, Publish, Start, Subscribe, VERSION, encode_client,
+    ClientBody, ClientFrame, Hello, HistoryClass, Publish, ServerBody, Start, Subscribe, VERSION, decode_server,
+    encode_client,
 };
-use millrace_protocol::node::{NodeFrame, SlowConsumer};
+use millrace_protocol::node::{NodeBody, NodeFrame, SlowConsumer};
 use millrace_protocol::{ChannelId, Code, Epoch, Position, Producer, ProducerSequence, TenantId, Term, UserId};
 use random::Random;
 
@@ -43,6 +44,10 @@ struct Pair {
     /// By shard, too: each gives the same keys. Their transport takes nothing.
     stopped: Vec<(usize, SessionKey)>,
     closed: BTreeMap<(usize, SessionKey), Code>,
+    /// Offsets of the messages that went out.
+    heard: BTreeMap<(usize, SessionKey), Vec<u64>>,
+    /// Reads of the store that are not answered, while there is a place for them.
+    held: Option<Vec<(usize, NodeFrame)>>,
 }
 
 impl Pair {
@@ -52,8 +57,9 @@ impl Pair {
         let mut of = Control::new_channel(channel, "general", history, SlowConsumer::Disconnect);
         of.members.extend(["ann", "bob"].map(|name| (UserId::new(name).unwrap(), true)));
         let control = Control { channels: [(channel, of)].into(), term: 1, faults: Faults::default() };
-        let (stopped, closed) = (Vec::new(), BTreeMap::new());
-        let mut pair = Self { shards: [shard(0), shard(1)], control, random: Random::new(1), now, stopped, closed };
+        let (stopped, closed, heard) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
+        let (shards, random) = ([shard(0), shard(1)], Random::new(1));
+        let mut pair = Self { shards, control, random, now, stopped, closed, heard, held: None };
         for shard in &mut pair.shards {
             shard.handle_control(now, ControlEvent::LinkUp { term: Term(1) });
         }
@@ -96,18 +102,17 @@ impl Pair {
             match action {
                 Action::Flush(session) => {
                     let blocked = self.stopped.contains(&(index, session));
-                    let bytes = shard.outbound(session).map_or(0, |outbound| outbound.queued_bytes());
-                    shard.handle_written(
-                        self.now,
-                        session,
-                        Written { bytes: if blocked { 0 } else { bytes }, blocked },
-                    );
-                }
-                Action::Control(frame) => {
-                    if let Some(body) = self.control.process(&mut self.random, frame.body) {
-                        shard.handle_control(self.now, ControlEvent::Frame(NodeFrame { id: frame.id, body }));
+                    let mut bytes = Vec::new();
+                    if let Some(outbound) = shard.outbound(session).filter(|_| !blocked) {
+                        outbound.segments().for_each(|segment| bytes.extend(segment));
                     }
+                    shard.handle_written(self.now, session, Written { bytes: bytes.len(), blocked });
+                    self.heard.entry((index, session)).or_default().extend(offsets(&bytes));
                 }
+                Action::Control(frame) if matches!(frame.body, NodeBody::ReadHistory(_)) && self.held.is_some() => {
+                    self.held.as_mut().unwrap().push((index, frame));
+                }
+                Action::Control(frame) => self.answer(index, frame),
                 Action::Close { session, code, .. } => {
                     self.closed.insert((index, session), code);
                 }
@@ -115,6 +120,19 @@ impl Pair {
             }
         }
         busy
+    }
+
+    fn answer(&mut self, index: usize, frame: NodeFrame) {
+        if let Some(body) = self.control.process(&mut self.random, frame.body) {
+            self.shards[index].handle_control(self.now, ControlEvent::Frame(NodeFrame { id: frame.id, body }));
+        }
+    }
+
+    /// Reads of the store are answered again, those that waited first.
+    fn release_reads(&mut self) {
+        for (index, frame) in self.held.take().unwrap() {
+            self.answer(index, frame);
+        }
     }
 
     /// Moves at most `hops_max` hops; how many there were.
@@ -148,6 +166,23 @@ impl Pair {
         }
         self.settle();
     }
+}
+
+/// Offsets of the messages among a server's WebSocket frames, all of them short.
+fn offsets(mut bytes: &[u8]) -> Vec<u64> {
+    let mut offsets = Vec::new();
+    while let [0x82, short, ..] = *bytes {
+        let (start, len) = match short {
+            126 => (4, usize::from(u16::from_be_bytes(bytes[2..4].try_into().unwrap()))),
+            short => (2, usize::from(short)),
+        };
+        if let ServerBody::Message(message) = decode_server(&bytes[start..start + len]).unwrap().body {
+            offsets.push(message.position.offset);
+        }
+        bytes = &bytes[start + len..];
+    }
+    assert!(bytes.is_empty(), "whole frames");
+    offsets
 }
 
 /// A channel whose home is on the first of two shards.
@@ -219,4 +254,49 @@ fn being_told_of_lost_messages_is_bounded() {
         assert_eq!(pair.shards[HOME].stats().lagged_total, u64::from(lag));
     }
     assert_eq!(pair.closed.get(&(FAR, deaf)), Some(&Code::SlowConsumer));
+}
+
+/// The group reads on from far behind when somebody near the tail makes the channel live; then the shard lags once more. The answer
+/// that the group waited for comes late, and is nobody's.
+#[test]
+fn a_late_page_of_the_group_does_not_take_the_live_ones_back() {
+    let channel = channel();
+    let mut config = Config { hop_deliveries_max: 1, page_messages_max: 2, ..Config::default() };
+    config.home.window_messages_max = 2;
+    let mut pair = Pair::new(&config, channel, HistoryClass::Durable);
+    let (writer, behind) = (pair.open(HOME, "ann"), pair.open(FAR, "bob"));
+    pair.subscribe(HOME, writer, Start::Attach);
+    pair.subscribe(FAR, behind, Start::Live);
+    pair.settle();
+    for sequence in 1..=9 {
+        pair.publish(writer, channel, sequence);
+        pair.settle_home();
+    }
+    // It hears that it lags, and asks for the group's first page, then for the second one and for somebody near the tail.
+    while pair.carry(HOME, FAR, 1) > 0 {}
+    pair.turn(FAR);
+    pair.settle_home();
+    while pair.carry(HOME, FAR, 1) > 0 {}
+    pair.held = Some(Vec::new());
+    let near = pair.open(FAR, "ann");
+    pair.subscribe(FAR, near, Start::After(Position { epoch: Epoch::FIRST, offset: 8 }));
+    // One turn to be granted access, one to ask for a page.
+    pair.turn(FAR);
+    pair.turn(FAR);
+    pair.settle_home();
+    pair.shards[FAR].handle_disconnected(pair.now, behind);
+    assert_eq!(pair.held.as_ref().unwrap().len(), 1, "the second page is read from the store");
+    // The page of the one near the tail makes the channel live.
+    while pair.carry(HOME, FAR, 1) > 0 {}
+    for sequence in 10..=12 {
+        pair.publish(writer, channel, sequence);
+        pair.settle_home();
+    }
+    assert_eq!(pair.shards[HOME].stats().lagged_total, 2);
+    while pair.carry(HOME, FAR, 1) > 0 {}
+    pair.release_reads();
+    pair.settle_home();
+    while pair.carry(HOME, FAR, 1) > 0 {}
+    pair.settle();
+    assert_eq!(pair.heard[&(FAR, near)], [9, 10, 11, 12]);
 }
