@@ -18,6 +18,22 @@ import (
 
 // Beginnings and ends: of clients, of handles, of waits.
 
+func TestAConnectionMayBeEncrypted(t *testing.T) {
+	server, ctx := model.NewTLSServer(1), inTime(t)
+	t.Cleanup(server.Close)
+	client := connect(t, server, millrace.WithHTTPClient(server.HTTPClient()))
+	channel := must(client.Subscribe(ctx, "general"))
+	must(channel.Send(ctx, []byte("hi")))
+	expectOffsets(t, channel, 1, 1)
+	server.HangUp()
+	must(channel.Send(ctx, []byte("again")))
+	expectOffsets(t, channel, 2, 2)
+	// A certificate that nobody vouches for is none.
+	if _, err := millrace.Connect(ctx, server.URL()); err == nil || !strings.Contains(err.Error(), "certificate") {
+		t.Fatal(err)
+	}
+}
+
 func TestTheStateCanBeWatched(t *testing.T) {
 	server, ctx := newServer(t, 1), inTime(t)
 	client := must(millrace.ConnectLazy(server.URL(), quick()...))

@@ -183,7 +183,8 @@ func withTimeout(what string, timeout time.Duration, of func(*settings) *time.Du
 }
 
 // WithHTTPClient sets the client that makes the WebSocket handshake, for proxies and TLS settings of one's own. It must not
-// have a Timeout, which would end connections; [WithConnectTimeout] bounds the handshake. Default: [http.DefaultClient].
+// have a Timeout, which would end connections; [WithConnectTimeout] bounds the handshake. Redirects are not followed. Default:
+// [http.DefaultClient].
 func WithHTTPClient(client *http.Client) Option {
 	return func(s *settings) error {
 		if client == nil || client.Timeout != 0 {

@@ -50,6 +50,9 @@ func TestAFirstConnectionThatFailsSaysWhy(t *testing.T) {
 	check(stranger(t, "HTTP/1.1 404 Not Found\r\nContent-Length: 12\r\n\r\nno such page"),
 		"the server answered 404: no such page")
 	check(stranger(t, "SSH-2.0-OpenSSH\r\n"), "malformed HTTP")
+	// A token goes where the application sent it, and nowhere else.
+	elsewhere := strings.Replace(newServer(t, 1).URL(), "ws", "http", 1) + "/v1/connect"
+	check(stranger(t, "HTTP/1.1 302 Found\r\nLocation: "+elsewhere+"\r\nContent-Length: 0\r\n\r\n"), "the server answered 302")
 	// Nobody listens on a port that was just given back.
 	listener := must(net.Listen("tcp", "127.0.0.1:0"))
 	url := "ws://" + listener.Addr().String()

@@ -29,6 +29,8 @@ func newWebSocketTransport(client *http.Client) *webSocketTransport {
 		own.Transport = http.DefaultTransport
 	}
 	own.Transport = &upgrades{next: own.Transport}
+	// A token goes where the application sent it, and nowhere else.
+	own.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	return &webSocketTransport{client: &own}
 }
 
@@ -58,13 +60,14 @@ func handshakeError(response *http.Response, err error) error {
 	if response == nil || response.StatusCode == http.StatusSwitchingProtocols {
 		return err
 	}
-	text := ""
 	if response.Body != nil {
 		// A part of the answer is as good.
 		body, _ := io.ReadAll(io.LimitReader(response.Body, 256))
-		text = strings.TrimSpace(strings.ToValidUTF8(string(body), "\uFFFD"))
+		if text := strings.TrimSpace(strings.ToValidUTF8(string(body), "\uFFFD")); text != "" {
+			return fmt.Errorf("the server answered %d: %s", response.StatusCode, text)
+		}
 	}
-	return fmt.Errorf("the server answered %d: %s", response.StatusCode, text)
+	return fmt.Errorf("the server answered %d", response.StatusCode)
 }
 
 // webSocket is one connection.

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync"
 
 	"github.com/coder/websocket"
@@ -30,10 +31,22 @@ type Server struct {
 
 // NewServer starts a server on a port of the system's choice.
 func NewServer(seed uint64) *Server {
+	s := newServer(seed)
+	s.http.Start()
+	return s
+}
+
+// NewTLSServer starts a server with a certificate that [Server.HTTPClient] trusts.
+func NewTLSServer(seed uint64) *Server {
+	s := newServer(seed)
+	s.http.StartTLS()
+	return s
+}
+
+func newServer(seed uint64) *Server {
 	s := &Server{changed: make(chan struct{}), node: NewNode(seed), dice: Dice{seed}}
 	s.http = httptest.NewUnstartedServer(http.HandlerFunc(s.serve))
 	s.http.Listener = &cuttingListener{Listener: s.http.Listener, server: s}
-	s.http.Start()
 	return s
 }
 
@@ -44,7 +57,10 @@ func (s *Server) Close() {
 }
 
 // URL is where it listens.
-func (s *Server) URL() string { return "ws://" + s.http.Listener.Addr().String() }
+func (s *Server) URL() string { return strings.Replace(s.http.URL, "http", "ws", 1) }
+
+// HTTPClient trusts the server's certificate.
+func (s *Server) HTTPClient() *http.Client { return s.http.Client() }
 
 // Node changes the model.
 func (s *Server) Node(change func(n *Node)) {
