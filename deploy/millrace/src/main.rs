@@ -11,12 +11,6 @@ mod terminal;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use mimalloc::MiMalloc;
-
-/// What one thread allocates another frees, all along the way of a message into the store: the system's allocator spends a third of the
-/// control node's time on that.
-#[global_allocator]
-static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// Chat, presence, calls and live streams on one platform.
 #[derive(Parser)]
