@@ -179,6 +179,8 @@ export class Shell {
         answer.then(leave, leave);
         engine.send(this.now(), key, ticket, body);
         resolve({ ticket, receipt: answer });
+        // Who waited for room gets it when another's answer comes, when no turn of the engine is under way that would take it along.
+        this.turn();
       });
       signal?.addEventListener("abort", abort, { once: true });
       this.turn();

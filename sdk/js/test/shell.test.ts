@@ -282,3 +282,16 @@ test("the node's word on where to go is followed, but not out of TLS", async () 
   assert.deepEqual(world.urls, ["wss://one/v1/connect", "wss://two:8443/v1/connect"]);
   await Promise.all([client.close(), world.flow()]);
 });
+
+test("what waits for the window ends with the client, too", async () => {
+  const world = new World();
+  world.isDown = true;
+  const client = world.client();
+  const channel = client.channel("general");
+  let settled = 0;
+  const sends = Array.from({ length: 400 }, () => outcome(channel.send("x")).then(() => (settled += 1)));
+  await world.flow();
+  await Promise.all([outcome(client.close()), world.pass(60_000)]);
+  await world.flow();
+  assert.equal(settled, sends.length);
+});
