@@ -43,6 +43,12 @@ func (in *inbox) begin(at opened) {
 // push queues an event. Room was counted before.
 func (in *inbox) push(event Event) {
 	in.mu.Lock()
+	// A reader who never catches up never empties it: what was taken is given back when it is half of it.
+	if in.head > 0 && 2*in.head >= len(in.events) {
+		kept := copy(in.events, in.events[in.head:])
+		clear(in.events[kept:])
+		in.events, in.head = in.events[:kept], 0
+	}
 	in.events = append(in.events, event)
 	in.bytes += event.size()
 	in.mu.Unlock()
@@ -106,6 +112,10 @@ func (in *inbox) isDue() bool {
 // next waits for the next event. isDue says that the engine should hear what was taken.
 func (in *inbox) next(ctx context.Context) (event Event, isDue bool, err error) {
 	for {
+		// A busy channel always has one more.
+		if err := ctx.Err(); err != nil {
+			return nil, false, err
+		}
 		event, isDue, err = in.take()
 		if event != nil || err != nil {
 			return event, isDue, err
