@@ -64,7 +64,8 @@ pub struct HomeConfig {
     pub window_messages_max: u32,
     /// Most bytes of them. Default 256 KiB.
     pub window_bytes_max: u32,
-    /// Producers whose last sequence a windowed channel's home remembers. Default 4,096.
+    /// A windowed channel's home remembers the last sequence of at least so many producers, those that published last, and of at most
+    /// twice as many. Default 4,096.
     pub producers_max: u32,
     /// Joins and history requests that wait for the home to open or to read. Default 4,096.
     pub joins_waiting_max: u32,

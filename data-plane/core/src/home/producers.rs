@@ -7,6 +7,8 @@ use crate::recent::{Recent, Weigh};
 use crate::seeded::Seeded;
 
 /// Bounded: the producer that was silent for longest is forgotten, and must begin anew.
+///
+/// **Invariant:** the newest `producers_max` are known, and never more than twice as many.
 pub(crate) struct Producers {
     last: Recent<(UserId, Producer), Last, Seeded>,
 }
@@ -33,7 +35,11 @@ pub(crate) enum Check {
 impl Producers {
     /// Clients choose their producers' numbers, so `hasher` must have a key that they do not know.
     pub(crate) fn new(producers_max: u32, known: &[ProducerState], hasher: Seeded) -> Self {
-        let mut last = Recent::new(producers_max as usize, hasher);
+        // What forgets by halves keeps half of its bound for certain.
+        let mut last = Recent::new(2 * producers_max as usize, hasher);
+        // They come in no order: the newest go in last, or they would be the first to go.
+        let mut known: Vec<&ProducerState> = known.iter().collect();
+        known.sort_unstable_by_key(|state| state.offset);
         for state in known {
             let of = Last { sequence: state.sequence, offset: state.offset };
             last.insert((state.user.clone(), state.producer), of);
@@ -83,5 +89,38 @@ mod tests {
         check("bob", 2, Check::OutOfOrder { expected: sequence(1) });
         check("bob", 1, Check::Next);
         check("bob", 2, Check::Next);
+    }
+
+    /// Whether the control plane tells them newest first, last or mixed, those who published last are known, however many there are.
+    #[test]
+    fn the_newest_are_known_whatever_order_they_come_in() {
+        const MAX: u32 = 100;
+        let state = |n: u64| ProducerState {
+            user: UserId::new("ann").unwrap(),
+            producer: Producer::new(n).unwrap(),
+            sequence: ProducerSequence::new(7).unwrap(),
+            offset: Offset::new(n).unwrap(),
+        };
+        let check = |told: Vec<u64>, accepted: u64| {
+            let newest = told.iter().copied().max().unwrap() + accepted;
+            let mut producers =
+                Producers::new(MAX, &told.iter().copied().map(state).collect::<Vec<_>>(), Seeded::new(1));
+            for n in newest - accepted + 1..=newest {
+                let ProducerState { user, producer, sequence, offset } = state(n);
+                producers.accept(&user, producer, sequence, offset);
+            }
+            for n in (newest + 1).saturating_sub(MAX.into()).max(1)..=newest {
+                let ProducerState { user, producer, sequence, offset } = state(n);
+                let expect = Check::Duplicate(Some(offset));
+                assert_eq!(producers.check(&user, producer, sequence), expect, "{n} of {newest}");
+            }
+            assert!(producers.last.weight() <= 2 * MAX as usize);
+        };
+        check((1..=100).rev().collect(), 0);
+        check((1..=100).collect(), 0);
+        check((0..100).map(|n| n * 37 % 100 + 1).collect(), 0);
+        check((1..=300).rev().collect(), 0);
+        check((1..=100).rev().collect(), 70);
+        check(vec![1], 1_000);
     }
 }
