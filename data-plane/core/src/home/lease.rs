@@ -135,6 +135,8 @@ impl Home {
 
     /// Messages that were delivered are not in the store's future: everyone starts over from the head.
     fn lost(&mut self, context: &mut Context<'_>, head: &Head) {
+        // A read under way was asked for when the old positions still counted.
+        self.interrupt_read();
         for shard in std::mem::take(&mut self.interest) {
             context.links.send(shard, HopBody::Lagged(self.key.channel));
         }

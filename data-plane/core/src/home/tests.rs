@@ -343,6 +343,26 @@ fn a_windowed_home_whose_channel_another_node_wrote_to_says_so() {
     assert_eq!(bench.far(), ["join refused epoch-changed"]);
 }
 
+/// A resume that reads from the store while the lease is away must not be called whole when that turns out to be gone.
+#[test]
+fn a_read_that_meets_the_loss_of_a_channel_is_judged_anew() {
+    let mut bench = Bench::new(HistoryClass::Windowed);
+    bench.join(JoinStart::Tail);
+    bench.opened(epoch(1), 8);
+    bench.far();
+    bench.with(Home::handle_link_down);
+    bench.with(Home::handle_link_up);
+    bench.join(JoinStart::Resume(at(epoch(1), 5)));
+    let (_, number, read) = bench.wants.reads.pop_front().unwrap();
+    assert_eq!(read.range, HistoryRange::After(5));
+    // Another node had the channel meanwhile, and lost some of what this one had delivered.
+    bench.opened(epoch(3), 7);
+    assert_eq!(bench.far(), ["lagged", "joined [] at 6 epoch-changed live"]);
+    let history = History { channel: read.channel, messages: stored(epoch(2), [6]), more: false };
+    bench.with(|home, context| home.handle_history(context, number, Ok(history)));
+    assert_eq!(bench.far(), [""; 0], "the answer is nobody's");
+}
+
 #[test]
 fn who_waits_too_long_is_told_and_the_home_goes_on() {
     let mut bench = Bench::new(HistoryClass::Durable);
