@@ -6,7 +6,7 @@
 //! - **What is visible is durable**: the writer takes a snapshot after a group is on disk and publishes it together with the group's
 //!   sequence, in one step. A transaction thus knows exactly which commits it has seen.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
@@ -30,6 +30,7 @@ mod tests;
 mod writer;
 
 use queue::{Queue, Request};
+use recent::{Fingerprints, Reads};
 use writer::Writer;
 
 /// What to do when the engine fails to write: what is on disk is then the truth, and only a start from it is safe.
@@ -71,8 +72,8 @@ pub struct WriterConfig {
     pub group_commits_max: usize,
     /// Bytes at which a group is full. Default 4 MiB: a tenth of a second on a slow disk.
     pub group_bytes_max: usize,
-    /// Memory for the keys of recent commits. A transaction older than what fits in conflicts. Default 32 MiB: more than a second
-    /// at 60,000 appends per second.
+    /// Memory for what recent commits wrote, 64 bytes for each key. A transaction older than what fits in conflicts. Default 16 MiB: more
+    /// than a second at 60,000 appends per second.
     pub conflict_window_bytes: usize,
     /// How often the high-water mark is made durable while there are commits. Zero: with every group, before it is acknowledged, at the
     /// cost of a second sync. Default 1 s: damage to the log that reaches back less than that goes unnoticed.
@@ -87,7 +88,7 @@ impl Default for WriterConfig {
             queue_bytes_max: 32 << 20,
             group_commits_max: 1024,
             group_bytes_max: 4 << 20,
-            conflict_window_bytes: 32 << 20,
+            conflict_window_bytes: 16 << 20,
             high_water_interval: Duration::from_secs(1),
             on_failure: FailurePolicy::abort(),
         }
@@ -109,13 +110,16 @@ struct Shared<S> {
     /// Room in the queue, in units of [`ROOM_BYTES`]; closed with the store.
     room: Arc<Semaphore>,
     closed: AtomicBool,
+    fingerprints: Fingerprints,
     counters: Counters,
 }
 
 /// Unit of the queue's room. A commit takes at least one, so the queue is bounded in commits too.
 const ROOM_BYTES: usize = 256;
-/// Memory of a key in a queued commit besides its bytes.
-const ENTRY_BYTES: usize = 128;
+/// Memory of a written key in a queued commit besides its bytes.
+const WRITE_BYTES: usize = 128;
+/// Memory of a read one.
+const READ_BYTES: usize = 16;
 const QUEUE_BYTES_MIN: usize = 8 << 20;
 
 impl<S> Shared<S> {
@@ -161,6 +165,7 @@ impl<E: Engine> EmbeddedStore<E> {
             queue: Queue::default(),
             room: Arc::new(Semaphore::new(rooms)),
             closed: AtomicBool::new(false),
+            fingerprints: Fingerprints::default(),
             counters: Counters::default(),
         });
         let (end, ended) = watch::channel(None);
@@ -199,7 +204,7 @@ impl<E: Engine> Store for EmbeddedStore<E> {
                 shared: Arc::clone(&self.shared),
                 published,
                 deadline,
-                reads: HashSet::new(),
+                reads: Reads::default(),
                 writes: BTreeMap::new(),
                 write_bytes: 0,
                 refused: None,
@@ -235,9 +240,8 @@ impl<E: Engine> Drop for EmbeddedStore<E> {
 }
 
 /// A commit's share of the queue.
-fn rooms(reads: &HashSet<Bytes>, writes: &Writes, write_bytes: usize) -> u32 {
-    let read_bytes: usize = reads.iter().map(Bytes::len).sum();
-    let bytes = read_bytes + write_bytes + ENTRY_BYTES * (reads.len() + writes.len());
+fn rooms(reads: &Reads, writes: &Writes, write_bytes: usize) -> u32 {
+    let bytes = write_bytes + WRITE_BYTES * writes.len() + READ_BYTES * reads.len();
     u32::try_from(bytes.div_ceil(ROOM_BYTES).max(1)).unwrap_or(u32::MAX)
 }
 
@@ -250,8 +254,8 @@ struct EmbeddedTransaction<E: Engine> {
     shared: Arc<Shared<E::Snapshot>>,
     published: Arc<Published<E::Snapshot>>,
     deadline: Instant,
-    reads: HashSet<Bytes>,
-    writes: Writes,
+    reads: Reads,
+    writes: BTreeMap<Bytes, Option<Bytes>>,
     /// Keys and values in `writes`.
     write_bytes: usize,
     /// Why it cannot commit any more: an earlier call failed.
@@ -284,10 +288,8 @@ impl<E: Engine> EmbeddedTransaction<E> {
             return Ok(own.clone());
         }
         let value = self.published.snapshot.get(key)?;
-        if !self.reads.contains(key) {
-            within("keys read by a transaction", self.reads.len() + 1, TRANSACTION_READS_MAX)?;
-            self.reads.insert(Bytes::copy_from_slice(key));
-        }
+        self.reads.insert(self.shared.fingerprints.of(key));
+        within("keys read by a transaction", self.reads.len(), TRANSACTION_READS_MAX)?;
         Ok(value)
     }
 
@@ -417,6 +419,7 @@ impl<E: Engine> EmbeddedTransaction<E> {
         let sequence = published.sequence;
         // The engine need not keep the snapshot's rows while the commit waits.
         drop(published);
+        let writes: Writes = writes.into_iter().collect();
         let timer = tokio::time::Instant::from_std(deadline);
         let rooms = rooms(&reads, &writes, write_bytes);
         let room = match tokio::time::timeout_at(timer, Arc::clone(&shared.room).acquire_many_owned(rooms)).await {

@@ -1,7 +1,5 @@
 //! What an embedded engine must do: snapshots, and one durable atomic batch at a time.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 
 use crate::{Direction, KeyRange, StoreError};
@@ -17,8 +15,8 @@ pub(crate) use self::fjall::FjallEngine;
 pub(crate) use self::memory::MemoryEngine;
 pub(crate) use self::redb::RedbEngine;
 
-/// The writes of one group, merged: the last write of each key, `None` for a removal.
-pub(crate) type Writes = BTreeMap<Bytes, Option<Bytes>>;
+/// Writes in ascending order of their keys, each key once; `None` for a removal.
+pub(crate) type Writes = Vec<(Bytes, Option<Bytes>)>;
 
 /// An embedded key-value engine under [`crate::EmbeddedStore`]. One thread owns it and is its only writer.
 pub(crate) trait Engine: Send + 'static {
@@ -36,7 +34,7 @@ pub(crate) trait Engine: Send + 'static {
     ///
     /// # Errors
     /// [`StoreError`]; the batch may or may not be on disk and the store stops: [`crate::FailurePolicy`].
-    fn apply(&mut self, sequence: u64, writes: &Writes) -> Result<(), StoreError>;
+    fn apply(&mut self, sequence: u64, writes: Writes) -> Result<(), StoreError>;
 
     /// The newest commit sequence on disk; 0 if there is none. Checks that no batch after `baseline` is missing below it, as far as
     /// the engine can tell.

@@ -1,13 +1,13 @@
 //! The commits that wait for the writer. Bounded by the room that each of them holds, see [`super::Shared::room`].
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
+use super::recent::Reads;
 use crate::CommitOutcome;
 use crate::engine::Writes;
 
@@ -15,7 +15,7 @@ use crate::engine::Writes;
 pub(super) struct Request {
     /// The newest commit that its snapshot held.
     pub(super) sequence: u64,
-    pub(super) reads: HashSet<Bytes>,
+    pub(super) reads: Reads,
     pub(super) writes: Writes,
     /// Keys and values in `writes`.
     pub(super) bytes: usize,

@@ -27,7 +27,7 @@ impl Engine for Gated {
         self.engine.snapshot()
     }
 
-    fn apply(&mut self, sequence: u64, writes: &Writes) -> Result<(), StoreError> {
+    fn apply(&mut self, sequence: u64, writes: Writes) -> Result<(), StoreError> {
         // A test that has failed no longer listens.
         let _gone = self.entered.send(writes.len());
         match self.orders.recv().unwrap_or(Order::Write) {
@@ -351,7 +351,8 @@ fn the_largest_transaction_fits_the_smallest_queue() {
         key[..8].copy_from_slice(&number.to_be_bytes());
         Bytes::from(key)
     };
-    let reads: HashSet<Bytes> = (0..TRANSACTION_READS_MAX).map(key).collect();
+    let prints = Fingerprints::default();
+    let reads: Reads = (0..TRANSACTION_READS_MAX).map(|number| prints.of(&key(number))).collect();
     let writes: Writes = (0..TRANSACTION_WRITES_MAX).map(|number| (key(number), None)).collect();
     let rooms = rooms(&reads, &writes, TRANSACTION_BYTES_MAX);
     assert!(rooms as usize * ROOM_BYTES <= QUEUE_BYTES_MIN, "{rooms}");

@@ -110,7 +110,7 @@ impl<E: Engine> Writer<E> {
     fn commit(&mut self, group: &mut Vec<Request>) -> Result<(), StoreError> {
         let sequence = self.sequence + 1;
         let now = Instant::now();
-        let mut writes = Writes::new();
+        let mut writes: Vec<Writes> = Vec::with_capacity(group.len());
         let mut bytes = 0;
         let mut accepted: Vec<Reply> = Vec::with_capacity(group.len());
         let mut conflicting: Vec<Reply> = Vec::new();
@@ -128,16 +128,16 @@ impl<E: Engine> Writer<E> {
                 conflicting.push(request.reply);
                 continue;
             }
-            for (key, value) in request.writes {
-                self.recent.note(sequence, &key);
-                writes.insert(key, value);
+            for (key, _) in &request.writes {
+                self.recent.note(sequence, self.shared.fingerprints.of(key));
             }
+            writes.push(request.writes);
             bytes += request.bytes;
             accepted.push(request.reply);
         }
         if !accepted.is_empty() {
             let begun = Instant::now();
-            if let Err(error) = self.write(sequence, &writes) {
+            if let Err(error) = self.write(sequence, merge(writes)) {
                 for reply in accepted {
                     let error = StoreError::Unavailable(format!("its engine failed: {error}"));
                     answer(reply, CommitOutcome::Unknown(error));
@@ -158,7 +158,7 @@ impl<E: Engine> Writer<E> {
     }
 
     /// Makes a group durable, then visible.
-    fn write(&mut self, sequence: u64, writes: &Writes) -> Result<(), StoreError> {
+    fn write(&mut self, sequence: u64, writes: Writes) -> Result<(), StoreError> {
         self.engine.apply(sequence, writes)?;
         let snapshot = self.engine.snapshot()?;
         self.sequence = sequence;
@@ -170,7 +170,55 @@ impl<E: Engine> Writer<E> {
     }
 }
 
+/// The writes of a group as one: in ascending order of their keys, and of each key the last.
+fn merge(mut parts: Vec<Writes>) -> Writes {
+    if parts.len() == 1 {
+        return parts.pop().unwrap_or_default();
+    }
+    let mut writes = Vec::with_capacity(parts.iter().map(Vec::len).sum());
+    parts.into_iter().for_each(|part| writes.extend(part));
+    // Stable: of one key's writes the latest stays behind the others. Parts are in order already, which the sort makes use of.
+    writes.sort_by(|(a, _), (b, _)| a.cmp(b));
+    writes.dedup_by(|later, kept| {
+        let same = later.0 == kept.0;
+        if same {
+            std::mem::swap(&mut later.1, &mut kept.1);
+        }
+        same
+    });
+    writes
+}
+
 fn answer(reply: Reply, outcome: CommitOutcome) {
     // A caller that has gone does not want to know.
     let _gone = reply.send(outcome);
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    /// As the last write of each key in an ordered map.
+    #[test]
+    fn of_each_key_the_last_write_is_left() {
+        let part = |rows: &[(&'static str, Option<&'static str>)]| -> Writes {
+            let bytes = |text: &'static str| Bytes::from_static(text.as_bytes());
+            rows.iter().map(|(key, value)| (bytes(key), value.map(bytes))).collect()
+        };
+        for (parts, expect) in [
+            (vec![part(&[("b", Some("1"))])], part(&[("b", Some("1"))])),
+            (vec![part(&[("b", Some("1"))]), part(&[("a", None)])], part(&[("a", None), ("b", Some("1"))])),
+            (
+                vec![part(&[("a", Some("1")), ("b", Some("1"))]), part(&[("a", None)]), part(&[("a", Some("3"))])],
+                part(&[("a", Some("3")), ("b", Some("1"))]),
+            ),
+            (vec![part(&[("a", Some("1"))]), part(&[("a", Some("2")), ("c", None)]), part(&[("a", None)])], {
+                part(&[("a", None), ("c", None)])
+            }),
+        ] {
+            assert_eq!(merge(parts.clone()), expect, "{parts:?}");
+        }
+    }
 }

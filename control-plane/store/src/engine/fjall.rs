@@ -10,7 +10,7 @@
 use std::path::Path;
 
 use bytes::Bytes;
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Slice};
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Readable, Slice};
 
 use super::{Engine, Page, Snapshot, Writes};
 use crate::embedded::WriterConfig;
@@ -122,9 +122,10 @@ impl Engine for FjallEngine {
         Ok(FjallSnapshot { snapshot: self.database.snapshot(), keyspace: self.keyspace.clone() })
     }
 
-    fn apply(&mut self, sequence: u64, writes: &Writes) -> Result<(), StoreError> {
-        let mut batch = self.database.batch().durability(Some(PersistMode::SyncData));
-        for (key, value) in writes {
+    fn apply(&mut self, sequence: u64, writes: Writes) -> Result<(), StoreError> {
+        let batch = OwnedWriteBatch::with_capacity(self.database.clone(), writes.len() + 1);
+        let mut batch = batch.durability(Some(PersistMode::SyncData));
+        for (key, value) in &writes {
             self.key.clear();
             self.key.push(ROW);
             self.key.extend_from_slice(key);
@@ -259,7 +260,7 @@ mod tests {
             let mut engine = FjallEngine::open(folder.path(), &FjallConfig::default()).unwrap();
             for sequence in sequences {
                 let row = (Bytes::from(sequence.to_be_bytes().to_vec()), Some(Bytes::from_static(b"row")));
-                engine.apply(*sequence, &Writes::from([row])).unwrap();
+                engine.apply(*sequence, Writes::from([row])).unwrap();
             }
             engine.recovered(0)
         };

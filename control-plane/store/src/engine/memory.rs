@@ -43,6 +43,10 @@ impl Versions {
     }
 }
 
+fn copy(bytes: &Bytes) -> Bytes {
+    Bytes::copy_from_slice(bytes)
+}
+
 fn read(shared: &RwLock<Versions>) -> RwLockReadGuard<'_, Versions> {
     shared.read().unwrap_or_else(PoisonError::into_inner)
 }
@@ -59,11 +63,13 @@ impl Engine for MemoryEngine {
         Ok(MemorySnapshot { shared: Arc::clone(&self.shared), sequence: self.latest })
     }
 
-    fn apply(&mut self, sequence: u64, writes: &Writes) -> Result<(), StoreError> {
+    fn apply(&mut self, sequence: u64, writes: Writes) -> Result<(), StoreError> {
         let mut versions = write(&self.shared);
         for (key, value) in writes {
-            versions.rows.entry(key.clone()).or_default().push((sequence, value.clone()));
-            versions.superseded.push_back((sequence, key.clone()));
+            // Copied: a caller may have cut many rows from one buffer, which the longest-lived of them would keep.
+            let (key, value) = (copy(&key), value.as_ref().map(copy));
+            versions.rows.entry(key.clone()).or_default().push((sequence, value));
+            versions.superseded.push_back((sequence, key));
         }
         self.latest = sequence;
         versions.prune(sequence);
@@ -148,16 +154,16 @@ mod tests {
     #[test]
     fn versions_live_as_long_as_a_snapshot_sees_them() {
         let mut engine = MemoryEngine::default();
-        engine.apply(1, &writes(&[("a", Some("1")), ("b", Some("1"))])).unwrap();
+        engine.apply(1, writes(&[("a", Some("1")), ("b", Some("1"))])).unwrap();
         let old = engine.snapshot().unwrap();
-        engine.apply(2, &writes(&[("a", Some("2")), ("b", None)])).unwrap();
+        engine.apply(2, writes(&[("a", Some("2")), ("b", None)])).unwrap();
         let new = engine.snapshot().unwrap();
         assert_eq!(old.get(b"a").unwrap().unwrap(), "1");
         assert_eq!(old.get(b"b").unwrap().unwrap(), "1");
         assert_eq!(new.get(b"a").unwrap().unwrap(), "2");
         assert_eq!(new.get(b"b").unwrap(), None);
         drop((old, new));
-        engine.apply(3, &writes(&[("c", Some("3"))])).unwrap();
+        engine.apply(3, writes(&[("c", Some("3"))])).unwrap();
         let versions = read(&engine.shared);
         assert_eq!(versions.rows.values().map(Vec::len).collect::<Vec<_>>(), [1, 1], "a and c, one version each");
         assert!(versions.superseded.is_empty() && versions.snapshots.is_empty());

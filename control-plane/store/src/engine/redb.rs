@@ -83,7 +83,7 @@ impl Engine for RedbEngine {
         Ok(RedbSnapshot { rows: transaction.open_table(ROWS).map_err(engine)? })
     }
 
-    fn apply(&mut self, sequence: u64, writes: &Writes) -> Result<(), StoreError> {
+    fn apply(&mut self, sequence: u64, writes: Writes) -> Result<(), StoreError> {
         let mut transaction = self.database.begin_write().map_err(engine)?;
         transaction.set_quick_repair(self.quick_repair);
         {
