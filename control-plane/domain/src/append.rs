@@ -73,6 +73,9 @@ impl From<HomeError> for Refusal {
     }
 }
 
+/// Up to so many producers of a batch, each message's is looked for one by one.
+const LOOKED_THROUGH_MAX: usize = 8;
+
 /// The messages of one append, sorted by producer.
 #[derive(Debug)]
 pub struct Batch<'a> {
@@ -91,19 +94,23 @@ impl<'a> Batch<'a> {
         let mut producer_of = Vec::with_capacity(messages.len());
         for message in messages {
             let key = (&message.user, message.producer);
-            // A batch of one producer, the usual case, hashes nothing.
-            if let Some(&last) = producer_of.last()
-                && producers[last as usize] == key
-            {
-                producer_of.push(last);
-                continue;
-            }
-            let next = u32::try_from(producers.len()).unwrap_or(u32::MAX);
-            let index = *known.entry(key).or_insert(next);
-            if index == next {
+            // A batch of few producers, the usual case, hashes nothing.
+            let index = if producers.len() <= LOOKED_THROUGH_MAX {
+                producers.iter().position(|known| *known == key).map(|index| u32::try_from(index).unwrap_or(u32::MAX))
+            } else {
+                if known.is_empty() {
+                    known.extend(producers.iter().copied().zip(0..));
+                }
+                known.get(&key).copied()
+            };
+            producer_of.push(index.unwrap_or_else(|| {
+                let next = u32::try_from(producers.len()).unwrap_or(u32::MAX);
                 producers.push(key);
-            }
-            producer_of.push(index);
+                if !known.is_empty() {
+                    known.insert(key, next);
+                }
+                next
+            }));
         }
         Self { messages, producers, producer_of }
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::BytesMut;
 use futures_util::stream::{self, StreamExt};
 use millrace_domain::append::{ChannelHead, HomeError, HomeView};
 use millrace_protocol::Code;
@@ -87,7 +88,7 @@ impl Link {
             Ok(opened) => opened,
             Err(error) => return Ok(Err(self.outdated(&error))),
         };
-        transaction.put(key, record::head::encode(&opened));
+        transaction.put(key, record::head::encode(&mut BytesMut::new(), &opened));
         Ok(Ok(opened))
     }
 
@@ -112,7 +113,7 @@ impl Link {
                 let Some(head) = head else { return Ok(()) };
                 let view = HomeView { term: home.term, epoch: home.epoch, next_offset: home.next_offset };
                 let closed = head.close(view).map_err(|error| self.outdated(&error))?;
-                transaction.put(key::head(home.channel), record::head::encode(&closed));
+                transaction.put(key::head(home.channel), record::head::encode(&mut BytesMut::new(), &closed));
                 match transaction.commit().await {
                     CommitOutcome::Committed => return Ok(()),
                     CommitOutcome::Conflict => {}
@@ -149,7 +150,7 @@ async fn recent_producers(
     for _ in 0..PRODUCERS_READ_MAX.div_ceil(SCAN_ROWS_MAX) {
         let rows = transaction.scan(range.clone(), Direction::Forward, SCAN_ROWS_MAX).await?;
         for (row, value) in &rows {
-            let (user, producer) = key::producer_in(&all, row).ok_or_else(damaged)?;
+            let (user, producer) = key::producer_of(&all, row).ok_or_else(damaged)?;
             let (known, _) = record::producer::decode(value).ok_or_else(damaged)?;
             producers.push(ProducerState { user, producer, sequence: known.last(), offset: known.last_offset() });
         }

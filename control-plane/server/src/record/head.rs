@@ -19,13 +19,22 @@ pub(crate) async fn get(
     transaction: &mut dyn Transaction,
     channel: ChannelId,
 ) -> Result<Option<ChannelHead>, StoreError> {
-    let Some(value) = transaction.get(&key::head(channel)).await? else { return Ok(None) };
+    get_at(transaction, channel, &key::head(channel)).await
+}
+
+/// The head of a channel whose key is known.
+pub(crate) async fn get_at(
+    transaction: &mut dyn Transaction,
+    channel: ChannelId,
+    key: &[u8],
+) -> Result<Option<ChannelHead>, StoreError> {
+    let Some(value) = transaction.get(key).await? else { return Ok(None) };
     decode(&value).map(Some).ok_or_else(|| StoreError::Damaged(format!("head of channel {channel}")))
 }
 
-/// The bytes of a head.
-pub(crate) fn encode(head: &ChannelHead) -> Bytes {
-    let mut bytes = BytesMut::with_capacity(BYTES);
+/// The bytes of a head, cut off an empty buffer.
+pub(crate) fn encode(bytes: &mut BytesMut, head: &ChannelHead) -> Bytes {
+    bytes.reserve(BYTES);
     bytes.put_u8(VERSION);
     bytes.put_u32(head.epoch.get());
     bytes.put_u64(head.next_offset.get());
@@ -41,7 +50,7 @@ pub(crate) fn encode(head: &ChannelHead) -> Bytes {
         HomeState::Closed => 0,
         HomeState::Open => 1,
     });
-    bytes.freeze()
+    bytes.split().freeze()
 }
 
 /// The head that `bytes` are; `None` if they are none.
@@ -79,7 +88,7 @@ mod tests {
     fn the_bytes_stay() {
         let head = ChannelHead { term: Term(7), home: HomeState::Open, ..ChannelHead::empty(HistoryClass::Windowed) };
         let expect = b"\x01\0\0\0\x01\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x07\x01\x01";
-        assert_eq!(&encode(&head)[..], expect);
+        assert_eq!(&encode(&mut BytesMut::new(), &head)[..], expect);
     }
 
     proptest! {
@@ -100,7 +109,7 @@ mod tests {
                 term: Term(term),
                 home,
             };
-            prop_assert_eq!(decode(&encode(&head)), Some(head));
+            prop_assert_eq!(decode(&encode(&mut BytesMut::new(), &head)), Some(head));
         }
 
         #[test]
@@ -108,7 +117,7 @@ mod tests {
             bytes in prop_oneof![prop::collection::vec(any::<u8>(), 0..60), prop::collection::vec(0..3u8, BYTES)],
         ) {
             if let Some(head) = decode(&bytes) {
-                prop_assert_eq!(&encode(&head)[..], &bytes[..]);
+                prop_assert_eq!(&encode(&mut BytesMut::new(), &head)[..], &bytes[..]);
             }
         }
     }

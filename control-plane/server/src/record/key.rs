@@ -34,8 +34,8 @@ use millrace_store::KeyRange;
 /// Shards of the expiry index: neighbours in time land in different places, yet a sweep visits few.
 pub(crate) const EXPIRY_SHARDS: u16 = 16;
 
-/// A key under construction.
-pub(crate) struct Key(BytesMut);
+/// A key under construction, in a buffer of its own or at the end of a larger one.
+pub(crate) struct Key<B = BytesMut>(B);
 
 impl Key {
     /// Begins a key that belongs to an entity.
@@ -45,7 +45,7 @@ impl Key {
 
     /// Begins a key of a channel.
     pub(crate) fn of_channel(tag: u8, channel: ChannelId) -> Self {
-        Self::of(tag, &[&channel.get().to_be_bytes()]).long(channel.get())
+        Self::bare(tag).channel(channel)
     }
 
     /// Begins a key in a list of a tenant; 0 stands for the operator.
@@ -59,9 +59,37 @@ impl Key {
     }
 
     fn bare(tag: u8) -> Self {
-        let mut bytes = BytesMut::with_capacity(32);
-        bytes.put_u8(tag);
-        Self(bytes)
+        Self(BytesMut::with_capacity(32)).byte(tag)
+    }
+
+    /// The key.
+    pub(crate) fn done(self) -> Bytes {
+        self.0.freeze()
+    }
+
+    /// All keys that begin so.
+    pub(crate) fn range(self) -> KeyRange {
+        KeyRange::prefix(&self.0)
+    }
+}
+
+impl<'a> Key<&'a mut BytesMut> {
+    /// Begins a key at the end of what was cut off `buffer` before.
+    fn begin_in(buffer: &'a mut BytesMut, tag: u8) -> Self {
+        debug_assert!(buffer.is_empty(), "something was not cut off");
+        Key(buffer).byte(tag)
+    }
+
+    /// The key, cut off a buffer that was empty before it.
+    fn cut(self) -> Bytes {
+        self.0.split().freeze()
+    }
+}
+
+impl<B: BufMut> Key<B> {
+    /// Appends the entity of a channel, after the tag.
+    fn channel(self, channel: ChannelId) -> Self {
+        self.short(hash(&[&channel.get().to_be_bytes()])).long(channel.get())
     }
 
     /// Appends one byte.
@@ -98,16 +126,6 @@ impl Key {
         self.0.put_u8(length);
         self.0.put_slice(name.as_bytes());
         self
-    }
-
-    /// The key.
-    pub(crate) fn done(self) -> Bytes {
-        self.0.freeze()
-    }
-
-    /// All keys that begin so.
-    pub(crate) fn range(self) -> KeyRange {
-        KeyRange::prefix(&self.0)
     }
 }
 
@@ -241,9 +259,19 @@ pub(crate) fn head(channel: ChannelId) -> Bytes {
     Key::of_channel(b'M', channel).byte(0).done()
 }
 
+/// The head of a channel, cut off an empty buffer.
+pub(crate) fn head_in(buffer: &mut BytesMut, channel: ChannelId) -> Bytes {
+    Key::begin_in(buffer, b'M').channel(channel).byte(0).cut()
+}
+
 /// A message.
 pub(crate) fn message(channel: ChannelId, offset: Offset) -> Bytes {
     Key::of_channel(b'M', channel).byte(1).long(offset.get()).done()
+}
+
+/// A message, cut off an empty buffer.
+pub(crate) fn message_in(buffer: &mut BytesMut, channel: ChannelId, offset: Offset) -> Bytes {
+    Key::begin_in(buffer, b'M').channel(channel).byte(1).long(offset.get()).cut()
 }
 
 /// The messages from one offset up to but without another.
@@ -256,9 +284,9 @@ pub(crate) fn offset_at_end(key: &[u8]) -> Option<Offset> {
     Offset::new(u64::from_be_bytes(*key.last_chunk::<8>()?))
 }
 
-/// A producer on a channel.
-pub(crate) fn producer(channel: ChannelId, user: &UserId, producer: Producer) -> Bytes {
-    Key::of_channel(b'M', channel).byte(2).long(producer.get()).tail(user.as_str().as_bytes()).done()
+/// A producer on a channel, cut off an empty buffer.
+pub(crate) fn producer_in(buffer: &mut BytesMut, channel: ChannelId, user: &UserId, producer: Producer) -> Bytes {
+    Key::begin_in(buffer, b'M').channel(channel).byte(2).long(producer.get()).tail(user.as_str().as_bytes()).cut()
 }
 
 /// All producers on a channel.
@@ -267,7 +295,7 @@ pub(crate) fn producers_of(channel: ChannelId) -> KeyRange {
 }
 
 /// Which producer a key of [`producers_of`] names; `None` for a key of another shape.
-pub(crate) fn producer_in(range: &KeyRange, key: &[u8]) -> Option<(UserId, Producer)> {
+pub(crate) fn producer_of(range: &KeyRange, key: &[u8]) -> Option<(UserId, Producer)> {
     let (producer, user) = key.strip_prefix(&range.start[..])?.split_first_chunk::<8>()?;
     let user = UserId::new(std::str::from_utf8(user).ok()?).ok()?;
     Some((user, Producer::new(u64::from_be_bytes(*producer))?))
@@ -357,6 +385,10 @@ mod tests {
         UserId::new(name).unwrap()
     }
 
+    fn producer(channel: ChannelId, user: &UserId, run: Producer) -> Bytes {
+        producer_in(&mut BytesMut::new(), channel, user, run)
+    }
+
     fn inside(range: &KeyRange, key: &[u8]) -> bool {
         range.start <= key && key < &range.end[..]
     }
@@ -399,8 +431,8 @@ mod tests {
                 assert_eq!(found, [channel == other, channel == other, false]);
                 assert!(!inside(&messages, &head(other)) && !inside(&messages, &producer(other, &ann, run)));
             }
-            assert_eq!(producer_in(&producers, &producer(channel, &ann, run)), Some((ann.clone(), run)));
-            assert_eq!(producer_in(&producers, &head(channel)), None);
+            assert_eq!(producer_of(&producers, &producer(channel, &ann, run)), Some((ann.clone(), run)));
+            assert_eq!(producer_of(&producers, &head(channel)), None);
         }
         assert_eq!(offset_at_end(&message(channels[0], offsets[2])), Some(offsets[2]));
     }
@@ -417,6 +449,16 @@ mod tests {
         check(channel(ChannelId::new(258).unwrap()), "438dfc0000000000000102");
         check(expiry(9, b"Kx"), "580008000000094b78");
         check(message(ChannelId::new(258).unwrap(), Offset::FIRST), "4d8dfc0000000000000102010000000000000001");
+    }
+
+    #[test]
+    fn keys_cut_off_one_buffer_are_the_same() {
+        let mut buffer = BytesMut::new();
+        let at = ChannelId::new(258).unwrap();
+        for offset in [1, 2, u64::MAX].map(|number| Offset::new(number).unwrap()) {
+            assert_eq!(head_in(&mut buffer, at), head(at));
+            assert_eq!(message_in(&mut buffer, at, offset), message(at, offset));
+        }
     }
 
     #[test]

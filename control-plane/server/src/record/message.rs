@@ -23,10 +23,10 @@ const VERSION: u8 = 1;
 /// Bytes of a record beside user and body.
 const OVERHEAD_BYTES: usize = 1 + 4 + 8 + 8 + 8 + 1;
 
-/// The bytes of a message.
-pub(crate) fn encode(epoch: Epoch, message: &NewMessage) -> Bytes {
+/// The bytes of a message, cut off an empty buffer.
+pub(crate) fn encode(bytes: &mut BytesMut, epoch: Epoch, message: &NewMessage) -> Bytes {
     let user = message.user.as_str().as_bytes();
-    let mut bytes = BytesMut::with_capacity(OVERHEAD_BYTES + user.len() + message.body.len());
+    bytes.reserve(OVERHEAD_BYTES + user.len() + message.body.len());
     bytes.put_u8(VERSION);
     bytes.put_u32(epoch.get());
     bytes.put_i64(message.time_ms);
@@ -35,7 +35,7 @@ pub(crate) fn encode(epoch: Epoch, message: &NewMessage) -> Bytes {
     bytes.put_u8(u8::try_from(user.len()).expect("names are at most 128 bytes"));
     bytes.put_slice(user);
     bytes.put_slice(&message.body);
-    bytes.freeze()
+    bytes.split().freeze()
 }
 
 /// The message that `bytes` are, at `offset`; its body shares them. `None` if they are none.
@@ -141,7 +141,7 @@ mod tests {
             time_ms: -1,
             body: Bytes::from_static(b"hi"),
         };
-        let bytes = encode(Epoch::new(258).unwrap(), &message);
+        let bytes = encode(&mut BytesMut::new(), Epoch::new(258).unwrap(), &message);
         let expect = b"\x01\0\0\x01\x02\xff\xff\xff\xff\xff\xff\xff\xff\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\x03\x03annhi";
         assert_eq!(&bytes[..], expect);
         for cut in 0..bytes.len() - 2 {
@@ -165,7 +165,7 @@ mod tests {
                 body: body.into(),
             };
             let stored = StoredMessage { epoch: Epoch::new(epoch).unwrap(), offset: Offset::new(offset).unwrap(), message };
-            let again = decode(stored.offset, encode(stored.epoch, &stored.message));
+            let again = decode(stored.offset, encode(&mut BytesMut::new(), stored.epoch, &stored.message));
             prop_assert_eq!(again, Some(stored));
         }
 
@@ -176,7 +176,7 @@ mod tests {
                 *first = VERSION;
             }
             if let Some(stored) = decode(Offset::FIRST, bytes.clone().into()) {
-                prop_assert_eq!(&encode(stored.epoch, &stored.message)[..], &bytes[..]);
+                prop_assert_eq!(&encode(&mut BytesMut::new(), stored.epoch, &stored.message)[..], &bytes[..]);
             }
         }
     }

@@ -46,9 +46,72 @@ async fn many_channels_in_one_frame() {
         }
     }
     let after = world.store.stats();
-    let (commits, groups) = (after.commits - before.commits, after.groups - before.groups);
-    assert!(commits == 900 && groups < 450, "commits share groups: {commits} in {groups}");
+    assert_eq!(after.commits - before.commits, 3 * 5, "64 channels share a transaction");
     assert_eq!(world.metric("millrace_control_append_messages_total", "stored"), 1800);
+}
+
+/// A group of channels is stored together or, when one of them is in the way, each for itself.
+#[tokio::test]
+async fn channels_of_one_transaction_have_their_own_answers() {
+    let store = FaultyStore::new();
+    let world = World::over(store.clone(), test_config());
+    for number in 1..=4 {
+        world.channel(number, HistoryClass::Durable).await;
+    }
+    let mut node = world.node().await;
+    let mut heads = Vec::new();
+    for number in 1..=3 {
+        heads.push(open(&mut node, number).await.unwrap());
+    }
+    // Of four channels the second repeats what it sent, the third is behind, the fourth is not open.
+    let repeated = append(&node, 2, &heads[1], vec![message("ann", 1, 1)]);
+    assert_eq!(send(&mut node, vec![repeated]).await.remove(0).result, stored([1]));
+    heads[1].next_offset = offset(2);
+    heads[2].next_offset = offset(7);
+    let before = world.metric("millrace_control_append_messages_total", "stored");
+    let mut check = async |fates: &[Fate], sequence: u64, expect: [Result<AppendOutcome, Code>; 4]| {
+        store.next_commits(fates.iter().copied());
+        let first = Head { next_offset: offset(sequence), ..heads[0].clone() };
+        let appends = vec![
+            append(&node, 1, &first, vec![message("ann", 1, sequence)]),
+            append(&node, 2, &heads[1], vec![message("ann", 1, 1)]),
+            append(&node, 3, &heads[2], vec![message("ann", 1, 1)]),
+            append(&node, 4, &heads[0], vec![message("ann", 1, 1)]),
+        ];
+        let results: Vec<_> = send(&mut node, appends).await.into_iter().map(|appended| appended.result).collect();
+        let results = results.into_iter().map(|result| result.map(|one| one[0]).map_err(|refusal| refusal.code));
+        assert_eq!(results.collect::<Vec<_>>(), expect, "{fates:?}");
+    };
+    let again = Ok(AppendOutcome::Duplicate(Some(offset(1))));
+    let outdated = Err(Code::UnknownOutcome);
+    let stored_at = |place| Ok(AppendOutcome::Stored(offset(place)));
+    check(&[], 1, [stored_at(1), again, outdated, outdated]).await;
+    check(&[Fate::Conflict], 2, [stored_at(2), again, outdated, outdated]).await;
+    check(&[Fate::Conflict, Fate::Conflict], 3, [stored_at(3), again, outdated, outdated]).await;
+    check(&[Fate::Fail], 4, [Err(Code::Unavailable), again, outdated, outdated]).await;
+    check(&[], 4, [stored_at(4), again, outdated, outdated]).await;
+    check(&[Fate::WrittenUnknown], 5, [Err(Code::UnknownOutcome), again, outdated, outdated]).await;
+    let head = open(&mut node, 1).await.unwrap();
+    assert_eq!(head.next_offset, offset(6), "it was stored");
+    assert_eq!(world.metric("millrace_control_append_messages_total", "stored") - before, 4);
+}
+
+/// The same channel twice in one frame: the second append sees the first.
+#[tokio::test]
+async fn a_channel_may_come_twice_in_a_frame() {
+    let world = World::new();
+    world.channel(1, HistoryClass::Durable).await;
+    let mut node = world.node().await;
+    let head = open(&mut node, 1).await.unwrap();
+    let next = Head { next_offset: offset(2), ..head.clone() };
+    let twice = vec![
+        append(&node, 1, &head, vec![message("ann", 1, 1)]),
+        append(&node, 1, &next, vec![message("ann", 1, 2)]),
+        append(&node, 1, &next, vec![message("ann", 1, 3)]),
+    ];
+    let results: Vec<_> = send(&mut node, twice).await.into_iter().map(|appended| appended.result).collect();
+    assert_eq!(results[..2], [stored([1]), stored([2])]);
+    assert_eq!(results[2].as_ref().unwrap_err().code, Code::UnknownOutcome, "where it was sent from is taken");
 }
 
 #[tokio::test]
