@@ -5,18 +5,19 @@ import type { HistoryRange, Key } from "./engine/channel.js";
 import type { Opened } from "./engine/engine.js";
 import type { Start } from "./engine/subscription.js";
 import { MillraceError } from "./error.js";
-import type {
-  CanPublishEvent,
-  ChannelEvent,
-  EndedEvent,
-  Gap,
-  Message,
-  MessageEvent,
-  Page,
-  Position,
-  Receipt,
-  ResetEvent,
-  SkippedEvent,
+import {
+  type CanPublishEvent,
+  type ChannelEvent,
+  type EndedEvent,
+  type Gap,
+  type Message,
+  type MessageEvent,
+  type Page,
+  type Position,
+  type Receipt,
+  type ResetEvent,
+  type SkippedEvent,
+  withGap,
 } from "./event.js";
 import type { Inbox } from "./inbox.js";
 import { type Listener, Listeners } from "./listeners.js";
@@ -67,6 +68,7 @@ interface Reading {
   position: Position | undefined;
   opened: Opened | undefined;
   canPublish: boolean;
+  isEnded: boolean;
 }
 
 /**
@@ -84,6 +86,8 @@ export class Channel implements AsyncIterable<Message> {
   private sender: OpenHandle | undefined;
   private lastPosition: Position | undefined;
   private isIterated = false;
+  /** What an iteration was told of and has no message yet to tell it with. */
+  private gaps: readonly Gap[] = [];
   private isPumping = false;
   /** Wakes the iteration that waits. */
   private wakeIteration: (() => void) | undefined;
@@ -102,14 +106,31 @@ export class Channel implements AsyncIterable<Message> {
    *
    * @returns This channel, so that `await client.channel("general").subscribe()` is one.
    * @throws {MillraceError} `refused` if the node refuses, such as with code 4005 (no access); `already-subscribed` if this
-   * client reads the channel already; `timed-out` if there is no answer within the request timeout, over reconnects.
+   * client reads the channel already, or the last subscription of this handle has ended and what it told was not read to its
+   * end: read it, or `unsubscribe`; `timed-out` if there is no answer within the request timeout, over reconnects.
    */
   async subscribe(options: SubscribeOptions = {}): Promise<this> {
+    const { reading: earlier } = this;
+    if (earlier !== undefined && this.shell.state.kind !== "closed") {
+      const isEnded = this.shell.isEnded(earlier.handle.key);
+      const why = isEnded
+        ? `the last subscription to ${this.name} was not read to its end`
+        : `${this.name} is subscribed`;
+      throw new MillraceError("already-subscribed", why);
+    }
     const handle = this.shell.open(this.name, startOf(options), options.signal);
     const { inbox } = handle;
     if (inbox === undefined) throw new MillraceError("closed", "the client is closed");
-    const reading: Reading = { handle, inbox, position: options.after, opened: undefined, canPublish: false };
+    const reading: Reading = {
+      handle,
+      inbox,
+      position: options.after,
+      opened: undefined,
+      canPublish: false,
+      isEnded: false,
+    };
     this.reading = reading;
+    this.gaps = [];
     inbox.onChange = () => this.onChange();
     try {
       reading.opened = await handle.opened;
@@ -130,6 +151,11 @@ export class Channel implements AsyncIterable<Message> {
     if (reading === undefined) return;
     reading.inbox.discard();
     this.endReading(reading);
+  }
+
+  /** @internal The user as whom the client connected last. */
+  get user(): string | undefined {
+    return this.shell.user;
   }
 
   /** Whether it is subscribed, or about to be. */
@@ -200,21 +226,21 @@ export class Channel implements AsyncIterable<Message> {
   }
 
   /**
-   * All messages, in order; one that something was missed before says so in `gap`. One iteration at a time; leaving it does
+   * All messages, in order; one that something was missed before says so in `gaps`. One iteration at a time; leaving it does
    * not unsubscribe.
    *
    * @throws {MillraceError} what ended the subscription, unless the application did.
    */
   async *messages(options: { readonly signal?: AbortSignal | undefined } = {}): AsyncGenerator<Message, void> {
-    let gap: Gap | undefined;
     for await (const event of this.events(options)) {
       if (event.type === "message") {
-        yield gap === undefined ? event.message : event.message.behind(gap);
-        gap = undefined;
+        const { gaps } = this;
+        this.gaps = [];
+        yield gaps.length === 0 ? event.message : event.message.behind(gaps);
       } else if (event.type === "ended") {
         throw event.error;
       } else if (event.type !== "canPublish") {
-        gap = event;
+        this.gaps = withGap(this.gaps, event);
       }
     }
   }
@@ -354,6 +380,8 @@ export class Channel implements AsyncIterable<Message> {
   }
 
   private endReading(reading: Reading): void {
+    if (reading.isEnded) return;
+    reading.isEnded = true;
     this.lastPosition = reading.position;
     if (this.reading === reading) this.reading = undefined;
     if (reading.handle.abandon()) return;

@@ -8,7 +8,7 @@ import { type Advice, adviceOf, codeName } from "./code.js";
  * - `refused`: the node refused with a `code` of the protocol.
  * - `unconfirmed`: it is not known whether the message was stored: it had been sent, and then `cause` happened. It may yet be
  *   stored within a minute. A message that fails with any other kind was certainly not stored.
- * - `connect`: no connection could be made.
+ * - `connect`: no connection could be made; with advice `do-not-retry`, none ever can, as the platform has no WebSocket.
  * - `disconnected`: the connection ended without a code of the protocol.
  * - `protocol`: the other side sent bytes that are not this protocol.
  * - `url`: the URL cannot be used.
@@ -69,7 +69,7 @@ export class MillraceError extends Error {
   constructor(
     kind: ErrorKind,
     message: string,
-    details: { code?: number; retryAfterMs?: number; cause?: unknown } = {},
+    details: { code?: number; advice?: Advice; retryAfterMs?: number; cause?: unknown } = {},
   ) {
     super(message, "cause" in details ? { cause: details.cause } : undefined);
     this.kind = kind;
@@ -80,7 +80,7 @@ export class MillraceError extends Error {
       this.retryAfterMs = cause?.retryAfterMs;
     } else {
       this.code = details.code;
-      this.advice = kind === "refused" ? adviceOf(details.code ?? 0) : ADVICE[kind];
+      this.advice = details.advice ?? (kind === "refused" ? adviceOf(details.code ?? 0) : ADVICE[kind]);
       this.retryAfterMs = details.retryAfterMs || undefined;
     }
   }

@@ -37,8 +37,11 @@ export class Message {
     readonly body: Uint8Array,
     /** The ticket of this client's own message, if its acknowledgement has not come yet. */
     readonly ticket: number | undefined,
-    /** What was not delivered just before it, if anything was not. Only iteration sets it; listeners hear the event itself. */
-    readonly gap: Gap | undefined = undefined,
+    /**
+     * What was not delivered just before it, oldest first; of each kind of event one, which stands for all of them. Only
+     * iteration sets it; listeners hear the events themselves.
+     */
+    readonly gaps: readonly Gap[] = [],
   ) {}
 
   /** When the node accepted it. */
@@ -62,9 +65,9 @@ export class Message {
   }
 
   /** @internal */
-  behind(gap: Gap): Message {
+  behind(gaps: readonly Gap[]): Message {
     const { position, timeMs, user, producer, sequence, body, ticket } = this;
-    return new Message(position, timeMs, user, producer, sequence, body, ticket, gap);
+    return new Message(position, timeMs, user, producer, sequence, body, ticket, gaps);
   }
 }
 
@@ -134,6 +137,28 @@ export interface Receipt {
   readonly sequence: bigint;
   /** An earlier try had stored it. */
   readonly duplicate: boolean;
+}
+
+/** @internal What is missing, with one more gap behind it: of each kind the first and the newest become one. */
+export function withGap(gaps: readonly Gap[], gap: Gap): readonly Gap[] {
+  const index = gaps.findIndex((one) => kindOf(one) === kindOf(gap));
+  const there = gaps[index];
+  if (there === undefined) return [...gaps, gap];
+  return gaps.map((one, at) => (at === index ? joined(there, gap) : one));
+}
+
+const kindOf = (gap: Gap): string => (gap.type === "reset" ? gap.reason : gap.skipped.kind);
+
+function joined(a: Gap, b: Gap): Gap {
+  if (a.type === "reset" || b.type === "reset") return b;
+  const [one, other] = [a.skipped, b.skipped];
+  if (one.kind === "slow-consumer" && other.kind === "slow-consumer") {
+    return { type: "skipped", skipped: { ...one, last: other.last } };
+  }
+  if (one.kind === "queue-full" && other.kind === "queue-full") {
+    return { type: "skipped", skipped: { ...one, messages: one.messages + other.messages } };
+  }
+  return b;
 }
 
 /** @internal Bytes that an event holds in a queue, its fixed size left out. */

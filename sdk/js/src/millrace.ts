@@ -39,7 +39,7 @@ export interface MillraceOptions {
    * 4 MiB. */
   readonly waiting?: QueueOptions;
   /** Waits between tries to connect are drawn evenly from zero to a ceiling, which begins at `firstMs` and doubles up to
-   * `maxMs`. Default: 100 and 20,000. */
+   * `maxMs`. Default: 250 and 30,000. */
   readonly backoff?: { readonly firstMs?: number; readonly maxMs?: number };
   /** How long a try to connect may take, from the first packet to the node's welcome. Default: 10,000. */
   readonly connectTimeoutMs?: number;
@@ -95,8 +95,8 @@ export class Millrace {
       failFast: false,
       queue: bounds(options.queue, 1_024, 1 << 20),
       backoff: {
-        firstMs: atLeast(0, options.backoff?.firstMs ?? 100),
-        maxMs: atLeast(0, options.backoff?.maxMs ?? 20_000),
+        firstMs: atLeast(0, options.backoff?.firstMs ?? 250),
+        maxMs: atLeast(0, options.backoff?.maxMs ?? 30_000),
       },
       connectTimeoutMs: atLeast(1, options.connectTimeoutMs ?? 10_000),
       requestTimeoutMs: atLeast(1, options.requestTimeoutMs ?? 30_000),
@@ -112,6 +112,11 @@ export class Millrace {
       transport: transport ?? webSocket(globalWebSocket),
       surroundings: (options as { surroundings?: Surroundings }).surroundings ?? platform,
     });
+  }
+
+  /** The user as whom the client connected last, as its token says; `undefined` before. */
+  get user(): string | undefined {
+    return this.shell.user;
   }
 
   /** What the connection does now. */

@@ -9,7 +9,7 @@ import { Inbox } from "./inbox.js";
 import { Listeners } from "./listeners.js";
 import type { State } from "./state.js";
 import type { Surroundings } from "./surroundings.js";
-import type { Connection, Transport } from "./transport.js";
+import type { Connection, End, Transport } from "./transport.js";
 import { Window, type WindowLimits } from "./window.js";
 
 /** Bytes that may wait in the connection before the client makes no more. */
@@ -69,12 +69,16 @@ export class Shell {
   state: State = { kind: "idle" };
   private engine: Engine | undefined;
   private readonly opening = new Map<Ticket, Reply<Opened>>();
+  /** Which handles the engine was asked to open, until it says how that ended. */
+  private readonly handles = new Map<Ticket, Handle>();
   private readonly sending = new Map<Ticket, Reply<Receipt>>();
   private readonly reading = new Map<Ticket, Reply<Page>>();
   private readonly inboxes = new Map<Key, Inbox>();
   private readonly windows = new Map<Key, Window>();
   private tickets = 0;
   private connection: Connection | undefined;
+  /** Names the connection that counts, from before it is there. */
+  private attempt: object | undefined;
   private fetching: AbortController | undefined;
   private unwatch = () => {};
   private cancelTimer = () => {};
@@ -102,6 +106,7 @@ export class Shell {
     const engine = this.start();
     const ticket = this.ticket();
     const key = engine.open(this.now(), name, start, ticket);
+    this.handles.set(ticket, start === undefined ? "sender" : "reader");
     let inbox: Inbox | undefined;
     if (start !== undefined) {
       inbox = new Inbox(this.setup.config.queue, (events, bytes) => {
@@ -111,7 +116,8 @@ export class Shell {
       this.inboxes.set(key, inbox);
     }
     const withdraw = () => {
-      engine.abandon(this.now(), ticket);
+      // One that is open already is given back when the engine says so.
+      if (engine.abandon(this.now(), ticket) !== undefined) this.handles.delete(ticket);
       this.turn();
     };
     const opened = this.reply(this.opening, ticket, signal, withdraw);
@@ -136,6 +142,11 @@ export class Shell {
     this.turn();
   }
 
+  /** The user as whom the client connected last. */
+  get user(): string | undefined {
+    return this.engine?.user;
+  }
+
   /** Whether nothing more can be asked of a channel's entry: the node refused it for good, or the client is closed. */
   isEnded(key: Key): boolean {
     const channel = this.engine?.channels.get(key);
@@ -153,26 +164,25 @@ export class Shell {
         this.windows.set(key, window);
       }
       const admitted = window;
-      const abort = () => {
-        takeBack();
-        reject(signal?.reason);
-      };
-      const takeBack = admitted.enter(body.length, () => {
-        signal?.removeEventListener("abort", abort);
+      // One listener from the call to the end of the message, which a signal that lives on then knows nothing more of.
+      let takeBack = () => {};
+      const abort = () => takeBack();
+      const forget = () => signal?.removeEventListener("abort", abort);
+      signal?.addEventListener("abort", abort, { once: true });
+      const admit = () => {
         const ticket = this.ticket();
         let takenBack: MillraceError | undefined;
-        const giveUp = () => {
+        takeBack = () => {
           takenBack = new MillraceError("closed", "the application took the message back", { cause: signal?.reason });
           engine.cancelSend(this.now(), key, ticket, takenBack);
           this.turn();
         };
-        signal?.addEventListener("abort", giveUp, { once: true });
-        const receipt = this.reply(this.sending, ticket).finally(() => signal?.removeEventListener("abort", giveUp));
-        const answer = receipt.catch((error: unknown) => {
+        const answer = this.reply(this.sending, ticket).catch((error: unknown) => {
           // What did not leave is as if it had never been sent.
           throw error === takenBack ? signal?.reason : error;
         });
         const leave = () => {
+          forget();
           admitted.leave(body.length);
           if (admitted.isIdle && this.windows.get(key) === admitted) this.windows.delete(key);
         };
@@ -181,8 +191,18 @@ export class Shell {
         resolve({ ticket, receipt: answer });
         // Who waited for room gets it when another's answer comes, when no turn of the engine is under way that would take it along.
         this.turn();
-      });
-      signal?.addEventListener("abort", abort, { once: true });
+      };
+      takeBack = () => {
+        leaveLine();
+        reject(signal?.reason);
+      };
+      let leaveLine: () => void;
+      try {
+        leaveLine = admitted.enter(body.length, admit);
+      } catch (error) {
+        forget();
+        throw error;
+      }
       this.turn();
     });
   }
@@ -288,6 +308,7 @@ export class Shell {
       case "disconnect":
         this.connection?.close();
         this.connection = undefined;
+        this.attempt = undefined;
         break;
       case "deliver":
         this.inboxes.get(action.key)?.push(action.event);
@@ -296,7 +317,7 @@ export class Shell {
         this.inboxes.get(action.key)?.starve();
         break;
       case "opened":
-        settle(this.opening.get(action.ticket), action.result);
+        this.opened(engine, action);
         break;
       case "sent":
         settle(this.sending.get(action.ticket), action.result);
@@ -316,21 +337,42 @@ export class Shell {
 
   private connect(engine: Engine, endpoint: string): void {
     let isOpen = false;
-    const connection = this.setup.transport.open(endpoint, {
-      opened: () => {
-        isOpen = true;
-        if (this.connection === connection) this.run(() => engine.handleConnected(this.now()));
-      },
-      frame: (bytes) => {
-        if (this.connection === connection) this.run(() => engine.handleFrame(this.now(), bytes));
-      },
-      closed: ({ code, reason }) => {
-        if (this.connection !== connection) return;
+    const attempt = {};
+    this.attempt = attempt;
+    // A transport may tell something before it has returned: an attempt has its name before it begins.
+    const tell = (change: () => void) => {
+      if (this.attempt === attempt) this.run(change);
+    };
+    const closed = (end: End) =>
+      tell(() => {
         this.connection = undefined;
-        this.run(() => engine.handleDisconnected(this.now(), endOf(endpoint, isOpen, code, reason)));
-      },
-    });
-    this.connection = connection;
+        this.attempt = undefined;
+        engine.handleDisconnected(this.now(), endOf(endpoint, isOpen, end));
+      });
+    try {
+      const connection = this.setup.transport.open(endpoint, {
+        opened: () => {
+          isOpen = true;
+          tell(() => engine.handleConnected(this.now()));
+        },
+        frame: (bytes) => tell(() => engine.handleFrame(this.now(), bytes)),
+        closed,
+      });
+      if (this.attempt === attempt) this.connection = connection;
+    } catch (cause) {
+      closed({ code: 1006, reason: cause instanceof Error ? cause.message : String(cause) });
+    }
+  }
+
+  private opened(engine: Engine, { ticket, key, result }: Extract<Action, { type: "opened" }>): void {
+    const reply = this.opening.get(ticket);
+    const handle = this.handles.get(ticket);
+    this.handles.delete(ticket);
+    settle(reply, result);
+    if (reply !== undefined || "error" in result) return;
+    // Who asked for it left in the turn in which it was opened.
+    if (handle === "reader") engine.release(this.now(), key, "reader");
+    engine.release(this.now(), key, "sender");
   }
 
   private run(change: () => void): void {
@@ -426,9 +468,10 @@ function settle<T>(reply: Reply<T> | undefined, result: Result<T>): void {
 }
 
 /** What the end of a connection means. */
-function endOf(endpoint: string, isOpen: boolean, code: number, reason: string): MillraceError {
+function endOf(endpoint: string, isOpen: boolean, { code, reason, isFinal }: End): MillraceError {
   if (code >= 4000 && code <= 4999) return refused(code, reason);
   const why = [reason, code === 1006 ? "" : `close code ${code}`].filter((part) => part !== "").join(", ");
   if (isOpen) return disconnected(why || "it ended without a word");
-  return new MillraceError("connect", `cannot connect to ${endpoint}${why && `: ${why}`}`);
+  const message = `cannot connect to ${endpoint}${why && `: ${why}`}`;
+  return new MillraceError("connect", message, isFinal === true ? { advice: "do-not-retry" } : {});
 }

@@ -2,7 +2,7 @@
 // Plain state and a listener; it knows nothing of any framework.
 
 import type { Body, Channel, SubscribeOptions } from "./channel.js";
-import type { MillraceError } from "./error.js";
+import { MillraceError } from "./error.js";
 import type { ChannelEvent, Message, Page, Position, Receipt } from "./event.js";
 
 /** One line of a {@link Timeline}. */
@@ -31,7 +31,7 @@ export interface TimelineView {
   readonly status: "idle" | "subscribing" | "subscribed" | "ended";
   /** Oldest first; what is not sent yet comes last. */
   readonly entries: readonly Entry[];
-  /** There are older messages to load. */
+  /** There are older messages to load, and room for them. */
   readonly hasOlder: boolean;
   readonly isLoading: boolean;
   readonly canPublish: boolean;
@@ -42,7 +42,10 @@ export interface TimelineView {
 export interface TimelineOptions {
   /** Messages of a page. Default: 50. */
   readonly pageSize?: number;
-  /** Most messages that are kept; of more, the oldest are let go and can be loaded again. Default: 10,000. */
+  /**
+   * Most lines that are kept, those that failed or are on their way included. Of more, the oldest are let go, and older ones are
+   * loaded only as far as there is room. Default: 10,000.
+   */
   readonly messagesMax?: number;
 }
 
@@ -59,6 +62,8 @@ export const IDLE: TimelineView = {
 interface Item {
   entry: Entry;
   ticket: number | undefined;
+  /** Producer and sequence, from its receipt until its message. */
+  number: string | undefined;
 }
 
 const utf8 = new TextDecoder();
@@ -76,7 +81,14 @@ export class Timeline {
   /** Own messages that have a receipt and were not delivered yet, by producer and sequence. */
   private readonly acknowledged = new Map<string, Item>();
   private keys = 0;
+  private keepsHistory = false;
+  /** The channel has messages before the oldest that is shown. */
+  private isPartial = false;
   private loading: Promise<void> | undefined;
+  /** What the node skipped is read one after the other. */
+  private filling = Promise.resolve();
+  /** Counts calls of `start` and `stop`: what an earlier one set in motion changes nothing any more. */
+  private runs = 0;
   /** Raised when what is being loaded is for a history that is no more. */
   private generation = 0;
   private stopListening = () => {};
@@ -95,7 +107,8 @@ export class Timeline {
   get view(): TimelineView {
     if (this.isChanged) {
       this.isChanged = false;
-      this.current = { ...this.current, entries: [...this.sent, ...this.unsent].map(({ entry }) => entry) };
+      const entries = [...this.sent, ...this.unsent].map(({ entry }) => entry);
+      this.current = { ...this.current, entries, hasOlder: this.isPartial && this.room > 0 };
     }
     return this.current;
   }
@@ -109,37 +122,43 @@ export class Timeline {
   }
 
   /**
-   * Subscribes the channel and loads the newest page before.
+   * Subscribes the channel and loads the newest page before. Started again, it begins anew.
    *
-   * @throws {MillraceError} as `channel.subscribe`; the view has it as well.
+   * @throws {MillraceError} as `channel.subscribe`; the view has it as well. `closed` if it was stopped, or started again,
+   * before it was subscribed.
    */
   async start(options: SubscribeOptions = {}): Promise<void> {
     this.stop();
-    this.generation += 1;
-    this.sent = [];
-    this.change({ status: "subscribing", hasOlder: false, isLoading: false, error: undefined });
-    this.stopListening = this.channel.on("event", (event) => this.take(event));
+    const run = this.runs;
+    this.forget(false);
+    this.change({ status: "subscribing", error: undefined });
+    const stopListening = this.channel.on("event", (event) => this.take(event));
+    this.stopListening = stopListening;
     try {
       await this.channel.subscribe(options);
+      if (run !== this.runs) throw new MillraceError("closed", "the timeline was stopped before it was subscribed");
     } catch (error) {
-      this.stopListening();
-      this.change({ status: "ended", error: error as MillraceError });
+      stopListening();
+      if (run === this.runs) this.change({ status: "ended", error: error as MillraceError });
       throw error;
     }
-    const keepsHistory = this.channel.historyClass !== "none";
-    const canPublish = this.channel.canPublish === true;
-    this.change({ status: "subscribed", canPublish, hasOlder: keepsHistory });
-    if (keepsHistory && options.after === undefined && options.afterOffset === undefined) await this.loadOlder();
+    this.keepsHistory = this.channel.historyClass !== "none";
+    this.isPartial = this.keepsHistory;
+    this.change({ status: "subscribed", canPublish: this.channel.canPublish === true });
+    if (this.keepsHistory && options.after === undefined && options.afterOffset === undefined) await this.loadOlder();
   }
 
   /** Unsubscribes the channel. What was sent still goes out. */
   stop(): void {
+    this.runs += 1;
     this.stopListening();
-    if (this.current.status === "idle") return;
+    const { status } = this.current;
+    if (status === "idle") return;
     this.generation += 1;
-    this.channel.unsubscribe();
+    if (status !== "ended") this.channel.unsubscribe();
     this.acknowledged.clear();
-    this.change({ status: "idle" });
+    this.loading = undefined;
+    this.change({ status: "idle", isLoading: false });
   }
 
   /** Shows a message at once, and sends it. Resolves, or fails, as `channel.send`. */
@@ -157,7 +176,7 @@ export class Timeline {
       message: undefined,
       error: undefined,
     };
-    const item: Item = { entry, ticket: undefined };
+    const item: Item = { entry, ticket: undefined, number: undefined };
     this.unsent.push(item);
     this.change();
     return quiet(this.deliver(item));
@@ -169,6 +188,7 @@ export class Timeline {
     const [item] = index < 0 ? [] : this.unsent.splice(index, 1);
     if (item === undefined) return undefined;
     item.entry = { ...item.entry, status: "sending", error: undefined };
+    item.ticket = undefined;
     this.unsent.push(item);
     this.change();
     return quiet(this.deliver(item));
@@ -180,28 +200,41 @@ export class Timeline {
     this.change();
   }
 
-  /** Loads the page before the oldest message that is shown; does nothing if there is none, or one is under way. */
+  /** Loads the page before the oldest message that is shown; does nothing if there is none, no room, or one is under way. */
   loadOlder(): Promise<void> {
     if (this.loading !== undefined) return this.loading;
-    if (!this.current.hasOlder) return Promise.resolve();
-    const oldest = this.sent[0]?.entry.position ?? after(this.channel.position);
-    const before = oldest === undefined ? {} : { before: oldest.offset };
-    this.loading = this.load(() => this.channel.history({ ...before, limit: this.pageSize }), true).finally(() => {
-      this.loading = undefined;
+    if (!this.isPartial || this.room === 0) return Promise.resolve();
+    const oldest = this.sent.find(({ entry }) => (entry.position?.offset ?? 0) > 0)?.entry.position;
+    const before = (oldest ?? after(this.channel.position))?.offset;
+    const limit = Math.min(this.pageSize, this.room);
+    const loading = this.load(() => this.channel.history({ before, limit }), true).then(() => {
+      if (this.loading === loading) this.loading = undefined;
     });
+    this.loading = loading;
     this.change({ isLoading: true });
-    return this.loading;
+    return loading;
   }
 
-  private async load(read: () => Promise<Page>, isOlder: boolean): Promise<void> {
+  /** How many more lines may be kept. */
+  private get room(): number {
+    return Math.max(0, this.messagesMax - this.sent.length - this.unsent.length);
+  }
+
+  /** Returns whether the page is shown. */
+  private async load(read: () => Promise<Page>, isOlder: boolean): Promise<boolean> {
     const { generation } = this;
     try {
       const page = await read();
-      if (generation !== this.generation) return;
+      if (generation !== this.generation) return false;
+      if (isOlder) this.isPartial = page.more;
       for (const message of page.messages) this.put(message);
-      this.change(isOlder ? { hasOlder: page.more, isLoading: false, error: undefined } : {});
+      this.change(isOlder ? { isLoading: false, error: undefined } : {});
+      return true;
     } catch (error) {
-      if (generation === this.generation) this.change({ isLoading: false, error: error as MillraceError });
+      if (generation === this.generation) {
+        this.change(isOlder ? { isLoading: false, error: error as MillraceError } : { error: error as MillraceError });
+      }
+      return false;
     }
   }
 
@@ -214,9 +247,12 @@ export class Timeline {
       if (item.entry.status === "sending") {
         this.unsent = this.unsent.filter((other) => other !== item);
         item.entry = { ...item.entry, status: "sent", position };
-        // Its message is yet to come, if the channel is read.
-        if (this.current.status === "subscribed") this.acknowledged.set(`${producer}/${sequence}`, item);
         this.insert(item);
+        // Its message is yet to come, if the channel is read.
+        if (item.entry.message === undefined && this.current.status === "subscribed") {
+          item.number = `${producer}/${sequence}`;
+          this.acknowledged.set(item.number, item);
+        }
         this.change();
       }
       return receipt;
@@ -233,12 +269,7 @@ export class Timeline {
     switch (event.type) {
       case "message":
         this.put(event.message);
-        if (this.sent.length > this.messagesMax) {
-          this.sent.splice(0, this.sent.length - this.messagesMax);
-          this.change({ hasOlder: true });
-        } else {
-          this.change();
-        }
+        this.change();
         break;
       case "canPublish":
         this.change({ canPublish: event.canPublish });
@@ -246,16 +277,14 @@ export class Timeline {
       case "reset":
         if (event.reason === "position-too-old") break;
         // What was shown may be no part of the history any more: read it again.
-        this.generation += 1;
-        this.sent = [];
-        this.acknowledged.clear();
-        this.loading = undefined;
-        this.change({ hasOlder: true, isLoading: false });
+        this.forget(true);
+        this.change();
         void this.loadOlder();
         break;
       case "skipped": {
         const { skipped } = event;
-        if (skipped.kind === "slow-consumer" && skipped.last.offset > 0) void this.fill(skipped.first, skipped.last);
+        if (skipped.kind !== "slow-consumer" || skipped.last.offset === 0) break;
+        this.filling = this.filling.then(() => this.fill(skipped.first.offset, skipped.last.offset));
         break;
       }
       case "ended":
@@ -265,63 +294,110 @@ export class Timeline {
     }
   }
 
+  /** Shows nothing that was read so far. */
+  private forget(isPartial: boolean): void {
+    this.generation += 1;
+    this.sent = [];
+    this.acknowledged.clear();
+    this.loading = undefined;
+    this.isPartial = isPartial;
+    this.change({ isLoading: false });
+  }
+
   /** Reads what the node skipped. */
-  private async fill(first: Position, last: Position): Promise<void> {
-    let next = first.offset;
-    while (next <= last.offset) {
-      const limit = Math.min(this.pageSize, last.offset - next + 1);
+  private async fill(first: number, last: number): Promise<void> {
+    const { generation } = this;
+    // Of more than may be kept, the newest.
+    let next = Math.max(first, last - this.messagesMax + 1);
+    while (next <= last && generation === this.generation) {
+      const limit = Math.min(this.pageSize, last - next + 1);
       const from = next;
       let newest = 0;
-      await this.load(async () => {
+      const isShown = await this.load(async () => {
         const page = await this.channel.history({ after: from - 1, limit });
-        newest = page.messages.at(-1)?.position.offset ?? 0;
+        newest = page.messages.at(-1)?.position.offset ?? last;
         return page;
       }, false);
-      if (newest < next) return;
+      if (!isShown) break;
       next = newest + 1;
     }
+    if (next > last || generation !== this.generation) return;
+    // A hole that could not be filled would not be seen: what is before it is loaded again when somebody looks back.
+    this.generation += 1;
+    this.loading = undefined;
+    this.sent = this.sent.filter(({ entry }) => (entry.position?.offset ?? 0) > last);
+    this.isPartial = true;
+    this.change({ isLoading: false });
   }
 
   /** Shows a message: as a line of its own, or as what became of one that was sent. */
   private put(message: Message): void {
-    const number = `${message.producer}/${message.sequence}`;
+    const { position, body, text, timeMs } = message;
     const own = message.ticket === undefined ? undefined : this.unsent.find((item) => item.ticket === message.ticket);
     if (own !== undefined) {
       this.unsent = this.unsent.filter((item) => item !== own);
-      own.entry = { ...own.entry, status: "sent", position: message.position, message, timeMs: message.timeMs };
+      own.entry = { ...own.entry, status: "sent", position, message, timeMs };
       return this.insert(own);
     }
+    const number = `${message.producer}/${message.sequence}`;
     const acknowledged = this.acknowledged.get(number);
-    if (acknowledged !== undefined) {
+    if (acknowledged !== undefined && this.isSame(acknowledged.entry.position, message)) {
       this.acknowledged.delete(number);
-      const { position, timeMs } = message;
+      acknowledged.number = undefined;
       acknowledged.entry = { ...acknowledged.entry, message, position, timeMs };
       // Its receipt may not have known the place.
       const index = this.sent.lastIndexOf(acknowledged);
       if (index >= 0) this.sent.splice(index, 1);
       return this.insert(acknowledged);
     }
-    const { position, body, text, timeMs } = message;
     this.keys += 1;
     const key = position.offset > 0 ? `${position.epoch}-${position.offset}` : `live-${this.keys}`;
     const rest = { position, body, text, timeMs, message, isOwn: false, error: undefined };
-    this.insert({ entry: { key, status: "sent", ...rest }, ticket: undefined });
+    this.insert({ entry: { key, status: "sent", ...rest }, ticket: undefined, number: undefined });
+  }
+
+  /** Whether a message with the number of one that this client sent is that one: others may use its numbers as well. */
+  private isSame(place: Position | undefined, { position, user }: Message): boolean {
+    if (place === undefined || place.offset === 0) return user === this.channel.user;
+    return position.epoch === place.epoch && position.offset === place.offset;
   }
 
   /** Puts an item where its offset belongs; without one, last. */
   private insert(item: Item): void {
+    const { sent } = this;
     const offset = item.entry.position?.offset ?? 0;
-    let at = this.sent.length;
+    let at = sent.length;
     if (offset > 0) {
-      const offsetAt = (index: number) => this.sent[index]?.entry.position?.offset ?? 0;
+      const offsetAt = (index: number) => sent[index]?.entry.position?.offset ?? 0;
       while (at > 0 && offsetAt(at - 1) > offset) at -= 1;
-      if (at > 0 && offsetAt(at - 1) === offset) return;
+      const there = at > 0 && offsetAt(at - 1) === offset ? sent[at - 1] : undefined;
+      if (there !== undefined) {
+        // It came before anybody could know that it was ours.
+        if (!item.entry.isOwn || there.entry.isOwn) return;
+        const { message, timeMs } = there.entry;
+        item.entry = { ...item.entry, message, timeMs };
+        sent[at - 1] = item;
+        return;
+      }
     }
-    this.sent.splice(at, 0, item);
+    sent.splice(at, 0, item);
+  }
+
+  /** Lets the oldest lines go, if there are more than may be: those that are sent first, then those that failed. */
+  private trim(): void {
+    const over = this.sent.length + this.unsent.length - this.messagesMax;
+    if (over <= 0) return;
+    const gone = this.sent.splice(0, over);
+    for (const { number } of gone) if (number !== undefined) this.acknowledged.delete(number);
+    if (gone.length > 0) this.isPartial = this.keepsHistory;
+    let failed = over - gone.length;
+    // What is on its way is bounded by the client's own limits.
+    this.unsent = this.unsent.filter(({ entry }) => entry.status !== "failed" || failed-- <= 0);
   }
 
   /** Takes note of changes, and tells listeners once for all of a burst. */
   private change(changes: Partial<TimelineView> = {}): void {
+    this.trim();
     this.current = { ...this.current, ...changes };
     if (this.isChanged) return;
     this.isChanged = true;

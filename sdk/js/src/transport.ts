@@ -1,16 +1,23 @@
 // What carries frames: one connection at a time, opened and closed by the client.
 
-/** Told by a {@link Connection} to its client, never before `open` has returned. */
+/** How a connection ended. */
+export interface End {
+  /** A close code of the protocol or of RFC 6455; without one, 1006. */
+  readonly code: number;
+  /** For a person. */
+  readonly reason: string;
+  /** It could not be opened and never can be, such as without a WebSocket in the platform: the client gives up. */
+  readonly isFinal?: boolean;
+}
+
+/** Told by a {@link Connection} to its client. */
 export interface TransportEvents {
   /** Frames can be sent. */
   opened(): void;
   /** One whole frame. The bytes are the client's from here on. */
   frame(bytes: Uint8Array): void;
-  /**
-   * It ended, or could not be opened; nothing follows. `code` is a close code of the protocol or of RFC 6455; without one,
-   * 1006.
-   */
-  closed(end: { readonly code: number; readonly reason: string }): void;
+  /** It ended, or could not be opened; nothing follows. */
+  closed(end: End): void;
 }
 
 /** A connection that is open, or on its way there. */

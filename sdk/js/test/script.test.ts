@@ -488,3 +488,25 @@ test("messages of one channel do not hold up another's", () => {
   assert.equal(bench.asks().indexOf("publish 1 n"), 16);
   assert.deepEqual(at(1), { epoch: 1, offset: 1n });
 });
+
+test("what a node complained of long ago does not decide how the connection ends", () => {
+  const complain = (bench: Bench) => bench.say(0, errorBody(Code.Invalid, "not like this"));
+  const cut = (bench: Bench) => {
+    bench.log();
+    bench.engine.handleDisconnected(bench.now, disconnected("cut"));
+    return bench.log();
+  };
+  let bench = Bench.welcomed();
+  complain(bench);
+  assert.deepEqual(cut(bench), ["closed not like this (invalid)"], "said just before, it is the reason");
+
+  bench = Bench.welcomed();
+  complain(bench);
+  bench.say(0, { kind: "ping" });
+  assert.deepEqual(cut(bench), ["reconnecting 1"], "the session went on");
+
+  bench = Bench.welcomed();
+  complain(bench);
+  bench.pass(5_001);
+  assert.deepEqual(cut(bench), ["reconnecting 1"], "long ago");
+});

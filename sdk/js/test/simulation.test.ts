@@ -10,7 +10,7 @@ import type { Start } from "../src/engine/subscription.js";
 import { disconnected, refused } from "../src/error.js";
 import { bytesOf, type ChannelEvent, type Position, type Receipt } from "../src/event.js";
 import { config } from "./support/bench.js";
-import { type Faults, HEARTBEAT_MS, head, ModelNode, NO_FAULTS } from "./support/model.js";
+import { type Faults, HEARTBEAT_MS, head, ModelNode, NO_FAULTS, TOKEN } from "./support/model.js";
 
 const NAMES = ["general", "news"] as const;
 type Name = (typeof NAMES)[number];
@@ -198,7 +198,7 @@ class World {
   act(action: Action): void {
     switch (action.type) {
       case "fetchToken":
-        return this.engine.handleToken(this.now, { ok: "token" });
+        return this.engine.handleToken(this.now, { ok: TOKEN });
       case "connect":
         this.connects += 1;
         if (this.below(4) === 0) return this.engine.handleDisconnected(this.now, disconnected("no route"));

@@ -18,6 +18,8 @@ const REFRESH_RETRY_MS = 30_000;
 const LINGER_SLACK_MS = 5_000;
 /** How long a node may take to answer the question whether the connection still holds. */
 const PROBE_MS = 5_000;
+/** A complaint that is older says nothing about an end without a word: the session went on. */
+const COMPLAINT_MS = 5_000;
 /** Between tries to connect that the application's surroundings ask for. */
 const WAKE_GAP_MS = 1_000;
 
@@ -45,6 +47,12 @@ export interface Session {
   probeBy: number | undefined;
   /** Request number of the hello, which its subscriptions share. */
   readonly hello: number;
+}
+
+/** What a node says of the session before it closes it. */
+export interface Complaint {
+  readonly at: number;
+  readonly error: MillraceError;
 }
 
 /** The node asked us to leave. */
@@ -154,7 +162,6 @@ export function welcomed(engine: Engine, now: number, welcome: WireWelcome): voi
   engine.payloadBytesMax = welcome.payloadBytesMax;
   engine.everOpen = true;
   engine.goAway = undefined;
-  engine.sessionError = undefined;
   engine.endpoints.worked();
   engine.token.refusals = 0;
   scheduleRefresh(engine, now, Number(welcome.tokenExpiresMs));
@@ -289,9 +296,11 @@ function forgetConnection(engine: Engine, now: number): void {
 /** The connection is gone: wait and try again, or give up, as the error advises. */
 function lost(engine: Engine, now: number, cause: MillraceError): void {
   const { link, token, config } = engine;
-  // What the node said before it closed tells more than how it closed.
-  const error = cause.kind === "disconnected" ? (engine.sessionError ?? cause) : cause;
-  engine.sessionError = undefined;
+  // What the node said just before it closed tells more than how it closed.
+  const { complaint } = engine;
+  engine.complaint = undefined;
+  const isReason = cause.kind === "disconnected" && complaint !== undefined && now - complaint.at <= COMPLAINT_MS;
+  const error = isReason ? complaint.error : cause;
   if (link.kind === "open" && now - link.openedAt >= STABLE_AFTER_MS) engine.backoff.reset();
   forgetConnection(engine, now);
   const { goAway } = engine;

@@ -101,8 +101,10 @@ export class Engine {
   link: connection.Link = { kind: "idle" };
   readonly token: connection.Token = connection.noToken();
   goAway: connection.GoAway | undefined;
-  /** What the node said that was no answer; it tells why the connection ends. */
-  sessionError: MillraceError | undefined;
+  /** What the node said last, if that was a complaint that answers nothing: it tells why the connection ends. */
+  complaint: connection.Complaint | undefined;
+  /** As whom the last hello spoke, if its token tells. */
+  user: string | undefined;
   everOpen = false;
   closing: number | undefined;
   /** How long a node may still read what a dead connection carried. */

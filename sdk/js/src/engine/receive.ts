@@ -7,7 +7,7 @@ import { decodeServer } from "../wire/decode.js";
 import type { ServerFrame, WireMessage, WirePublished, WireSubscribed } from "../wire/frames.js";
 import { FrameError } from "../wire/segment.js";
 import { endChannel, opened, sendFailed, subscribeRefused, touchOutbox } from "./calls.js";
-import type { Key, Ticket } from "./channel.js";
+import type { ChannelState, Key, Ticket } from "./channel.js";
 import * as connection from "./connection.js";
 import type { Engine, Result } from "./engine.js";
 
@@ -15,6 +15,8 @@ import type { Engine, Result } from "./engine.js";
 export function receive(engine: Engine, now: number, bytes: Uint8Array): void {
   if (!connection.isConnected(engine)) return;
   connection.heard(engine, now);
+  // Whoever goes on speaking did not close for what was said before.
+  engine.complaint = undefined;
   try {
     take(engine, now, decodeServer(bytes));
   } catch (error) {
@@ -82,11 +84,16 @@ function message(engine: Engine, now: number, wire: WireMessage): void {
   const reading = readingChannel(engine, wire.channel);
   if (reading === undefined) return;
   const { key, channel, subscription } = reading;
-  const ticket = channel.outbox.ticketOf(wire.producer, wire.sequence);
+  const ticket = ownTicket(engine, channel, wire);
   subscription.message(now, messageFrom(wire, false, ticket), engine.random);
   // Only a subscription that stopped being live needs more than this.
   if (channel.wanted === "read") engine.tellEvents(key);
   else engine.sync(now, key);
+}
+
+/** The ticket of a message of our own. Producers are each user's own: another user's may be the same. */
+function ownTicket(engine: Engine, channel: ChannelState | undefined, wire: WireMessage): Ticket | undefined {
+  return wire.user === engine.user ? channel?.outbox.ticketOf(wire.producer, wire.sequence) : undefined;
 }
 
 function subscribed(engine: Engine, now: number, request: number, answer: WireSubscribed): void {
@@ -162,9 +169,7 @@ function page(engine: Engine, now: number, request: number, messages: readonly W
   if (asked?.kind !== "catchUp" && asked?.kind !== "history") return;
   engine.requests.delete(request);
   const channel = engine.channels.get(asked.key);
-  const found = messages.map((wire) => {
-    return messageFrom(wire, true, channel?.outbox.ticketOf(wire.producer, wire.sequence));
-  });
+  const found = messages.map((wire) => messageFrom(wire, true, ownTicket(engine, channel, wire)));
   if (asked.kind === "catchUp") {
     channel?.subscription?.page(found, more);
   } else {
@@ -198,7 +203,7 @@ function requestRefused(engine: Engine, now: number, request: number, error: Mil
     // An answer to what was taken back says nothing about the session.
     if (request === 0) {
       engine.actions.push({ type: "warning", error });
-      engine.sessionError = error;
+      engine.complaint = { at: now, error };
     }
     return;
   }

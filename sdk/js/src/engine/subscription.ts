@@ -134,6 +134,8 @@ export class Subscription {
   /** The place behind the last message delivered; `undefined` before the first answer. */
   get position(): Position | undefined {
     const { place } = this;
+    // Of a channel that keeps nothing, only an answer to a subscription gives a place: the right to publish is none.
+    if (!this.keepsHistory && !this.begun) return undefined;
     if (place.kind === "offset") return { epoch: this.epoch, offset: place.offset };
     return place.kind === "at" ? place.position : undefined;
   }
@@ -155,8 +157,12 @@ export class Subscription {
     this.keepsHistory = answer.history !== "none";
     this.epoch = head.epoch;
     this.noteCanPublish(answer.canPublish);
+    if (!this.keepsHistory && mode === "attach") {
+      this.pulling = undefined;
+      return;
+    }
     if (!this.keepsHistory) {
-      if (this.begun && mode === "read") this.tell({ type: "skipped", skipped: { kind: "interrupted" } });
+      if (this.begun) this.tell({ type: "skipped", skipped: { kind: "interrupted" } });
       this.pulling = undefined;
       this.place = { kind: "at", position: head };
     } else if (mode === "attach") {

@@ -3,6 +3,7 @@
 import { encodeClient } from "../wire/encode.js";
 import { type ClientBody, VERSION, type WireRange, type WireStart, type WireSubscribe } from "../wire/frames.js";
 import type { ChannelState, HistoryRange, Key } from "./channel.js";
+import { userOf } from "./claims.js";
 import type { Engine } from "./engine.js";
 
 /** Messages of one channel in a row, when others wait as well. */
@@ -45,6 +46,7 @@ function controlBody(engine: Engine, control: Control): ClientBody | undefined {
         .map((key) => subscribe(engine.channels.get(key)))
         .filter((subscribe) => subscribe !== undefined);
       const { agent } = engine.config;
+      engine.user = userOf(token);
       return { kind: "hello", versionMin: VERSION, versionMax: VERSION, features: 0n, token, agent, subscriptions };
     }
     case "subscribe": {

@@ -1,6 +1,6 @@
 // Frames in WebSocket messages.
 
-import type { Connection, Transport, TransportEvents } from "../transport.js";
+import type { Connection, End, Transport, TransportEvents } from "../transport.js";
 import { SUBPROTOCOL } from "../wire/frames.js";
 
 /** The part of a WebSocket that is used: what browsers, Node 22 and npm's `ws` have in common. */
@@ -50,13 +50,18 @@ class WebSocketConnection implements Connection {
   }
 
   async open(url: string, find: () => WebSocketConstructor | Promise<WebSocketConstructor>): Promise<void> {
+    let Constructor: WebSocketConstructor;
+    try {
+      Constructor = await find();
+    } catch (error) {
+      return this.end({ code: ABNORMAL, reason: reasonOf(error), isFinal: true });
+    }
+    if (this.isOver) return;
     let socket: WebSocketLike;
     try {
-      const Constructor = await find();
-      if (this.isOver) return;
       socket = new Constructor(url, [SUBPROTOCOL]);
     } catch (error) {
-      return this.end(ABNORMAL, error instanceof Error ? error.message : String(error));
+      return this.end({ code: ABNORMAL, reason: reasonOf(error) });
     }
     this.socket = socket;
     socket.binaryType = "arraybuffer";
@@ -74,7 +79,9 @@ class WebSocketConnection implements Connection {
       // Browsers tell nothing here, so that a page cannot explore its network.
       if (typeof event.message === "string") this.reason = event.message;
     };
-    socket.onclose = ({ code, reason }: { code: number; reason: string }) => this.end(code, reason || this.reason);
+    socket.onclose = ({ code, reason }: { code: number; reason: string }) => {
+      this.end({ code, reason: reason || this.reason });
+    };
   }
 
   send(frame: Uint8Array<ArrayBuffer>): void {
@@ -89,12 +96,16 @@ class WebSocketConnection implements Connection {
   /** Ends it from our side, and tells. */
   private fail(reason: string): void {
     this.socket?.close(NORMAL);
-    this.end(ABNORMAL, reason);
+    this.end({ code: ABNORMAL, reason });
   }
 
-  private end(code: number, reason: string): void {
+  private end(end: End): void {
     if (this.isOver) return;
     this.isOver = true;
-    this.events.closed({ code, reason });
+    this.events.closed(end);
   }
+}
+
+function reasonOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
 }

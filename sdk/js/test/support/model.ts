@@ -38,11 +38,21 @@ export const NO_FAULTS: Faults = {
   unsubscribes: 0,
 };
 
-export interface Stored {
-  position: WirePosition;
-  body: Uint8Array;
+/** The user of the session, whatever its token. */
+const USER = "user";
+/** A token that names that user. */
+export const TOKEN = `e30.${Buffer.from(JSON.stringify({ sub: USER })).toString("base64url")}.signature`;
+
+/** Who publishes, and as what. */
+export interface Author {
+  user: string;
   producer: bigint;
   sequence: bigint;
+}
+
+export interface Stored extends Author {
+  position: WirePosition;
+  body: Uint8Array;
 }
 
 export interface ModelChannel {
@@ -52,7 +62,8 @@ export interface ModelChannel {
   stored: Stored[];
   /** Offset of the oldest that is still kept. */
   oldest: number;
-  last: Map<bigint, bigint>;
+  /** By user and producer. */
+  last: Map<string, bigint>;
 }
 
 export const head = (channel: ModelChannel): WirePosition => ({
@@ -127,12 +138,13 @@ export class ModelNode {
   /** A publish that an ended session had sent. */
   straggle(frame: Uint8Array): void {
     const { body } = decodeClient(frame);
-    if (body.kind === "publish") this.append(this.nameOf(body.channel), body.producer, body.sequence, body.body);
+    if (body.kind === "publish") this.append(this.nameOf(body.channel), own(body), body.body);
   }
 
   /** Another user publishes. */
-  publish(name: string, text: string): void {
-    this.append(name, this.dice.producer(), 1n, new TextEncoder().encode(text));
+  publish(name: string, text: string, as: Partial<Author> = {}): void {
+    const author = { user: "other", producer: this.dice.producer(), sequence: 1n, ...as };
+    this.append(name, author, new TextEncoder().encode(text));
   }
 
   ping(): void {
@@ -250,9 +262,10 @@ export class ModelNode {
       this.bars.set(bar, sequence);
       return refuse(refusal);
     }
-    if (refusal === Code.UnknownOutcome && this.dice.below(2) === 0) this.append(name, producer, sequence, body);
+    if (refusal === Code.UnknownOutcome && this.dice.below(2) === 0)
+      this.append(name, own({ producer, sequence }), body);
     if (refusal !== undefined) return refuse(refusal);
-    const result = this.append(name, producer, sequence, body);
+    const result = this.append(name, own({ producer, sequence }), body);
     if (result === undefined) return refuse(Code.OutOfOrder);
     this.say(request, { kind: "published", channel, producer, sequence, ...result });
   }
@@ -287,25 +300,28 @@ export class ModelNode {
   /** Takes `last + 1`, knows duplicates, refuses the rest; delivers what is new. */
   private append(
     name: string,
-    producer: bigint,
-    sequence: bigint,
+    author: Author,
     body: Uint8Array,
   ): { position: WirePosition; duplicate: boolean } | undefined {
     const channel = this.channel(name);
     if (channel.history === "none") {
       const position = { epoch: 1, offset: 0n };
-      this.deliver(name, { position, body, producer, sequence });
+      this.deliver(name, { position, body, ...author });
       return { position, duplicate: false };
     }
-    const last = channel.last.get(producer) ?? 0n;
+    const { user, producer, sequence } = author;
+    const number = `${user} ${producer}`;
+    const last = channel.last.get(number) ?? 0n;
     if (sequence <= last) {
-      const found = channel.stored.find((stored) => stored.producer === producer && stored.sequence === sequence);
+      const found = channel.stored.find((stored) => {
+        return stored.user === user && stored.producer === producer && stored.sequence === sequence;
+      });
       return found && { position: found.position, duplicate: true };
     }
     if (sequence !== last + 1n) return undefined;
-    channel.last.set(producer, sequence);
+    channel.last.set(number, sequence);
     const position = { epoch: channel.epoch, offset: BigInt(channel.stored.length + 1) };
-    const stored = { position, body: body.slice(), producer, sequence };
+    const stored = { position, body: body.slice(), ...author };
     channel.stored.push(stored);
     this.deliver(name, stored);
     return { position, duplicate: false };
@@ -345,5 +361,7 @@ export class ModelNode {
 }
 
 function wire(stored: Stored, channel: bigint): WireMessage {
-  return { channel, timeMs: 1n, user: "user", ...stored };
+  return { channel, timeMs: 1n, ...stored };
 }
+
+const own = ({ producer, sequence }: Omit<Author, "user">): Author => ({ user: USER, producer, sequence });

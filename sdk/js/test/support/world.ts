@@ -3,7 +3,7 @@
 import { Millrace, type MillraceOptions } from "../../src/millrace.js";
 import type { Surroundings } from "../../src/surroundings.js";
 import type { Connection, Transport, TransportEvents } from "../../src/transport.js";
-import { ModelNode } from "./model.js";
+import { ModelNode, TOKEN } from "./model.js";
 
 /** Lets everything that is ready happen. */
 export const settle = () => new Promise<void>((resolve) => setImmediate(resolve));
@@ -31,7 +31,7 @@ export class World implements Transport, Surroundings {
   private woken = () => {};
 
   client(options: Partial<MillraceOptions> = {}): Millrace {
-    const given = { url: "ws://model", token: "token", transport: this, ...options };
+    const given = { url: "ws://model", token: TOKEN, transport: this, ...options };
     return new Millrace({ ...given, surroundings: this } as MillraceOptions);
   }
 
