@@ -3,6 +3,7 @@
 //!
 //! `cargo run --release -p millrace-core --example fanout-cost [SUBSCRIBERS] [PUBLISHES PER TURN]`
 
+use std::collections::HashSet;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
@@ -28,7 +29,11 @@ impl VerifyToken for Anyone {
     fn verify(&mut self, token: &str, unix_ms: i64) -> Result<VerifiedToken, Code> {
         let user = UserId::new(token).map_err(|_| Code::BadToken)?;
         let tenant = TenantId::new(1).ok_or(Code::BadToken)?;
-        Ok(VerifiedToken { tenant, user, id: token.into(), issued_ms: 0, expires_ms: unix_ms + 3_600_000 })
+        Ok(VerifiedToken { tenant, user, id: token.into(), key: 0, issued_ms: 0, expires_ms: unix_ms + 3_600_000 })
+    }
+
+    fn keys(&self) -> HashSet<u64> {
+        HashSet::from([0])
     }
 }
 

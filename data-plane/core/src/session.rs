@@ -47,6 +47,8 @@ pub(crate) struct Identity {
     pub(crate) user: UserId,
     /// Hash of the token's id, to find it when it is revoked.
     pub(crate) token: u64,
+    /// Mark of the key that vouches for it.
+    pub(crate) key: u64,
     pub(crate) issued_ms: i64,
     pub(crate) expires_ms: i64,
 }
@@ -153,8 +155,8 @@ impl Session {
 
 impl Identity {
     pub(crate) fn new(token: VerifiedToken) -> Self {
-        let VerifiedToken { tenant, user, id, issued_ms, expires_ms } = token;
-        Self { tenant, user, token: token_hash(&id), issued_ms, expires_ms }
+        let VerifiedToken { tenant, user, id, key, issued_ms, expires_ms } = token;
+        Self { tenant, user, token: token_hash(&id), key, issued_ms, expires_ms }
     }
 }
 

@@ -61,6 +61,8 @@ pub struct Shard<V> {
     reauthorize: Reauthorize,
     /// Tokens revoked in this turn, by their hash.
     revoked: FxHashSet<(TenantId, u64)>,
+    /// In this turn the verifier was told keys, so that some may have ended.
+    keys_told: bool,
 
     wheel: Wheel<SessionKey>,
     chores: Wheel<Chore>,
@@ -120,6 +122,7 @@ impl<V: VerifyToken> Shard<V> {
             wants: Wants::default(),
             reauthorize: Reauthorize::default(),
             revoked: FxHashSet::default(),
+            keys_told: false,
             wheel: Wheel::new(),
             chores: Wheel::new(),
             draining: Draining::No,
@@ -233,6 +236,7 @@ impl<V: VerifyToken> Shard<V> {
     /// Ends a turn: what arrived together leaves together.
     pub fn end_turn(&mut self, now: Now) {
         self.look_for_revoked();
+        self.look_for_ended_keys();
         let mut pages = self.start_pages();
         self.join_groups(now);
         self.take_local_hops(now);

@@ -1,5 +1,7 @@
 //! Verification of access tokens, which the shell provides: keys and signatures are not a shard's business.
 
+use std::collections::HashSet;
+
 use millrace_protocol::{Code, TenantId, UserId};
 
 /// Verifies access tokens with what is in memory, now.
@@ -10,6 +12,9 @@ pub trait VerifyToken {
     /// The code that the client is told: `BadToken`, `TokenExpired` or `TokenRevoked`; `Unavailable` when that cannot be known
     /// now.
     fn verify(&mut self, token: &str, unix_ms: i64) -> Result<VerifiedToken, Code>;
+
+    /// The keys that it has now, by the marks that [`VerifiedToken::key`] shows. Asked for when keys have changed.
+    fn keys(&self) -> HashSet<u64>;
 }
 
 /// What a good token says.
@@ -21,6 +26,8 @@ pub struct VerifiedToken {
     pub user: UserId,
     /// The token's own id (`jti`), by which it can be revoked.
     pub id: String,
+    /// Mark of the key that it was signed with, to find it when that ends.
+    pub key: u64,
     /// When it was issued; Unix time, ms.
     pub issued_ms: i64,
     /// When it ends; Unix time, ms.

@@ -98,7 +98,8 @@ mod tests {
         let mut keys = Vec::new();
         for n in 0..12 {
             let mut session = Session::new(0);
-            session.state = State::Open(Identity { tenant, user: name(n), token: 0, issued_ms: 0, expires_ms: 0 });
+            session.state =
+                State::Open(Identity { tenant, user: name(n), token: 0, key: 0, issued_ms: 0, expires_ms: 0 });
             let key = sessions.insert(session);
             users.insert(&mut sessions, key);
             keys.push((n, key));

@@ -10,7 +10,7 @@ use desk::{ATTACH, Desk, Heard, LIVE, SHARD_TICK_MS, after};
 use millrace_core::{Config, Drain, Rate};
 use millrace_protocol::Code;
 use millrace_protocol::client::{ClientBody, Hello, HistoryClass, HistoryRange, HistoryRequest, Subscribe, VERSION};
-use millrace_protocol::node::{RevokedTokens, SlowConsumer, TokensRevoked};
+use millrace_protocol::node::{NodeBody, RevokedTokens, SlowConsumer, TokensRevoked};
 
 const DURABLE: (HistoryClass, SlowConsumer) = (HistoryClass::Durable, SlowConsumer::Disconnect);
 
@@ -117,6 +117,22 @@ fn revoked_tokens_end_their_sessions_only() {
     assert_eq!((desk.closed(ann), desk.closed(other)), (None, Some(Code::TokenRevoked)));
     revoke(&mut desk, RevokedTokens::UserBefore(desk::user("ann"), i64::MAX));
     assert_eq!((desk.closed(ann), desk.closed(bob)), (Some(Code::TokenRevoked), None));
+}
+
+/// A key that is out ends the sessions of its tokens: they would go on until these expire.
+#[test]
+fn sessions_end_with_the_key_of_their_token() {
+    for told in [NodeBody::Keys(Vec::new()), NodeBody::Synced] {
+        let mut desk = desk();
+        let (ann, bob, renewed) = (desk.open("ann"), desk.open("bob+"), desk.open("cyd+"));
+        let early = desk.connect();
+        desk.ask(renewed, 1, ClientBody::Refresh { token: "cyd" });
+        desk.remove_key(told);
+        assert_eq!((desk.closed(ann), desk.closed(bob)), (None, Some(Code::TokenRevoked)));
+        assert_eq!((desk.closed(renewed), desk.closed(early)), (None, None), "of the key that is left, or of none yet");
+        desk.hello(early, "bob+");
+        assert_eq!(desk.closed(early), Some(Code::BadToken));
+    }
 }
 
 #[test]

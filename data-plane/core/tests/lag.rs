@@ -8,7 +8,7 @@ mod control;
 #[path = "simulation/random.rs"]
 mod random;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
 
 use control::{Control, Faults};
@@ -32,7 +32,18 @@ struct Names;
 impl VerifyToken for Names {
     fn verify(&mut self, token: &str, unix_ms: i64) -> Result<VerifiedToken, Code> {
         let (tenant, user) = (TenantId::new(1).unwrap(), UserId::new(token).unwrap());
-        Ok(VerifiedToken { tenant, user, id: token.into(), issued_ms: unix_ms, expires_ms: unix_ms + 3_600_000 })
+        Ok(VerifiedToken {
+            tenant,
+            user,
+            id: token.into(),
+            key: 0,
+            issued_ms: unix_ms,
+            expires_ms: unix_ms + 3_600_000,
+        })
+    }
+
+    fn keys(&self) -> HashSet<u64> {
+        HashSet::from([0])
     }
 }
 

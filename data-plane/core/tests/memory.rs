@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test throughout")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -50,7 +51,11 @@ struct Anyone;
 impl VerifyToken for Anyone {
     fn verify(&mut self, token: &str, unix_ms: i64) -> Result<VerifiedToken, Code> {
         let (tenant, user) = (TenantId::new(1).unwrap(), UserId::new(token).unwrap());
-        Ok(VerifiedToken { tenant, user, id: token.into(), issued_ms: 0, expires_ms: unix_ms + 3_600_000 })
+        Ok(VerifiedToken { tenant, user, id: token.into(), key: 0, issued_ms: 0, expires_ms: unix_ms + 3_600_000 })
+    }
+
+    fn keys(&self) -> HashSet<u64> {
+        HashSet::from([0])
     }
 }
 

@@ -1,5 +1,7 @@
 //! The keys and revocations of one shard: what tokens are verified with, without asking anybody.
 
+use std::collections::HashSet;
+
 use millrace_core::{VerifiedToken, VerifyToken};
 use millrace_protocol::Code;
 use millrace_protocol::node::NodeBody;
@@ -76,17 +78,23 @@ impl VerifyToken for Keys {
     /// As [`VerifyToken`] says, and `Unavailable` for a key that may have been made since the control plane was last heard
     /// whole: a good token must not be called bad because the node does not know better yet.
     fn verify(&mut self, token: &str, unix_ms: i64) -> Result<VerifiedToken, Code> {
-        let claims = self.current.verify_remembering(token, unix_ms).map_err(|error| match (error, &self.state) {
+        let verified = self.current.verify_remembering(token, unix_ms).map_err(|error| match (error, &self.state) {
             (TokenError::UnknownKey, State::Cut | State::Syncing(_)) => Code::Unavailable,
             (error, _) => error.code(),
         })?;
+        let claims = verified.claims;
         Ok(VerifiedToken {
             tenant: claims.tenant,
             user: claims.user,
             id: claims.id,
+            key: verified.key,
             issued_ms: claims.issued_at_ms,
             expires_ms: claims.expires_at_ms,
         })
+    }
+
+    fn keys(&self) -> HashSet<u64> {
+        self.current.marks()
     }
 }
 

@@ -17,7 +17,7 @@ mod signing;
 
 pub use claims::{CLAIM_BYTES_MAX, Claims, ROLES_MAX};
 pub use error::{KeyError, SignError, TokenError};
-pub use ring::{KeyRing, KeyRingLimits};
+pub use ring::{KeyRing, KeyRingLimits, Verified};
 pub use signing::SigningKey;
 
 /// Longest token, in bytes.

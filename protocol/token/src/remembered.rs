@@ -14,6 +14,8 @@ pub(crate) struct Signed {
     pub(crate) claims: Claims,
     /// `nbf`; Unix time, ms.
     pub(crate) not_before_ms: Option<i64>,
+    /// Mark of the key.
+    pub(crate) key: u64,
 }
 
 /// Names a token. SHA-256, because another token with the same hash would be taken for this one.

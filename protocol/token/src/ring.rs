@@ -1,8 +1,9 @@
 //! What a verifier holds in memory, and the verification.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use aws_lc_rs::digest::{Context, SHA256};
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ED25519, ParsedPublicKey};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -47,6 +48,15 @@ impl Default for KeyRingLimits {
     }
 }
 
+/// A good token: what it says, and what it was signed with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verified {
+    /// What it says.
+    pub claims: Claims,
+    /// Mark of the key: among [`KeyRing::marks`] for as long as the ring has this key under this id.
+    pub key: u64,
+}
+
 /// The keys and revocations that a verifier knows; verifies without asking anybody.
 ///
 /// A new link begins with a new ring: the control node sends all it has before anything else.
@@ -64,6 +74,7 @@ struct VerifyingKey {
     /// The only algorithm that this key verifies, whatever a token's header says.
     algorithm: KeyAlgorithm,
     key: DecodingKey,
+    mark: u64,
 }
 
 impl Default for KeyRing {
@@ -101,7 +112,8 @@ impl KeyRing {
         if self.keys.len() >= self.limits.keys_max {
             return Err(KeyError::Full { max: self.limits.keys_max });
         }
-        let key_of_tenant = VerifyingKey { tenant: key.tenant, algorithm: *algorithm, key: decoding };
+        let mark = mark(key.tenant, &key.id, *algorithm, material);
+        let key_of_tenant = VerifyingKey { tenant: key.tenant, algorithm: *algorithm, key: decoding, mark };
         self.keys.insert(key.id.as_str().into(), key_of_tenant);
         Ok(())
     }
@@ -132,6 +144,11 @@ impl KeyRing {
         self.keys.len()
     }
 
+    /// A mark for each key that it holds. A session whose token was signed with another one has lost what vouched for it.
+    pub fn marks(&self) -> HashSet<u64> {
+        self.keys.values().map(|key| key.mark).collect()
+    }
+
     /// How many revocations it holds.
     pub fn revocations(&self) -> usize {
         self.revocations.len()
@@ -157,20 +174,22 @@ impl KeyRing {
     ///
     /// # Errors
     /// As [`verify`](Self::verify).
-    pub fn verify_remembering(&mut self, token: &str, now_unix_ms: i64) -> Result<Claims, TokenError> {
+    pub fn verify_remembering(&mut self, token: &str, now_unix_ms: i64) -> Result<Verified, TokenError> {
         if self.remembered.is_off() || token.len() > TOKEN_BYTES_MAX {
-            return self.verify(token, now_unix_ms);
+            let signed = self.check_signature(token)?;
+            check_today(&signed, &self.limits, &self.revocations, now_unix_ms)?;
+            return Ok(Verified { claims: signed.claims, key: signed.key });
         }
         let hash = TokenHash::of(token);
         if let Some(signed) = self.remembered.get(&hash) {
             check_today(signed, &self.limits, &self.revocations, now_unix_ms)?;
-            return Ok(signed.claims.clone());
+            return Ok(Verified { claims: signed.claims.clone(), key: signed.key });
         }
         let signed = self.check_signature(token)?;
         check_today(&signed, &self.limits, &self.revocations, now_unix_ms)?;
-        let claims = signed.claims.clone();
+        let verified = Verified { claims: signed.claims.clone(), key: signed.key };
         self.remembered.insert(hash, signed);
-        Ok(claims)
+        Ok(verified)
     }
 
     /// How many tokens it remembers.
@@ -207,7 +226,7 @@ impl KeyRing {
         if claims.tenant != key.tenant {
             return Err(TokenError::ForeignTenant);
         }
-        Ok(Signed { claims, not_before_ms })
+        Ok(Signed { claims, not_before_ms, key: key.mark })
     }
 
     /// Whether a token that was verified before has been revoked since; for sessions that are open.
@@ -223,7 +242,7 @@ fn check_today(
     revocations: &Revocations,
     now_unix_ms: i64,
 ) -> Result<(), TokenError> {
-    let Signed { claims, not_before_ms } = signed;
+    let Signed { claims, not_before_ms, .. } = signed;
     let life_max_ms = millis(limits.life_max);
     let life_ms = claims.expires_at_ms - claims.issued_at_ms;
     if life_ms > life_max_ms {
@@ -254,6 +273,18 @@ struct Header {
 /// `Some` for any value, even `null`.
 fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<()>, D::Error> {
     serde::de::IgnoredAny::deserialize(deserializer).map(|_| Some(()))
+}
+
+/// The first 64 bits of the SHA-256 of all that a key is: another one under the same id has another mark.
+fn mark(tenant: TenantId, id: &str, algorithm: KeyAlgorithm, material: &[u8]) -> u64 {
+    let mut context = Context::new(&SHA256);
+    context.update(&tenant.get().to_be_bytes());
+    context.update(&(id.len() as u64).to_be_bytes());
+    context.update(id.as_bytes());
+    context.update(algorithm_name(algorithm).as_bytes());
+    context.update(b"\0");
+    context.update(material);
+    context.finish().as_ref().iter().take(8).fold(0, |mark, byte| mark << 8 | u64::from(*byte))
 }
 
 fn decoding_key(algorithm: KeyAlgorithm, material: &[u8]) -> Result<DecodingKey, KeyError> {

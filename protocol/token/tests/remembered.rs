@@ -36,7 +36,8 @@ fn code(ring: &mut KeyRing, token: &str, now: i64) -> Option<Code> {
     let (plain, remembering) = (ring.verify(token, now), ring.verify_remembering(token, now));
     match (plain, remembering) {
         (Ok(plain), Ok(remembering)) => {
-            assert_eq!(plain, remembering);
+            assert_eq!(plain, remembering.claims);
+            assert!(ring.marks().contains(&remembering.key));
             None
         }
         (Err(plain), Err(remembering)) => {
@@ -110,6 +111,31 @@ fn memory_is_bounded_and_keeps_what_comes_again() {
     let (mut off, key) = self::ring(0);
     assert_eq!(code(&mut off, &key.sign("hs", &claims("t1")).unwrap(), NOW), None);
     assert_eq!(off.remembered(), 0);
+}
+
+#[test]
+fn a_mark_lasts_as_long_as_its_key() {
+    let key = |number: u32, id: &str, signing: &SigningKey| signing.tenant_key(tenant(number), id);
+    for remembered_max in [0, 64] {
+        let (mut ring, first) = ring(remembered_max);
+        let second = SigningKey::generate(KeyAlgorithm::EdDsa).unwrap();
+        let mark = |ring: &mut KeyRing, id: &str, signing: &SigningKey| {
+            ring.verify_remembering(&signing.sign(id, &claims("t1")).unwrap(), NOW).unwrap().key
+        };
+        ring.apply(&key(7, "ed", &second)).unwrap();
+        let (of_first, of_second) = (mark(&mut ring, "hs", &first), mark(&mut ring, "ed", &second));
+        assert_ne!(of_first, of_second);
+        assert_eq!(ring.marks(), [of_first, of_second].into());
+        // The same again changes nothing, also among others.
+        ring.replace(&[key(7, "ed", &second), key(7, "hs", &first), key(8, "other", &first)]);
+        assert_eq!((ring.marks().len(), mark(&mut ring, "hs", &first)), (3, of_first));
+        // Another key under the same id is another key.
+        let third = SigningKey::generate(KeyAlgorithm::Hs256).unwrap();
+        ring.apply(&key(7, "hs", &third)).unwrap();
+        assert!(!ring.marks().contains(&of_first));
+        ring.apply(&TenantKey { tenant: tenant(7), id: "ed".into(), key: None }).unwrap();
+        assert!(!ring.marks().contains(&of_second));
+    }
 }
 
 proptest! {

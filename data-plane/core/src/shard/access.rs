@@ -72,6 +72,22 @@ impl<V: VerifyToken> Shard<V> {
         }
     }
 
+    /// Ends the sessions whose token was signed with a key that is no more: one look at all sessions, as keys change rarely.
+    pub(super) fn look_for_ended_keys(&mut self) {
+        if !std::mem::take(&mut self.keys_told) || self.sessions.len() == 0 {
+            return;
+        }
+        let keys = self.verifier.keys();
+        for index in 0..self.sessions.end() {
+            let identity = self.sessions.at(index).and_then(|session| session.identity());
+            if identity.is_some_and(|identity| !keys.contains(&identity.key))
+                && let Some(key) = self.sessions.key(index)
+            {
+                self.end_session(key, Code::TokenRevoked, "the key of the token was removed", Queue::Drop);
+            }
+        }
+    }
+
     fn end_revoked(&mut self, key: SessionKey) {
         self.end_session(key, Code::TokenRevoked, "the token was revoked", Queue::Drop);
     }

@@ -91,7 +91,9 @@ impl<V: VerifyToken> Shard<V> {
             NodeBody::MemberChanged(change) => self.member_changed(&change),
             NodeBody::ChannelChanged { channel, archived, .. } => self.channel_changed(now, channel, archived),
             NodeBody::TokensRevoked(revoked) => self.tokens_revoked(&revoked),
-            // Requests that only we make, the link's own frames, and keys and `synced`, which are the verifier's.
+            // What they say is the verifier's.
+            NodeBody::Keys(_) | NodeBody::Synced => self.keys_told = true,
+            // Requests that only we make, and the link's own frames.
             _ => {}
         }
     }

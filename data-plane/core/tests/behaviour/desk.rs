@@ -1,6 +1,6 @@
 //! One shard on a desk: time passes when told, the control plane answers at once, clients are heard one by one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
 
 use millrace_core::{
@@ -58,8 +58,10 @@ pub(crate) enum Heard {
     GoAway(u32),
 }
 
-/// Tokens are names: `ann`, or `ann.5000` for 5 s; `bad` and `expired` are.
-struct Names;
+/// Tokens are names: `ann`, or `ann.5000` for 5 s; `bad` and `expired` are. With `+` at the end it is of another key.
+struct Names {
+    keys: HashSet<u64>,
+}
 
 impl VerifyToken for Names {
     fn verify(&mut self, token: &str, unix_ms: i64) -> Result<VerifiedToken, Code> {
@@ -68,9 +70,17 @@ impl VerifyToken for Names {
             "expired" => return Err(Code::TokenExpired),
             _ => {}
         }
-        let (name, life_ms) = token.split_once('.').unwrap_or((token, "3600000"));
+        let (text, key) = token.strip_suffix('+').map_or((token, 0), |text| (text, 1));
+        if !self.keys.contains(&key) {
+            return Err(Code::BadToken);
+        }
+        let (name, life_ms) = text.split_once('.').unwrap_or((text, "3600000"));
         let expires_ms = unix_ms + life_ms.parse::<i64>().unwrap();
-        Ok(VerifiedToken { tenant: tenant(), user: user(name), id: token.into(), issued_ms: unix_ms, expires_ms })
+        Ok(VerifiedToken { tenant: tenant(), user: user(name), id: token.into(), key, issued_ms: unix_ms, expires_ms })
+    }
+
+    fn keys(&self) -> HashSet<u64> {
+        self.keys.clone()
     }
 }
 
@@ -104,7 +114,7 @@ impl Desk {
         let homes_max = config.home.open_batch_max as usize;
         let mut desk = Self {
             homes_max,
-            shard: Shard::new(now, config, ShardIndex(0), 1, 7, Names).unwrap(),
+            shard: Shard::new(now, config, ShardIndex(0), 1, 7, Names { keys: HashSet::from([0, 1]) }).unwrap(),
             now,
             control: Control { channels: BTreeMap::new(), term: 0, faults: Faults::default() },
             random: Random::new(1),
@@ -244,6 +254,12 @@ impl Desk {
             self.shard.handle_control(self.now, ControlEvent::Frame(frame));
         }
         self.settle();
+    }
+
+    /// The other key is removed; the link tells it now, or with all keys when it is back.
+    pub(crate) fn remove_key(&mut self, told: NodeBody) {
+        self.shard.verifier_mut().keys.remove(&1);
+        self.push(NodeFrame { id: 0, body: told });
     }
 
     fn push(&mut self, frame: NodeFrame) {

@@ -34,9 +34,14 @@ impl VerifyToken for Verifier {
             tenant: tenant(),
             user: UserId::new(user).map_err(|_| Code::BadToken)?,
             id: id.into(),
+            key: 0,
             issued_ms: issued.parse().map_err(|_| Code::BadToken)?,
             expires_ms,
         })
+    }
+
+    fn keys(&self) -> HashSet<u64> {
+        HashSet::from([0])
     }
 }
 

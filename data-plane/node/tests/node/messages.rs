@@ -222,6 +222,22 @@ fn an_order_of_the_control_plane_reaches_the_channel() {
 }
 
 #[test]
+fn sessions_end_with_the_key_of_their_token() {
+    let check = |remove: fn(&Control)| {
+        let control = Control::new();
+        let node = node(&control, config());
+        let mut clients = clients_on_both_shards(&node, &control);
+        remove(&control);
+        for client in &mut clients {
+            assert_eq!(client.closed_with(), Some(Code::TokenRevoked));
+        }
+        stop(node);
+    };
+    check(Control::remove_keys);
+    check(Control::remove_keys_unheard);
+}
+
+#[test]
 fn revoked_tokens_end_their_sessions_on_every_shard() {
     let control = Control::new();
     let node = node(&control, config());

@@ -213,6 +213,25 @@ impl Control {
         state.keys.push(self.key.tenant_key(tenant(), &self.key_id));
     }
 
+    /// Removes every key, and gives what a node that is linked has to hear.
+    fn take_keys(&self) -> NodeBody {
+        let ended = |key: node::TenantKey| node::TenantKey { key: None, ..key };
+        let keys = std::mem::take(&mut self.state().keys);
+        NodeBody::Keys(keys.into_iter().map(ended).collect())
+    }
+
+    /// Removes every key, and tells so.
+    pub(crate) fn remove_keys(&self) {
+        self.push(self.take_keys());
+    }
+
+    /// Removes every key while no link is up.
+    pub(crate) fn remove_keys_unheard(&self) {
+        self.cut();
+        let _unheard = self.take_keys();
+        self.mend();
+    }
+
     /// Cuts every link, and refuses new ones until [`Control::mend`].
     pub(crate) fn cut(&self) {
         self.shared.cuts.send_modify(|cuts| *cuts += 1);
