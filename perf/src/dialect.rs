@@ -20,6 +20,9 @@ use millrace_protocol::ws::{Opcode, encode};
 /// The load need not hide what it sends from proxies, so one masking key serves.
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
+/// Messages of a page of history.
+pub(crate) const PAGE: u32 = 50;
+
 /// One protocol. Shared by all clients of a subject; what a client alone knows is in its [`Session`].
 pub(crate) trait Dialect {
     /// How a connection becomes a WebSocket; `None` if messages flow at once, framed all the same.
@@ -43,10 +46,10 @@ pub(crate) trait Dialect {
     /// Publishes a payload to the channel in this place of the plan's `publish`. `number` is told back in [`Event::Acknowledged`].
     fn publish(&self, session: &mut Session, place: usize, number: u32, payload: &[u8], out: &mut Outbox<'_>);
 
-    /// Asks for a page of history of the channel in this place of the plan, just before an offset, or the newest if that is 0;
-    /// [`Event::Page`] answers. `false` if the subject has none.
-    fn history(&self, session: &mut Session, place: usize, before: u64, out: &mut Outbox<'_>) -> bool {
-        let _ = (session, place, before, out);
+    /// Asks for a page of [`PAGE`] messages of the channel in this place of the plan, just before an offset, or the newest if that is 0;
+    /// [`Event::Page`] answers with the same number. `false` if the subject has none.
+    fn history(&self, session: &mut Session, place: usize, before: u64, number: u32, out: &mut Outbox<'_>) -> bool {
+        let _ = (session, place, before, number, out);
         false
     }
 }
@@ -67,6 +70,9 @@ pub(crate) struct Plan {
     pub(crate) publish: Vec<u32>,
     /// Where each subscription goes on from; empty: from now on. As long as `subscribe` otherwise.
     pub(crate) resume: Vec<Mark>,
+    /// Which of the run's tokens it proves itself with, where the subject gave out any; `None`: that of the owner of all channels, as an
+    /// application server would. Peers sign a token for each client.
+    pub(crate) token: Option<u32>,
 }
 
 /// A place in a channel, in the subject's own terms.
@@ -134,8 +140,14 @@ pub(crate) enum Event {
     Ready,
     /// The publish of this number is accepted, with the subject's guarantee behind it.
     Acknowledged { number: u32 },
-    /// A page of history came with so many messages.
-    Page { messages: u32 },
+    /// The page of history that was asked for with this number came, with so many messages.
+    Page {
+        number: u32,
+        messages: u32,
+        /// Offsets of the first and the last of them, if these and all between them are there in their order; `None` if not, or if there
+        /// are none.
+        offsets: Option<(u64, u64)>,
+    },
 }
 
 impl Outbox<'_> {

@@ -147,10 +147,10 @@ impl Fleet {
         self.dirty.push(client);
     }
 
-    /// Asks for a page of history; `false` if the subject has none.
-    pub(crate) fn history(&mut self, client: usize, place: usize, before: u64) -> bool {
+    /// Asks for a page of history, whose event has this number; `false` if the subject has none.
+    pub(crate) fn history(&mut self, client: usize, place: usize, before: u64, number: u32) -> bool {
         self.dirty.push(client);
-        self.clients[client].history(&*self.dialect, place, before, &mut self.events)
+        self.clients[client].history(&*self.dialect, place, before, number, &mut self.events)
     }
 
     /// Sends what is queued, waits for input until `until` at most, and hands on what came.

@@ -7,6 +7,8 @@ use anyhow::{Context, Result, ensure};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde::{Deserialize, Serialize};
 
+use crate::subject::Missing;
+
 /// A set of cores, as `0`, `0,2` or `1-3`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Cores(Vec<usize>);
@@ -49,12 +51,32 @@ impl Cores {
         self.0.iter().any(|core| other.0.contains(core))
     }
 
+    /// All that this thread may use.
+    ///
+    /// # Errors
+    /// When the system does not tell.
+    pub(crate) fn allowed() -> Result<Self> {
+        let allowed = sched_getaffinity(None).context("ask which cores may be used")?;
+        Ok(Self((0..CpuSet::MAX_CPU).filter(|&core| allowed.is_set(core)).collect()))
+    }
+
     /// The first core for what is measured and the next for the load; one for both where there is no other.
     pub(crate) fn sensible() -> Result<(Self, Self)> {
-        let allowed = sched_getaffinity(None).context("ask which cores may be used")?;
-        let cores: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|&core| allowed.is_set(core)).collect();
+        let Self(cores) = Self::allowed()?;
         let first = *cores.first().context("no core may be used")?;
         Ok((Self(vec![first]), Self(vec![*cores.get(1).unwrap_or(&first)])))
+    }
+
+    /// # Errors
+    /// Names the first of these cores that is not among the others.
+    fn check_within(&self, allowed: &Self, what: &str) -> Result<()> {
+        let strange = self.0.iter().find(|core| !allowed.0.contains(core));
+        ensure!(
+            strange.is_none(),
+            "{what}: core {} is not among those that may be used, {allowed}",
+            strange.unwrap_or(&0)
+        );
+        Ok(())
     }
 
     fn set(&self) -> CpuSet {
@@ -83,6 +105,58 @@ impl Cores {
         let started = start();
         sched_setaffinity(None, &before).context("go back to the cores of before")?;
         started
+    }
+}
+
+/// Who runs on which cores.
+#[derive(Debug, Clone)]
+pub(crate) struct Seats {
+    pub(crate) subject: Cores,
+    pub(crate) load: Cores,
+    /// Where a subject with several shards may be: the subject's cores, and those that nobody was given.
+    spare: Cores,
+}
+
+impl Seats {
+    /// As they were asked for; otherwise the first core is the subject's and the second the load's. To be asked before this thread is
+    /// bound to a core.
+    ///
+    /// # Errors
+    /// When a core does not exist or may not be used.
+    pub(crate) fn new(subject: Option<&Cores>, load: Option<&Cores>) -> Result<Self> {
+        let allowed = Cores::allowed()?;
+        for (cores, what) in [(subject, "--subject-cores"), (load, "--load-cores")] {
+            cores.map_or(Ok(()), |cores| cores.check_within(&allowed, what))?;
+        }
+        let (first, second) = Cores::sensible()?;
+        let load = load.cloned().unwrap_or(second);
+        let spare = match subject {
+            Some(subject) => subject.clone(),
+            None => Cores(allowed.0.iter().copied().filter(|core| !load.0.contains(core)).collect()),
+        };
+        Ok(Self { subject: subject.cloned().unwrap_or(first), load, spare })
+    }
+
+    /// One core for each shard.
+    ///
+    /// # Errors
+    /// When there are fewer.
+    pub(crate) fn for_shards(&self, shards: u16) -> Result<Cores, Missing> {
+        let needed = usize::from(shards);
+        if needed > self.spare.count().max(self.subject.count()) {
+            let mut all = [&self.subject.0[..], &self.load.0, &self.spare.0].concat();
+            all.sort_unstable();
+            all.dedup();
+            return Err(Missing {
+                why: format!(
+                    "it needs {} cores, one for each shard and one for the load generator; here are {}",
+                    needed + 1,
+                    all.len()
+                ),
+                install: format!("a machine with {} cores or more", needed + 1),
+            });
+        }
+        Ok(Cores(if needed <= self.subject.count() { &self.subject.0 } else { &self.spare.0 }[..needed].to_vec()))
     }
 }
 
@@ -130,6 +204,37 @@ mod tests {
         for text in ["", "a", "3-1", "-1", "1,", "99999"] {
             assert!(text.parse::<Cores>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn cores_that_do_not_exist_are_refused() {
+        let allowed = Cores::allowed().expect("cores");
+        let none: Cores = (CpuSet::MAX_CPU - 1).to_string().parse().expect("a number of a core");
+        assert!(!allowed.overlaps(&none), "no machine has so many");
+        for (subject, load, what) in [
+            (Some(&none), None, "--subject-cores"),
+            (None, Some(&none), "--load-cores"),
+            (Some(&none), Some(&none), "--subject-cores"),
+        ] {
+            let error = Seats::new(subject, load).expect_err("no such core").to_string();
+            assert!(error.contains(what) && error.contains(&none.to_string()), "{error}");
+        }
+        Seats::new(Some(&allowed), Some(&allowed)).expect("all of them exist");
+    }
+
+    #[test]
+    fn each_shard_has_a_core_or_the_report_says_how_many_are_missing() {
+        let cores = |text: &str| text.parse::<Cores>().expect(text);
+        let seats = Seats { subject: cores("0"), load: cores("1"), spare: cores("0,2,3") };
+        assert_eq!(seats.for_shards(1), Ok(cores("0")));
+        assert_eq!(seats.for_shards(3), Ok(cores("0,2,3")));
+        let missing = seats.for_shards(4).expect_err("there are three");
+        assert_eq!(missing.why, "it needs 5 cores, one for each shard and one for the load generator; here are 4");
+        let two = Seats { subject: cores("0"), load: cores("1"), spare: cores("0") };
+        assert!(two.for_shards(2).expect_err("there is one").why.contains("needs 3 cores"));
+        // Where there is one core for both.
+        let one = Seats { subject: cores("0"), load: cores("0"), spare: Cores(Vec::new()) };
+        assert_eq!(one.for_shards(1), Ok(cores("0")));
     }
 
     #[test]

@@ -13,8 +13,7 @@ pub(crate) fn table(report: &Report) {
             last = place;
         }
         let (low, high) = figure.spread();
-        let limit = report.limit_of(figure).and_then(|limit| figure.ratio_to(limit));
-        let limit = limit.map_or_else(String::new, |ratio| format!("  {ratio:.2} × limit"));
+        let limit = report.against(figure).map_or_else(String::new, |against| format!("  {against}"));
         let beside = limit::beside(report, figure);
         let beside = beside.map_or_else(String::new, |beside| format!("  {beside}"));
         let bound = if figure.load_bound > 0 { "  (load generator at its limit)" } else { "" };

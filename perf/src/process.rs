@@ -1,11 +1,16 @@
 //! What the kernel's books say of a subject's processes: CPU time, memory.
 
 use std::collections::{BTreeSet, HashMap};
-use std::process::{Child, ChildStdout, Command};
+use std::os::fd::AsFd;
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+
+use crate::raw::clock;
 
 /// Processes that were started and have not been ended.
 static STARTED: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
@@ -40,6 +45,19 @@ impl Owned {
         self.0.stdout.take().context("standard output is piped")
     }
 
+    /// The first line that it prints, at most 64 KiB. What it prints afterwards has no reader.
+    ///
+    /// # Errors
+    /// When it closes its output before, or says nothing for so long; what it has said is in the error.
+    pub(crate) fn first_line(&mut self, patience: Duration) -> Result<String> {
+        let output = self.stdout()?;
+        let mut said = Vec::new();
+        let whole = read_until(&output, Some(b'\n'), patience, &mut said)?;
+        let said = String::from_utf8_lossy(&said).into_owned();
+        ensure!(whole, "it has not said a whole line after {patience:?}, only {said:?}");
+        Ok(said)
+    }
+
     pub(crate) fn id(&self) -> u32 {
         self.0.id()
     }
@@ -61,9 +79,51 @@ impl Drop for Owned {
     }
 }
 
+/// All that a program prints until it ends, at most 64 KiB.
+///
+/// # Errors
+/// When it does not start, or goes on for longer; the error names it.
+pub(crate) fn output_of(command: &mut Command, patience: Duration) -> Result<String> {
+    let name = command.get_program().display().to_string();
+    let mut owned = Owned::start(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()))?;
+    let (output, errors) = (owned.stdout()?, owned.0.stderr.take().context("standard error is piped")?);
+    let (began, mut said) = (Instant::now(), Vec::new());
+    for part in [output.as_fd(), errors.as_fd()] {
+        let whole = read_until(part, None, patience.saturating_sub(began.elapsed()), &mut said)?;
+        ensure!(whole, "{name} has not ended after {patience:?}");
+    }
+    Ok(String::from_utf8_lossy(&said).trim().to_owned())
+}
+
+/// More than this is no answer to anything that is asked here.
+const SAID_BYTES_MAX: usize = 64 << 10;
+
+/// Reads until this byte has come, or the end. Whether it has within this time.
+fn read_until(output: impl AsFd, end: Option<u8>, patience: Duration, said: &mut Vec<u8>) -> Result<bool> {
+    let deadline = Instant::now() + patience;
+    let mut buffer = [0; 4096];
+    while !end.is_some_and(|end| said.contains(&end)) {
+        ensure!(said.len() < SAID_BYTES_MAX, "it says more than {} KiB", SAID_BYTES_MAX >> 10);
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = Timespec { tv_sec: i64::try_from(left.as_secs())?, tv_nsec: left.subsec_nanos().into() };
+        let mut wait = [PollFd::new(&output, PollFlags::IN)];
+        match rustix::event::poll(&mut wait, Some(&timeout)) {
+            Ok(0) => return Ok(false),
+            Ok(_) => {}
+            Err(Errno::INTR) => continue,
+            Err(error) => return Err(error).context("wait for a process"),
+        }
+        match rustix::io::read(&output, &mut buffer).context("listen to a process")? {
+            0 => return Ok(true),
+            count => said.extend_from_slice(&buffer[..count]),
+        }
+    }
+    Ok(true)
+}
+
 /// It may have died by itself; the run has said so then. Parents first: some would start their children again.
 fn kill(root: u32) {
-    for process in tree(root) {
+    for process in tree(&[root]) {
         if let Some(process) = i32::try_from(process).ok().and_then(rustix::process::Pid::from_raw) {
             let _ = rustix::process::kill_process(process, rustix::process::Signal::KILL);
         }
@@ -89,6 +149,10 @@ impl Cpu {
         }
     }
 
+    fn and(self, other: Self) -> Self {
+        Self { total: self.total + other.total, user: self.user + other.user, system: self.system + other.system }
+    }
+
     /// User time as a share of all, 0 to 1.
     pub(crate) fn user_share(self) -> f64 {
         let sum = self.user.as_secs_f64() + self.system.as_secs_f64();
@@ -96,35 +160,112 @@ impl Cpu {
     }
 }
 
-/// CPU time so far of these processes.
-///
-/// # Errors
-/// When one of them is gone.
-pub(crate) fn cpu(processes: &[u32]) -> Result<Cpu> {
-    let mut sum = Cpu::default();
-    for &process in processes {
-        let one = cpu_of(process).with_context(|| format!("process {process} of the subject is gone"))?;
-        sum.total += one.total;
-        sum.user += one.user;
-        sum.system += one.system;
+/// The processes of a subject: those that were named or started, and whatever comes of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Family(Vec<u32>);
+
+impl Family {
+    /// These, and their children; of no process it is a subject that runs elsewhere.
+    pub(crate) fn of(roots: Vec<u32>) -> Self {
+        Self(roots)
     }
-    Ok(sum)
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Who is there now. Reads the whole process table: not while something is measured.
+    pub(crate) fn members(&self) -> Vec<u32> {
+        let mut members: Vec<u32> = tree(&self.0);
+        members.sort_unstable();
+        members.dedup();
+        members
+    }
+
+    /// What each of them has used so far.
+    ///
+    /// # Errors
+    /// When one that was named or started is gone.
+    pub(crate) fn books(&self) -> Result<Books> {
+        self.books_after(&Books::default())
+    }
+
+    /// The same again, beginning with those that were known: looking for others takes a moment.
+    ///
+    /// # Errors
+    /// As [`books`](Self::books).
+    pub(crate) fn books_after(&self, earlier: &Books) -> Result<Books> {
+        let mut books = Books::default();
+        for &process in earlier.0.keys().chain(&self.0) {
+            books.look(process);
+        }
+        for process in self.members() {
+            if !books.0.contains_key(&process) {
+                books.look(process);
+            }
+        }
+        for process in &self.0 {
+            ensure!(books.0.contains_key(process), "process {process} of the subject is gone");
+        }
+        Ok(books)
+    }
 }
 
-fn cpu_of(process: u32) -> Option<Cpu> {
-    let mut total_ns = 0;
-    for task in std::fs::read_dir(format!("/proc/{process}/task")).ok()?.flatten() {
-        let text = std::fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
-        total_ns += text.split(' ').next().and_then(|ns| ns.parse::<u64>().ok()).unwrap_or_default();
+/// CPU time so far, by process.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Books(HashMap<u32, Account>);
+
+#[derive(Debug, Clone, Copy)]
+struct Account {
+    /// When the process began, in clock ticks: numbers are used again.
+    began: u64,
+    /// Of all its threads, those that have ended too.
+    own: Cpu,
+    /// Of its children that have ended and were waited for, and of theirs; by the clock tick.
+    children: Cpu,
+}
+
+impl Books {
+    fn look(&mut self, process: u32) {
+        if let Some(account) = Account::of(process) {
+            self.0.insert(process, account);
+        }
     }
-    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    // The name, in parentheses, may hold spaces; utime and stime are fields 14 and 15.
-    let (_, rest) = stat.rsplit_once(')')?;
-    let mut ticks = rest.split_whitespace().skip(11).map(|field| field.parse::<u64>().unwrap_or_default());
-    let per_second = rustix::param::clock_ticks_per_second().max(1);
-    let mut time = || Duration::from_micros(ticks.next().unwrap_or_default() * 1_000_000 / per_second);
-    let (user, system) = (time(), time());
-    Some(Cpu { total: Duration::from_nanos(total_ns), user, system })
+
+    /// CPU time between two readings: of threads and processes that were there, that came, and that have ended meanwhile.
+    pub(crate) fn since(&self, earlier: &Self) -> Cpu {
+        let before = |process, now: &Account| earlier.0.get(process).filter(|before| before.began == now.began);
+        let (mut own, mut ended) = (Cpu::default(), Cpu::default());
+        for (process, now) in &self.0 {
+            let (was, had) = before(process, now).map(|before| (before.own, before.children)).unwrap_or_default();
+            own = own.and(now.own.since(was));
+            ended = ended.and(now.children.since(had));
+        }
+        // Who has ended is now in its parent's account, whole: what it had before does not count.
+        for (process, before) in &earlier.0 {
+            if self.0.get(process).is_none_or(|now| now.began != before.began) {
+                ended = ended.since(before.own).since(before.children);
+            }
+        }
+        own.and(ended)
+    }
+}
+
+impl Account {
+    fn of(process: u32) -> Option<Self> {
+        let total = clock::process_cpu(process).ok()?;
+        let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+        // The name, in parentheses, may hold spaces. After it: utime, stime, cutime and cstime are fields 14 to 17, the start is field 22.
+        let (_, rest) = stat.rsplit_once(')')?;
+        let fields: Vec<u64> =
+            rest.split_whitespace().skip(11).map(|field| field.parse().unwrap_or_default()).take(9).collect();
+        let &[user, system, children_user, children_system, _, _, _, _, began] = &fields[..] else { return None };
+        let per_second = rustix::param::clock_ticks_per_second().max(1);
+        let time = |ticks: u64| Duration::from_micros(ticks.saturating_mul(1_000_000) / per_second);
+        let own = Cpu { total, user: time(user), system: time(system) };
+        let (user, system) = (time(children_user), time(children_system));
+        Some(Self { began, own, children: Cpu { total: user + system, user, system } })
+    }
 }
 
 /// Private memory of these processes in bytes: what they alone cost.
@@ -162,8 +303,30 @@ pub(crate) fn thread_cpu() -> Duration {
     Duration::new(u64::try_from(time.tv_sec).unwrap_or_default(), u32::try_from(time.tv_nsec).unwrap_or_default())
 }
 
-/// A process and all that came of it, parents first. Reads the whole process table: not while something is measured.
-pub(crate) fn tree(root: u32) -> Vec<u32> {
+/// What the scheduler did with this thread so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Turns {
+    /// It ran.
+    pub(crate) ran: Duration,
+    /// It could have run, but its core was somebody else's.
+    pub(crate) waited: Duration,
+}
+
+impl Turns {
+    /// Of this thread. Where the kernel keeps no such books it never waits.
+    pub(crate) fn of_this_thread() -> Self {
+        let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+        let waited_ns = text.split_whitespace().nth(1).and_then(|ns| ns.parse().ok()).unwrap_or_default();
+        Self { ran: thread_cpu(), waited: Duration::from_nanos(waited_ns) }
+    }
+
+    pub(crate) fn since(self, earlier: Self) -> Self {
+        Self { ran: self.ran.saturating_sub(earlier.ran), waited: self.waited.saturating_sub(earlier.waited) }
+    }
+}
+
+/// Processes and all that came of them, parents first.
+fn tree(roots: &[u32]) -> Vec<u32> {
     let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Some(process) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
@@ -171,7 +334,7 @@ pub(crate) fn tree(root: u32) -> Vec<u32> {
         let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse().ok());
         children.entry(parent.unwrap_or_default()).or_default().push(process);
     }
-    let mut found = vec![root];
+    let mut found = roots.to_vec();
     let mut next = 0;
     while let Some(process) = found.get(next) {
         found.extend(children.remove(process).unwrap_or_default());
@@ -181,29 +344,4 @@ pub(crate) fn tree(root: u32) -> Vec<u32> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::{BufRead, BufReader, Read};
-    use std::process::Stdio;
-
-    use super::*;
-
-    #[test]
-    fn a_process_ends_with_its_children() {
-        let script = "tail -f /dev/null & echo $!; wait";
-        let mut command = Command::new("sh");
-        let mut owned =
-            Owned::start(command.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped())).expect("start");
-        let mut output = BufReader::new(owned.stdout().expect("piped"));
-        let mut line = String::new();
-        output.read_line(&mut line).expect("the child's number");
-        let grandchild: u32 = line.trim().parse().expect("a number");
-        let processes = tree(owned.id());
-        assert!(processes.contains(&grandchild), "{processes:?}");
-        assert!(cpu(&processes).expect("they run").total > Duration::ZERO);
-        assert!(private_bytes(&processes).expect("they run") > 0);
-        drop(owned);
-        // Both held the other end of it.
-        assert_eq!(output.read_to_string(&mut line).expect("the end"), 0);
-        cpu(&processes).expect_err("they are gone");
-    }
-}
+mod tests;

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use clap::Args;
 
-use crate::machine::{Cores, Machine};
+use crate::machine::{Cores, Machine, Seats};
 use crate::report::{FORMAT, MissingSubject, Report};
-use crate::scenario::{BUILT_IN, Scenario};
+use crate::scenario::{BUILT_IN, Only, Scenario};
 use crate::subject::millrace::{Cluster, ClusterArguments};
 use crate::subject::{self, Subject};
 use crate::{limit, print, report, workload};
@@ -24,6 +24,9 @@ pub(crate) struct Arguments {
     /// Only these subjects (see `list`); all that are installed otherwise
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     subject: Vec<String>,
+    /// Only this value of one of a scenario's lists, such as rate=20; as often as needed
+    #[arg(long, value_name = "LIST=VALUE", value_delimiter = ',', conflicts_with = "quick")]
+    only: Vec<Only>,
     /// As little as can be, once: to see that everything runs, and nothing to quote
     #[arg(long)]
     quick: bool,
@@ -44,6 +47,9 @@ pub(crate) struct Arguments {
     /// Folder for report.json and report.html
     #[arg(long, value_name = "FOLDER", default_value = "perf-results")]
     out: PathBuf,
+    /// Add to the report that is in the folder, which has to be of this machine: what is measured in parts is one report in the end
+    #[arg(long)]
+    append: bool,
     /// Print the report as JSON, and no table
     #[arg(long)]
     json: bool,
@@ -62,48 +68,95 @@ pub(crate) struct ListArguments {
 /// # Errors
 /// When nothing could be measured, or the report cannot be written. What one subject did wrong is in the report.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let mut scenarios = arguments.scenarios.iter().map(|name| Scenario::load(name)).collect::<Result<Vec<_>>>()?;
-    if arguments.quick {
-        for scenario in &mut scenarios {
+    let scenarios = scenarios(arguments)?;
+    let seats = Seats::new(arguments.subject_cores.as_ref(), arguments.load_cores.as_ref())?;
+    if seats.subject.overlaps(&seats.load) {
+        eprintln!("note: subject and load share core {}: only CPU time says something of the subject", seats.load);
+    }
+    seats.load.pin()?;
+    let mut report = begin(arguments, &scenarios, &seats)?;
+    let before = report.failures.len();
+    let subjects = chosen(arguments, &mut report)?;
+    more_descriptors();
+    let stop = stop_flag()?;
+    make_folder(&arguments.out)?;
+    eprintln!("    0 s  limits of this machine");
+    let place = limit::Place { subject: &seats.subject, load: &seats.load, folder: &arguments.out };
+    report.limits = limit::measure(place, &|what| eprintln!("note: {what}"));
+    measure(arguments, &scenarios, &subjects, &seats, &stop, &mut report);
+    write(arguments, &report)?;
+    ensure!(!report.figures.is_empty(), "nothing was measured");
+    let failed = report.failures.len() - before;
+    ensure!(failed == 0, "{failed} of the runs failed; the report says which and why");
+    Ok(())
+}
+
+/// The scenarios that were asked for, as they were asked for.
+fn scenarios(arguments: &Arguments) -> Result<Vec<Scenario>> {
+    let mut scenarios: Vec<Scenario> = Vec::new();
+    for name in &arguments.scenarios {
+        let mut scenario = Scenario::load(name)?;
+        let is_new = scenarios.iter().all(|other| other.name != scenario.name);
+        ensure!(is_new, "two scenarios are called {}: their figures would be mixed up", scenario.name);
+        scenario.narrow(&arguments.only)?;
+        if arguments.quick {
             scenario.workload.shrink();
             scenario.runs = 1;
         }
+        scenarios.push(scenario);
     }
-    let (subject_cores, load_cores) = Cores::sensible()?;
-    let subject_cores = arguments.subject_cores.clone().unwrap_or(subject_cores);
-    let load_cores = arguments.load_cores.clone().unwrap_or(load_cores);
-    if subject_cores.overlaps(&load_cores) {
-        eprintln!("note: subject and load share core {load_cores}: only CPU time says something of the subject");
-    }
-    load_cores.pin()?;
+    Ok(scenarios)
+}
+
+/// A report without figures, or the one that is to be added to.
+fn begin(arguments: &Arguments, scenarios: &[Scenario], seats: &Seats) -> Result<Report> {
+    let titles = scenarios.iter().map(|scenario| (scenario.name.clone(), scenario.title.clone()));
     let mut report = Report {
         format: FORMAT,
         started: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
         command: std::env::args().collect::<Vec<_>>().join(" "),
         machine: Machine::this(),
-        subject_cores: subject_cores.to_string(),
-        load_cores: load_cores.to_string(),
+        subject_cores: seats.subject.to_string(),
+        load_cores: seats.load.to_string(),
         interrupted: false,
-        scenarios: scenarios.iter().map(|scenario| (scenario.name.clone(), scenario.title.clone())).collect(),
+        scenarios: titles.clone().collect(),
         subjects: Vec::new(),
         missing: Vec::new(),
         limits: Vec::new(),
         figures: Vec::new(),
         failures: Vec::new(),
     };
-    let subjects = chosen(arguments, &subject_cores, &mut report)?;
-    more_descriptors();
-    let stop = stop_flag()?;
+    let path = arguments.out.join("report.json");
+    if arguments.append && path.exists() {
+        let earlier = report::read(&path)?;
+        let is_same = earlier.machine == report.machine
+            && earlier.subject_cores == report.subject_cores
+            && earlier.load_cores == report.load_cores;
+        ensure!(is_same, "{} is of another machine, or of other cores of it", path.display());
+        ensure!(earlier.format == FORMAT, "{} has format {}: measure anew", path.display(), earlier.format);
+        report = Report { command: format!("{}\n{}", earlier.command, report.command), ..earlier };
+        report.scenarios.extend(titles);
+    }
+    Ok(report)
+}
+
+/// Every scenario, run by run, with all subjects in turns.
+fn measure(
+    arguments: &Arguments,
+    scenarios: &[Scenario],
+    subjects: &[Box<dyn Subject>],
+    seats: &Seats,
+    stop: &AtomicBool,
+    report: &mut Report,
+) {
     let began = Instant::now();
-    make_folder(&arguments.out)?;
-    eprintln!("    0 s  limits of this machine");
-    let place = limit::Place { subject: &subject_cores, load: &load_cores, folder: &arguments.out };
-    report.limits = limit::measure(place, &|what| eprintln!("note: {what}"));
-    for scenario in &scenarios {
-        for number in 0..arguments.runs.unwrap_or(scenario.runs) {
+    for scenario in scenarios {
+        // Runs of a report that is added to are of other minutes.
+        let earlier = report.runs_of(&scenario.name);
+        for number in 1..=arguments.runs.unwrap_or(scenario.runs) {
             // Every other run the other way round, and never apart: the limit and Millrace are neighbours, so that they share a minute.
             let in_turn: Vec<_> =
-                if number % 2 == 0 { subjects.iter().collect() } else { subjects.iter().rev().collect() };
+                if number % 2 == 1 { subjects.iter().collect() } else { subjects.iter().rev().collect() };
             for subject in in_turn {
                 if stop.load(Ordering::Relaxed) {
                     report.interrupted = true;
@@ -114,34 +167,39 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
                 if !scenario.subjects.is_empty() && !scenario.subjects.iter().any(|name| is_meant(name)) {
                     continue;
                 }
-                let (name, subject_name) = (&scenario.name, subject.name());
-                let progress = |what: &str| {
-                    eprintln!(
-                        "{:>5.0} s  {name}, run {}, {subject_name}: {what}",
-                        began.elapsed().as_secs_f64(),
-                        number + 1
-                    );
-                };
-                let measured = workload::run(&mut workload::Run {
-                    scenario,
-                    subject: subject.as_ref(),
-                    cores: &subject_cores,
-                    report: &mut report,
-                    progress: &progress,
-                    stop: &|| stop.load(Ordering::Relaxed),
+                let number = earlier + number;
+                let what = format!("{}, run {number}, {}", scenario.name, subject.name());
+                let progress =
+                    |what_now: &str| eprintln!("{:>5.0} s  {what}: {what_now}", began.elapsed().as_secs_f64());
+                let measured = without_panic(|| {
+                    workload::run(&mut workload::Run {
+                        scenario,
+                        subject: subject.as_ref(),
+                        number,
+                        seats,
+                        report,
+                        progress: &progress,
+                        stop: &|| stop.load(Ordering::Relaxed),
+                    })
                 });
                 if let Err(error) = measured {
-                    let failure = format!("{name}, run {}, {subject_name}: {error:#}", number + 1);
+                    let failure = format!("{what}: {error:#}");
                     eprintln!("failed: {failure}");
                     report.failures.push(failure);
                 }
             }
         }
     }
-    write(arguments, &report)?;
-    ensure!(!report.figures.is_empty(), "nothing was measured");
-    ensure!(report.failures.is_empty(), "{} of the runs failed; the report says which and why", report.failures.len());
-    Ok(())
+}
+
+/// Makes an error of a panic: a fault in one run must not cost the others their report. What was recorded until then is whole, as values
+/// are recorded when they are measured.
+fn without_panic(run: impl FnOnce() -> Result<()>) -> Result<()> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+        let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+        Err(anyhow!("this program panicked, which is a fault in it: {}", text.unwrap_or_default()))
+    })
 }
 
 fn make_folder(folder: &Path) -> Result<()> {
@@ -163,8 +221,8 @@ fn write(arguments: &Arguments, report: &Report) -> Result<()> {
 }
 
 /// The subjects that were asked for and can run; the others are noted as missing.
-fn chosen(arguments: &Arguments, cores: &Cores, report: &mut Report) -> Result<Vec<Box<dyn Subject>>> {
-    let mut all = subject::all(&subject::server_binary(arguments.server.clone()), cores);
+fn chosen(arguments: &Arguments, report: &mut Report) -> Result<Vec<Box<dyn Subject>>> {
+    let mut all = subject::all(&subject::server_binary(arguments.server.clone()));
     if let Some(cluster) = Cluster::new(&arguments.cluster)? {
         // What is here and what is there do not share a machine: nothing else is compared unless it is asked for.
         if arguments.subject.is_empty() {
@@ -184,7 +242,10 @@ fn chosen(arguments: &Arguments, cores: &Cores, report: &mut Report) -> Result<V
         match subject.missing() {
             Some(missing) => {
                 eprintln!("missing: {} ({}); install it with: {}", subject.name(), missing.why, missing.install);
-                report.missing.push(MissingSubject { name: subject.name().to_owned(), missing });
+                let missing = MissingSubject { name: subject.name().to_owned(), missing };
+                if !report.missing.contains(&missing) {
+                    report.missing.push(missing);
+                }
             }
             None => subjects.push(subject),
         }
@@ -201,11 +262,11 @@ fn more_descriptors() {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
-/// Set by Ctrl-C or SIGTERM: what is measured by then is still written. A second one ends the program and all that it started.
+/// Set by Ctrl-C, by SIGTERM, or by the end of the terminal: what is measured by then is still written. A second one ends the program and all that it started.
 fn stop_flag() -> Result<Arc<AtomicBool>> {
-    use signal_hook::consts::{SIGINT, SIGTERM};
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
     let flag = Arc::new(AtomicBool::new(false));
-    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM]).context("listen for Ctrl-C")?;
+    let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGTERM]).context("listen for Ctrl-C")?;
     let told = Arc::clone(&flag);
     std::thread::Builder::new()
         .name("signals".to_owned())
@@ -232,8 +293,7 @@ pub(crate) fn list(arguments: &ListArguments) -> Result<()> {
         println!("  {name:20} {}", Scenario::load(name)?.title);
     }
     println!("\nSubjects:");
-    let (cores, _) = Cores::sensible()?;
-    for subject in subject::all(&subject::server_binary(arguments.server.clone()), &cores) {
+    for subject in subject::all(&subject::server_binary(arguments.server.clone())) {
         match subject.missing() {
             None => println!("  {:20} ready", subject.name()),
             Some(missing) => println!("  {:20} missing ({}): {}", subject.name(), missing.why, missing.install),
@@ -241,3 +301,6 @@ pub(crate) fn list(arguments: &ListArguments) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

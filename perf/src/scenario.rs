@@ -1,5 +1,7 @@
 //! Scenarios: what is asked of a subject, as TOML. Those in `perf/scenarios` are built in; a path names another.
 
+mod only;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -7,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
 use crate::subject::{Algorithm, History};
+pub(crate) use only::Only;
 
 /// One scenario.
 #[derive(Debug, Clone, Deserialize)]
@@ -46,8 +49,18 @@ pub(crate) struct Fanout {
     pub(crate) channels: Vec<u32>,
     /// Of each channel.
     pub(crate) subscribers: Vec<u32>,
+    /// Clients that take the seats of all channels in turn; one for each seat if there is no such bound. Never fewer than a channel has.
+    #[serde(default)]
+    pub(crate) clients_max: Option<u32>,
     /// Messages per second to all channels together, in turn.
+    #[serde(default)]
     pub(crate) rates: Vec<f64>,
+    /// In place of rates: deliveries per second, the same for any number of subscribers.
+    #[serde(default)]
+    pub(crate) deliveries: Vec<f64>,
+    /// Shards of the subject, one core each; empty: as many as it has cores.
+    #[serde(default)]
+    pub(crate) shards: Vec<u16>,
     /// Bytes.
     pub(crate) payloads: Vec<usize>,
     #[serde(default)]
@@ -86,9 +99,11 @@ pub(crate) struct Storm {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Tokens {
-    /// One that no session had before it.
+    /// The first of a user who has not been there: what they may do has to be looked up, too.
+    NewUser,
+    /// One that no session had before it, of a user who has been there.
     New,
-    /// The one that all had: somebody comes back.
+    /// One that has been there: somebody comes back.
     Known,
 }
 
@@ -168,6 +183,8 @@ pub(crate) struct Mix {
     pub(crate) users: u32,
     pub(crate) channels: u32,
     pub(crate) channels_each: u32,
+    /// In each channel before anybody comes: without a past there is nothing to page through.
+    pub(crate) messages_before: u32,
     /// Of all users together, per second; what else they do follows from the weights.
     pub(crate) posts: Vec<f64>,
     pub(crate) payload: usize,
@@ -211,6 +228,10 @@ built_in![
     "fanout",
     "fanout-saturation",
     "fanout-sizes",
+    "growth-channels",
+    "growth-channels-live",
+    "growth-shards",
+    "growth-subscribers",
     "history",
     "idle",
     "publish",
@@ -299,7 +320,8 @@ impl Workload {
                     counts.truncate(1);
                     counts[0] = counts[0].min(20);
                 }
-                fanout.rates = vec![50.0];
+                fanout.shards.truncate(1);
+                (fanout.rates, fanout.deliveries) = (vec![50.0], Vec::new());
                 fanout.payloads.truncate(1);
                 (fanout.warm_up, fanout.measure, fanout.saturate_until_p99) = (brief, brief, None);
             }
@@ -317,6 +339,7 @@ impl Workload {
             Self::History(paging) => (paging.messages, paging.pages) = (1_000, 5),
             Self::Mix(mix) => {
                 (mix.users, mix.channels, mix.channels_each, mix.posts) = (20, 5, 2, vec![5.0]);
+                mix.messages_before = 200;
                 (mix.warm_up, mix.measure) = (brief, brief);
             }
         }
@@ -367,7 +390,13 @@ impl Workload {
                 check_above_0("users", mix.users)?;
                 check_above_0("channels-each", mix.channels_each)?;
                 ensure!(mix.channels >= mix.channels_each, "channels has to be channels-each or more");
+                ensure!(!mix.posts.is_empty(), "posts needs a value");
                 mix.posts.iter().try_for_each(|&rate| check_rate(rate))?;
+                ensure!(
+                    mix.messages_before >= 2 * crate::dialect::PAGE && mix.messages_before <= 1_000_000,
+                    "messages-before has to be 100 to 1,000,000: two pages at least"
+                );
+                ensure!(mix.history != History::None, "without history there is nothing to page through");
                 let Weights { switch_channel, scroll, reconnect } = mix.weights;
                 ensure!(
                     [switch_channel, scroll, reconnect].iter().all(|weight| (0.0..=1_000.0).contains(weight)),
@@ -380,18 +409,31 @@ impl Workload {
 }
 
 impl Fanout {
+    /// Messages per second to all channels together, where each has so many subscribers.
+    pub(crate) fn rates_for(&self, subscribers: u32) -> Vec<f64> {
+        let by_deliveries = self.deliveries.iter().map(|deliveries| deliveries / f64::from(subscribers.max(1)));
+        self.rates.iter().copied().chain(by_deliveries).collect()
+    }
+
     fn check(&self) -> Result<()> {
-        let lists = [self.channels.len(), self.subscribers.len(), self.rates.len(), self.payloads.len()];
-        ensure!(lists.iter().all(|&length| length > 0), "channels, subscribers, rates and payloads each need a value");
+        ensure!(self.rates.is_empty() || self.deliveries.is_empty(), "rates and deliveries cannot be had together");
+        let paces = self.rates.len() + self.deliveries.len();
+        let lists = [self.channels.len(), self.subscribers.len(), paces, self.payloads.len()];
+        ensure!(
+            lists.iter().all(|&length| length > 0),
+            "channels, subscribers, payloads, and rates or deliveries each need a value"
+        );
+        self.deliveries.iter().try_for_each(|&rate| check_rate(rate))?;
+        self.shards.iter().try_for_each(|&count| check_above_0("shards", count.into()))?;
         self.channels.iter().try_for_each(|&count| check_above_0("channels", count))?;
         self.subscribers.iter().try_for_each(|&count| check_above_0("subscribers", count))?;
         self.rates.iter().try_for_each(|&rate| check_rate(rate))?;
         self.payloads.iter().try_for_each(|&bytes| check_payload(bytes))?;
         for (channels, subscribers) in self.channels.iter().flat_map(|c| self.subscribers.iter().map(move |s| (c, s))) {
-            let clients = u64::from(*channels) * u64::from(*subscribers);
+            let seats = u64::from(*channels) * u64::from(*subscribers);
             ensure!(
-                clients <= 1_000_000,
-                "{channels} channels of {subscribers} are {clients} clients, 1,000,000 are the most"
+                seats <= 1_000_000,
+                "{channels} channels of {subscribers} are {seats} subscriptions, 1,000,000 are the most"
             );
         }
         ensure!(!self.measure.is_zero(), "measure has to be longer than nothing");
@@ -434,6 +476,9 @@ mod tests {
             ("title = 'x'", "title = 'x'\nspeed = 1", "speed"),
             ("measure = '1s'", "measure = 'soon'", "soon"),
             ("measure = '1s'", "measure = '2h'", "is the most"),
+            ("rates = [1]", "rates = [1]\ndeliveries = [1]", "together"),
+            ("rates = [1]", "", "need a value"),
+            ("rates = [1]", "rates = [1]\nshards = [0]", "shards has to be"),
         ] {
             let text = good.replace(from, to);
             let error = format!("{:#}", Scenario::parse("bad", &text).expect_err(to));
@@ -445,5 +490,19 @@ mod tests {
     fn an_unknown_name_tells_the_known_ones() {
         let error = format!("{:#}", Scenario::load("fanuot").expect_err("no such scenario"));
         assert!(error.contains("fanout"), "{error}");
+    }
+
+    #[test]
+    fn growth_holds_the_deliveries_and_not_the_messages() {
+        let Workload::Fanout(fanout) = Scenario::load("growth-subscribers").expect("built in").workload else {
+            panic!("it fans out")
+        };
+        let deliveries: Vec<f64> = fanout
+            .subscribers
+            .iter()
+            .flat_map(|&count| fanout.rates_for(count).into_iter().map(move |rate| rate * f64::from(count)))
+            .collect();
+        assert!(deliveries.len() >= 3 && deliveries.windows(2).all(|two| (two[0] - two[1]).abs() < 1e-6));
+        assert_eq!((fanout.subscribers.first(), fanout.subscribers.last()), (Some(&100), Some(&15_000)));
     }
 }

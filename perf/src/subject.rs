@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::dialect::Dialect;
 use crate::machine::Cores;
-use crate::process::{self, Owned};
+use crate::process::{Family, Owned};
 
 /// Something that can be measured.
 pub(crate) trait Subject {
@@ -30,6 +30,11 @@ pub(crate) trait Subject {
 
     /// Whether a client can come back to a place in a channel and get what it missed.
     fn resumes(&self) -> bool {
+        false
+    }
+
+    /// Whether it can be told how many shards to have.
+    fn takes_shards(&self) -> bool {
         false
     }
 
@@ -71,11 +76,40 @@ pub(crate) struct Needs {
     pub(crate) history: History,
     /// Connections at once, at most.
     pub(crate) clients: u32,
-    /// Different credentials that clients prove themselves with, in turn, where the subject has any.
-    pub(crate) tokens: u32,
+    pub(crate) users: Users,
     pub(crate) algorithm: Algorithm,
-    /// Where it runs.
+    /// Where it runs; a subject of shards has one for each.
     pub(crate) cores: Cores,
+}
+
+/// Who the clients are, where a subject knows its users before they come.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Users {
+    /// By user: the channels that they are a member of. One more user owns all of them.
+    pub(crate) channels: Vec<Vec<u32>>,
+    /// Different tokens: number `n` is of user `n` modulo all users. At least one for each.
+    pub(crate) tokens: u32,
+}
+
+impl Users {
+    /// Each with one token.
+    pub(crate) fn of(channels: Vec<Vec<u32>>) -> Self {
+        let tokens = u32::try_from(channels.len()).unwrap_or(u32::MAX);
+        Self { channels, tokens }
+    }
+
+    /// By channel: its members.
+    pub(crate) fn members(&self, channels: u32) -> Vec<Vec<usize>> {
+        let mut members = vec![Vec::new(); channels as usize];
+        for (user, own) in self.channels.iter().enumerate() {
+            for &channel in own {
+                if let Some(members) = members.get_mut(channel as usize) {
+                    members.push(user);
+                }
+            }
+        }
+        members
+    }
 }
 
 /// What tokens are signed with, where a subject has a choice.
@@ -95,9 +129,9 @@ pub(crate) struct Running {
     pub(crate) dialect: Rc<dyn Dialect>,
     pub(crate) version: String,
     /// Its processes, whose CPU time and memory are told; none if it runs elsewhere.
-    pub(crate) processes: Vec<u32>,
-    /// Those of them that hold the sessions, where others do other work; the same as `processes` otherwise.
-    pub(crate) session_processes: Vec<u32>,
+    pub(crate) family: Family,
+    /// Those of them that hold the sessions, where others do other work; the same as `family` otherwise.
+    pub(crate) session_family: Family,
     /// What ends with it, in this order.
     #[expect(dead_code, reason = "held until the end")]
     pub(crate) owned: Vec<Owned>,
@@ -109,18 +143,17 @@ pub(crate) struct Running {
 impl Running {
     /// A subject of one process tree.
     pub(crate) fn one(address: SocketAddr, dialect: Rc<dyn Dialect>, version: String, owned: Owned) -> Self {
-        let processes = process::tree(owned.id());
-        let session_processes = processes.clone();
-        Self { address, dialect, version, processes, session_processes, owned: vec![owned], folder: None }
+        let family = Family::of(vec![owned.id()]);
+        Self { address, dialect, version, session_family: family.clone(), family, owned: vec![owned], folder: None }
     }
 }
 
 /// All subjects that this harness knows: limits, Millrace, peers.
-pub(crate) fn all(server: &Path, cores: &Cores) -> Vec<Box<dyn Subject>> {
+pub(crate) fn all(server: &Path) -> Vec<Box<dyn Subject>> {
     vec![
         Box::new(bare::Bare { ring: bare::Ring::Send }),
         Box::new(bare::Bare { ring: bare::Ring::Uring }),
-        Box::new(millrace::Millrace { binary: server.to_owned(), shards: cores.count() }),
+        Box::new(millrace::Millrace { binary: server.to_owned() }),
         Box::new(centrifuge::Centrifuge::Library),
         Box::new(centrifuge::Centrifuge::Centrifugo),
         Box::new(nats::Nats::Core),
@@ -139,4 +172,16 @@ pub(crate) fn server_binary(named: Option<PathBuf>) -> PathBuf {
         let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join("millrace")));
         beside.unwrap_or_else(|| "millrace".into())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_are_by_channel_what_channels_are_by_user() {
+        let users = Users::of(vec![vec![0, 2], vec![2], vec![]]);
+        assert_eq!(users.tokens, 3);
+        assert_eq!(users.members(4), [vec![0], vec![], vec![0, 1], vec![]]);
+    }
 }

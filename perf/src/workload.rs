@@ -1,8 +1,10 @@
 //! What is done to a subject, one file each, and what they share.
 
 pub(crate) mod fanout;
+pub(crate) mod fill;
 pub(crate) mod history;
 pub(crate) mod idle;
+pub(crate) mod ledger;
 pub(crate) mod mix;
 pub(crate) mod publish;
 pub(crate) mod saturation;
@@ -14,11 +16,11 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use hdrhistogram::Histogram;
 
-use crate::machine::Cores;
-use crate::process::{self, Cpu};
-use crate::report::{self, Entry, Metric, Report};
+use crate::machine::{Cores, Seats};
+use crate::process::{Books, Cpu, Family, Turns};
+use crate::report::{self, Entry, Metric, MissingSubject, Report};
 use crate::scenario::{Scenario, Workload};
-use crate::subject::{Needs, Running, Subject};
+use crate::subject::{Missing, Needs, Running, Subject};
 
 /// Longer than this without what was waited for is a fault, not a figure.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -27,7 +29,10 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct Run<'a> {
     pub(crate) scenario: &'a Scenario,
     pub(crate) subject: &'a dyn Subject,
-    pub(crate) cores: &'a Cores,
+    /// Which of the scenario's runs it is, from 1.
+    pub(crate) number: u32,
+    /// Who may run where.
+    pub(crate) seats: &'a Seats,
     pub(crate) report: &'a mut Report,
     /// Says what is being done, for those who watch.
     pub(crate) progress: &'a dyn Fn(&str),
@@ -64,6 +69,31 @@ impl Run<'_> {
         Ok(Some((running, guarantee)))
     }
 
+    /// Cores for a subject with so many shards; `None`, and an entry of what is missing, if there are not so many.
+    pub(crate) fn cores_for(&mut self, shards: Option<u16>) -> Option<Cores> {
+        let Some(shards) = shards else { return Some(self.seats.subject.clone()) };
+        let found = if self.subject.takes_shards() {
+            self.seats.for_shards(shards)
+        } else {
+            Err(Missing {
+                why: "how many shards it has is not for this run to say".to_owned(),
+                install: "leave it out of scenarios with shards".to_owned(),
+            })
+        };
+        match found {
+            Ok(cores) => Some(cores),
+            Err(missing) => {
+                let name = format!("{} with {shards} shard{}", self.subject.name(), if shards == 1 { "" } else { "s" });
+                (self.progress)(&format!("missing: {name} ({})", missing.why));
+                let missing = MissingSubject { name, missing };
+                if !self.report.missing.contains(&missing) {
+                    self.report.missing.push(missing);
+                }
+                None
+            }
+        }
+    }
+
     /// Puts values of this run into the report.
     pub(crate) fn record(
         &mut self,
@@ -72,7 +102,14 @@ impl Run<'_> {
         load_bound: bool,
         values: &[(Metric, f64)],
     ) {
-        let entry = Entry { scenario: &self.scenario.name, subject: self.subject.name(), guarantee, point, load_bound };
+        let entry = Entry {
+            scenario: &self.scenario.name,
+            subject: self.subject.name(),
+            guarantee,
+            point,
+            number: self.number,
+            load_bound,
+        };
         for &(metric, value) in values {
             // Of a subject that runs elsewhere nothing is known.
             if metric == report::SUBJECT_BUSY && value <= 0.0 {
@@ -85,10 +122,10 @@ impl Run<'_> {
 
 /// What a stretch of time cost both sides.
 pub(crate) struct Stopwatch<'a> {
-    processes: &'a [u32],
+    family: &'a Family,
+    books: Books,
     began: Instant,
-    cpu: Cpu,
-    load: Duration,
+    load: Turns,
 }
 
 /// The reading of a [`Stopwatch`].
@@ -97,21 +134,23 @@ pub(crate) struct Cost {
     pub(crate) wall: Duration,
     /// Of the subject; `None` if it runs elsewhere.
     pub(crate) cpu: Option<Cpu>,
-    /// CPU time of the load generator's thread.
-    pub(crate) load: Duration,
+    /// Of the load generator's thread.
+    pub(crate) load: Turns,
 }
 
+/// Above this share of the time the load generator's thread had nothing left to give.
+const LOAD_FULL: f64 = 0.95;
+
 impl<'a> Stopwatch<'a> {
-    pub(crate) fn start(processes: &'a [u32]) -> Result<Self> {
-        let (cpu, load) = (process::cpu(processes)?, process::thread_cpu());
-        Ok(Self { processes, began: Instant::now(), cpu, load })
+    pub(crate) fn start(family: &'a Family) -> Result<Self> {
+        let books = family.books()?;
+        Ok(Self { family, books, began: Instant::now(), load: Turns::of_this_thread() })
     }
 
     pub(crate) fn read(&self) -> Result<Cost> {
-        let wall = self.began.elapsed();
-        let cpu = process::cpu(self.processes)?.since(self.cpu);
-        let cpu = (!self.processes.is_empty()).then_some(cpu);
-        Ok(Cost { wall, cpu, load: process::thread_cpu().saturating_sub(self.load) })
+        let (wall, load) = (self.began.elapsed(), Turns::of_this_thread().since(self.load));
+        let cpu = self.family.books_after(&self.books)?.since(&self.books);
+        Ok(Cost { wall, cpu: (!self.family.is_empty()).then_some(cpu), load })
     }
 }
 
@@ -122,14 +161,33 @@ impl Cost {
         (count > 0).then(|| cpu.total.as_secs_f64() * 1e6 / count_f64(count))
     }
 
-    /// Share of its core that the load generator was busy, 0 to 1.
-    pub(crate) fn load_busy(&self) -> f64 {
-        self.load.as_secs_f64() / self.wall.as_secs_f64().max(1e-9)
+    /// Share of the time that the load generator ran, 0 to 1.
+    fn load_busy(&self) -> f64 {
+        self.load.ran.as_secs_f64() / self.wall.as_secs_f64().max(1e-9)
+    }
+
+    /// Share of the time that it could have run, but somebody else had its core.
+    fn load_waited(&self) -> f64 {
+        self.load.waited.as_secs_f64() / self.wall.as_secs_f64().max(1e-9)
+    }
+
+    /// The load generator had no time left: it ran, or waited for its core, nearly always.
+    pub(crate) fn load_bound(&self) -> bool {
+        self.load_busy() + self.load_waited() > LOAD_FULL
     }
 
     /// CPU time of the subject per time that passed; above 1 if it has several cores.
     pub(crate) fn subject_busy(&self) -> f64 {
         self.cpu.map_or(0.0, |cpu| cpu.total.as_secs_f64() / self.wall.as_secs_f64().max(1e-9))
+    }
+
+    /// What explains the other figures.
+    pub(crate) fn explains(&self) -> [(Metric, f64); 3] {
+        [
+            (report::SUBJECT_BUSY, self.subject_busy() * 100.0),
+            (report::LOAD_BUSY, self.load_busy() * 100.0),
+            (report::LOAD_WAITED, self.load_waited() * 100.0),
+        ]
     }
 }
 
@@ -146,4 +204,21 @@ pub(crate) fn quantile_ms(histogram: &Histogram<u64>, quantile: f64) -> f64 {
 #[expect(clippy::cast_precision_loss, reason = "figures are read to three digits")]
 pub(crate) fn count_f64(count: u64) -> f64 {
     count as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_load_generator_that_waits_for_its_core_is_at_its_limit_too() {
+        let cost = |ran_ms, waited_ms| Cost {
+            wall: Duration::from_secs(1),
+            cpu: None,
+            load: Turns { ran: Duration::from_millis(ran_ms), waited: Duration::from_millis(waited_ms) },
+        };
+        assert!(cost(960, 0).load_bound());
+        assert!(cost(500, 460).load_bound());
+        assert!(!cost(500, 0).load_bound() && !cost(300, 300).load_bound());
+    }
 }

@@ -7,23 +7,30 @@ use millrace_protocol::client::{
 };
 use millrace_protocol::{ChannelId, Epoch, Offset, Position, Producer, ProducerSequence};
 
-use super::{Dialect, Event, Mark, Outbox, Plan, Session, Upgrade};
+use super::{Dialect, Event, Mark, Outbox, PAGE, Plan, Session, Upgrade};
 
 /// Millrace over WebSocket.
 pub(crate) struct Millrace {
     pub(crate) target: String,
-    /// Clients take them in turn.
+    /// By the number that a plan names.
     pub(crate) tokens: Vec<String>,
+    /// Of the user who owns all channels.
+    pub(crate) owner: String,
     /// Names of the channels, by number.
     pub(crate) channels: Vec<String>,
     /// Drawn for the run, so that a cluster that knows an earlier one does not take these messages for its duplicates.
     pub(crate) producers: u64,
 }
 
-/// Messages asked for in a page.
-const PAGE: u32 = 50;
+/// Subscriptions of one session: the most that the protocol has, and the server's default.
+const SUBSCRIPTIONS_MAX: usize = 1_000;
 
 impl Millrace {
+    /// A plan that names a token which was not made comes without one, and is refused.
+    fn token(&self, plan: &Plan) -> &str {
+        plan.token.map_or(&self.owner, |number| self.tokens.get(number as usize).map_or("", String::as_str))
+    }
+
     fn name(&self, channel: u32) -> &str {
         self.channels.get(channel as usize).map_or("", String::as_str)
     }
@@ -42,6 +49,19 @@ impl Millrace {
     }
 }
 
+/// The first and the last of offsets that follow each other without a gap.
+fn range(offsets: impl Iterator<Item = u64>) -> Option<(u64, u64)> {
+    let mut range = None;
+    for offset in offsets {
+        range = match range {
+            None => Some((offset, offset)),
+            Some((first, last)) if last + 1 == offset => Some((first, offset)),
+            Some(_) => return None,
+        };
+    }
+    range
+}
+
 fn position(mark: Mark) -> Position {
     Position { epoch: Epoch::new(mark.epoch).unwrap_or(Epoch::FIRST), offset: mark.offset }
 }
@@ -57,12 +77,16 @@ impl Dialect for Millrace {
         Some(Upgrade { target: self.target.clone(), subprotocols: vec![client::SUBPROTOCOL] })
     }
 
+    fn channels_max(&self) -> usize {
+        SUBSCRIPTIONS_MAX
+    }
+
     fn begin(&self, session: &mut Session, out: &mut Outbox<'_>) {
         let hello = Hello {
             version_min: client::VERSION,
             version_max: client::VERSION,
             features: 0,
-            token: &self.tokens[session.number as usize % self.tokens.len()],
+            token: self.token(&session.plan),
             agent: "millrace-perf",
             subscriptions: self.subscriptions(&session.plan),
         };
@@ -74,7 +98,11 @@ impl Dialect for Millrace {
         match frame.body {
             // The only frame but a message that carries payloads.
             ServerBody::Page { messages, .. } => {
-                out.event(Event::Page { messages: u32::try_from(messages.len()).unwrap_or(u32::MAX) });
+                out.event(Event::Page {
+                    number: frame.request.wrapping_sub(1),
+                    messages: u32::try_from(messages.len()).unwrap_or(u32::MAX),
+                    offsets: range(messages.iter().map(|message| message.position.offset)),
+                });
             }
             _ if stamps > 0 => {}
             ServerBody::Subscribed(subscribed) => {
@@ -116,10 +144,10 @@ impl Dialect for Millrace {
         send(ClientBody::Publish(body), number.wrapping_add(1), out);
     }
 
-    fn history(&self, session: &mut Session, place: usize, before: u64, out: &mut Outbox<'_>) -> bool {
+    fn history(&self, session: &mut Session, place: usize, before: u64, number: u32, out: &mut Outbox<'_>) -> bool {
         let Some(channel) = ChannelId::new(session.handles[place]) else { return false };
         let range = Offset::new(before).map_or(HistoryRange::Newest, HistoryRange::Before);
-        send(ClientBody::History(HistoryRequest { channel, messages_max: PAGE, range }), 1, out);
+        send(ClientBody::History(HistoryRequest { channel, messages_max: PAGE, range }), number.wrapping_add(1), out);
         true
     }
 }

@@ -14,7 +14,7 @@ pub(super) struct Recording<'a> {
 
 /// A plan without a place to go on from.
 pub(super) fn plan(subscribe: &[u32], publish: &[u32]) -> Plan {
-    Plan { subscribe: subscribe.to_vec(), publish: publish.to_vec(), resume: Vec::new() }
+    Plan { subscribe: subscribe.to_vec(), publish: publish.to_vec(), ..Plan::default() }
 }
 
 impl<'a> Recording<'a> {

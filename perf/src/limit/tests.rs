@@ -69,7 +69,7 @@ fn report() -> Report {
 
 fn check(subject: &str, guarantee: &str, metric: Metric, value: f64, expect: Option<&str>) {
     let mut report = report();
-    let entry = Entry { scenario: "", subject, guarantee, point: &[], load_bound: false };
+    let entry = Entry { scenario: "", subject, guarantee, point: &[], number: 1, load_bound: false };
     report.record(&entry, metric, value);
     let found = beside(&report, &report.figures[0]).map(|beside| beside.to_string());
     assert_eq!(found.as_deref(), expect, "{subject}, {}", metric.name);
@@ -89,7 +89,7 @@ fn figures_stand_beside_the_limit_that_they_have_by_nature() {
 fn the_bare_sender_of_the_same_run_is_the_better_limit() {
     let mut report = report();
     for subject in [bare::NAME, "millrace"] {
-        let entry = Entry { scenario: "", subject, guarantee: "", point: &[], load_bound: false };
+        let entry = Entry { scenario: "", subject, guarantee: "", point: &[], number: 1, load_bound: false };
         report.record(&entry, CPU_PER_DELIVERY, 7.0);
     }
     assert_eq!(beside(&report, &report.figures[1]), None);

@@ -195,9 +195,10 @@ impl Client {
         dialect: &dyn Dialect,
         place: usize,
         before: u64,
+        number: u32,
         events: &mut Vec<Event>,
     ) -> bool {
-        dialect.history(&mut self.session, place, before, &mut Outbox { bytes: &mut self.output, events })
+        dialect.history(&mut self.session, place, before, number, &mut Outbox { bytes: &mut self.output, events })
     }
 
     pub(crate) fn flush(&mut self) -> Result<Sent> {

@@ -35,8 +35,8 @@ pub(crate) fn read(path: &Path) -> Result<Report> {
 pub(super) fn parse(text: &str) -> Result<Report> {
     let Head { format } = serde_json::from_str(text).context("this is no report of millrace-perf")?;
     ensure!(
-        format == FORMAT,
-        "the report has format {format}, this program reads format {FORMAT}: use the millrace-perf that wrote it, or measure again"
+        (1..=FORMAT).contains(&format),
+        "the report has format {format}, this program reads formats 1 to {FORMAT}: use the millrace-perf that wrote it, or measure again"
     );
     let mut report: Report = serde_json::from_str(text).context("this is no whole report")?;
     let mut known = HashSet::new();
@@ -44,6 +44,16 @@ pub(super) fn parse(text: &str) -> Result<Report> {
         let what = || format!("figure {:?} of {:?} in {:?}", figure.metric, figure.subject, figure.scenario);
         ensure!(!figure.runs.is_empty(), "{} has no runs", what());
         ensure!(figure.load_bound as usize <= figure.runs.len(), "{} has more load-bound runs than runs", what());
+        if format > 1 {
+            let (numbers, bound) = (&figure.numbers, &figure.load_bound_in);
+            ensure!(numbers.len() == figure.runs.len(), "{} does not say which runs its values are of", what());
+            ensure!(numbers.is_sorted() && numbers[0] > 0, "{} has runs whose numbers do not grow from 1", what());
+            ensure!(
+                bound.len() == figure.load_bound as usize && bound.iter().all(|number| numbers.contains(number)),
+                "{} does not say which runs were load-bound",
+                what()
+            );
+        }
         let point: Vec<(&str, u64)> =
             figure.point.iter().map(|(name, value)| (name.as_str(), value.to_bits())).collect();
         ensure!(
@@ -51,6 +61,12 @@ pub(super) fn parse(text: &str) -> Result<Report> {
             "{} is there twice at the same point",
             what()
         );
+    }
+    if format == 1 {
+        // No field of that format; what stands there was not meant so.
+        for figure in &mut report.figures {
+            (figure.numbers, figure.load_bound_in) = (Vec::new(), Vec::new());
+        }
     }
     clean(&mut report);
     Ok(report)

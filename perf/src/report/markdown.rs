@@ -91,8 +91,7 @@ fn table(text: &mut String, report: &Report, scenario: &str) {
 fn value(report: &Report, figure: &Figure) -> String {
     let (low, high) = figure.spread();
     let spread = if low < high { format!(" ({}–{})", number(low), number(high)) } else { String::new() };
-    let ratio = report.limit_of(figure).and_then(|limit| figure.ratio_to(limit));
-    let ratio = ratio.map_or_else(String::new, |ratio| format!("<br>{} × limit", number(ratio)));
+    let ratio = report.against(figure).map_or_else(String::new, |against| format!("<br>{against}"));
     let beside = limit::beside(report, figure);
     let beside = beside.map_or_else(String::new, |beside| format!("<br>{}", cell(&beside.to_string())));
     let mark = if figure.load_bound > 0 { "†" } else { "" };

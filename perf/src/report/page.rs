@@ -7,7 +7,7 @@ use super::plots::{self, Section};
 use super::words;
 use crate::limit::{self, Limit};
 use crate::print::number;
-use crate::report::{Better, Figure, Report};
+use crate::report::{Against, Better, Figure, Report};
 
 const STYLE: &str = include_str!("page.css");
 
@@ -171,7 +171,6 @@ fn all_figures(report: &Report, scenarios: &[&str]) -> Markup {
 }
 
 fn figure_row(report: &Report, figure: &Figure) -> Markup {
-    let ratio = report.limit_of(figure).and_then(|limit| figure.ratio_to(limit));
     let (low, high) = figure.spread();
     html! {
         tr.own[figure.subject == "millrace"].explains[figure.better == Better::Neither] {
@@ -189,7 +188,11 @@ fn figure_row(report: &Report, figure: &Figure) -> Markup {
             td { (figure.unit) }
             td.number { (figure.runs.len()) }
             td.number {
-                @if let Some(ratio) = ratio { (number(ratio)) }
+                @match report.against(figure) {
+                    Some(Against::Ratio(ratio)) => (ratio.to_string().replace(" × limit", "")),
+                    Some(unknown) => span.spread { (unknown.to_string()) },
+                    None => "",
+                }
                 @if let Some(beside) = limit::beside(report, figure) { span.spread { (beside) } }
             }
             td { (figure.guarantee) }

@@ -151,7 +151,8 @@ fn odd_figures_are_drawn_all_the_same() {
         let mut report = example();
         for figure in &mut report.figures {
             figure.runs.clone_from(&values);
-            figure.load_bound = 1;
+            figure.numbers = (1..).take(values.len()).collect();
+            (figure.load_bound, figure.load_bound_in) = (1, vec![1]);
         }
         check_page(&page::page(&report));
         charts(&report).iter().for_each(|chart| check_xml(&chart.file()));
@@ -168,14 +169,19 @@ fn what_is_no_report_is_refused_with_its_reason() {
         edit(&mut report);
         serde_json::to_string(&report).expect("JSON")
     };
-    let unknown = EXAMPLE.replacen("\"format\": 1", "\"format\": 2", 1);
+    let unknown = EXAMPLE.replacen("\"format\": 2", "\"format\": 3", 1);
     for (text, reason) in [
         ("", "no report of millrace-perf"),
         ("{}", "missing field `format`"),
         ("[]", "no report of millrace-perf"),
         ("[1]", "no whole report"),
-        (unknown.as_str(), "the report has format 2, this program reads format 1"),
-        ("{\"format\": 1}", "no whole report"),
+        (unknown.as_str(), "the report has format 3, this program reads formats 1 to 2"),
+        ("{\"format\": 2}", "no whole report"),
+        ("{\"format\": 0}", "the report has format 0"),
+        (&figure_of(&|report| report.figures[0].numbers.clear()), "which runs its values are of"),
+        (&figure_of(&|report| report.figures[0].numbers[0] = 0), "do not grow from 1"),
+        (&figure_of(&|report| report.figures[0].numbers[0] = 9), "do not grow from 1"),
+        (&figure_of(&|report| report.figures[0].load_bound = 1), "which runs were load-bound"),
         (&figure_of(&|report| report.figures[0].runs.clear()), "has no runs"),
         (&figure_of(&|report| report.figures[0].runs[0] = f64::NAN), "no whole report"),
         (&figure_of(&|report| report.figures[0].load_bound = 9), "more load-bound runs than runs"),
@@ -197,21 +203,26 @@ fn a_report_survives_being_written_and_read() {
     assert!(file::parse(&text.replacen('{', "{\"weather\": \"fine\",", 1)).is_ok());
 }
 
+/// Format 1 did not say which runs its values are of; what it meant is still understood.
 #[test]
-fn ratios_pair_runs_of_the_same_minute_and_medians_where_a_run_is_missing() {
-    let mut report = example();
+fn in_format_1_runs_pair_by_place_and_medians_where_a_run_is_missing() {
+    let mut report = file::parse(&EXAMPLE.replacen("\"format\": 2", "\"format\": 1", 1)).expect("an older report");
+    assert!(report.figures.iter().all(|figure| figure.numbers.is_empty() && figure.load_bound_in.is_empty()));
     report.figures.truncate(1);
     let mut own = report.figures[0].clone();
     own.subject = "millrace".to_owned();
     report.figures[0].runs = vec![1.0, 2.0, 4.0];
     own.runs = vec![2.0, 4.0, 8.0];
     let limit = report.limit_of(&own).expect("the limit");
-    assert_eq!((own.ratios_to(limit), own.ratio_to(limit)), (vec![2.0, 2.0, 2.0], Some(2.0)));
+    assert_eq!(own.ratios_to(limit), [2.0, 2.0, 2.0]);
     own.runs.pop();
     assert_eq!(own.ratios_to(limit), [1.0], "the lower of the two middle runs over the middle one");
-    let mut zero = limit.clone();
-    zero.runs = vec![0.0, 0.0];
-    assert_eq!(own.ratio_to(&zero), None);
+    let mut other = limit.clone();
+    other.runs = vec![0.0, 0.0];
+    assert!(own.ratios_to(&other).is_empty());
+    let mut bound = limit.clone();
+    bound.load_bound = 1;
+    assert!(own.ratios_to(&bound).is_empty(), "in which run it was is not known");
     assert_eq!(report.limit_of(limit), None, "the limit has none");
 }
 

@@ -26,7 +26,7 @@ pub(crate) fn value_of(name: &str, value: f64) -> String {
     match name {
         "payload" => format!("{text} B"),
         "rate" => format!("{text} {}/s", if is_one { "message" } else { "messages" }),
-        "channels" | "subscribers" | "sessions" | "publishers" | "users" | "messages" if is_one => {
+        "channels" | "subscribers" | "sessions" | "publishers" | "users" | "messages" | "shards" if is_one => {
             format!("{text} {}", name.trim_end_matches('s'))
         }
         "channels each" if is_one => "1 channel each".to_owned(),
@@ -34,8 +34,8 @@ pub(crate) fn value_of(name: &str, value: f64) -> String {
         "from sessions" => format!("from {text} sessions"),
         "to sessions" => format!("to {text} sessions"),
         "token known" => (if is_one { "known token" } else { "new token" }).to_owned(),
-        // A flag that is set, of the slow reader.
-        "reads" | "never reads" => name.to_owned(),
+        // A flag that is set: of the slow reader, or who comes.
+        "reads" | "never reads" | "new user with an eddsa token" | "new user with an hs256 token" => name.to_owned(),
         _ => format!("{text} {name}"),
     }
 }

@@ -4,13 +4,13 @@
 
 mod server;
 
-use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::rc::Rc;
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 
+use super::launch::PATIENCE;
 use super::{History, Missing, Needs, Running, Subject};
 use crate::dialect;
 use crate::process::Owned;
@@ -63,8 +63,7 @@ impl Subject for Bare {
         let mut owned = needs.cores.while_pinned(|| {
             Owned::start(Command::new(program).args(["bare", "--ring", ring.get_name()]).stdout(Stdio::piped()))
         })?;
-        let mut line = String::new();
-        BufReader::new(owned.stdout()?).read_line(&mut line).context("wait for the bare sender")?;
+        let line = owned.first_line(PATIENCE).context("wait for the bare sender")?;
         let address = line.trim().parse().with_context(|| format!("the bare sender said {line:?}"))?;
         let version = env!("CARGO_PKG_VERSION").to_owned();
         Ok(Running::one(address, Rc::new(dialect::bare::Bare), version, owned))

@@ -1,7 +1,7 @@
 //! Starting a peer: its settings, its folder, its port, and how one knows that it is ready.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -15,12 +15,12 @@ use tempfile::TempDir;
 use super::{Missing, Running};
 use crate::dialect::Dialect;
 use crate::dialect::token::Tokens;
-use crate::process::Owned;
+use crate::process::{self, Owned};
 
 /// What puts peers in place, unless one has a way of its own.
 pub(crate) const INSTALL: &str = "cargo xtask peers";
 /// A peer that is not ready by then will not be.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 const TOKENS_VALID: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A peer that is about to be started.
@@ -84,13 +84,11 @@ impl Launch {
     pub(crate) fn announced(self, command: &mut Command, dialect: Rc<dyn Dialect>, version: String) -> Result<Running> {
         let log = self.log()?;
         let mut owned = Owned::start(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log))?;
-        let mut line = String::new();
-        BufReader::new(owned.stdout()?).read_line(&mut line).context("wait for the peer")?;
+        let program = command.get_program().display().to_string();
+        let line = owned.first_line(PATIENCE).with_context(|| format!("{program}: {}", self.said()))?;
         let ready: Option<Value> = serde_json::from_str(&line).ok();
         let address = ready.as_ref().and_then(|ready| ready["listening"].as_str()?.parse().ok());
-        let Some(address) = address else {
-            bail!("{} said {line:?}: {}", command.get_program().display(), self.said())
-        };
+        let Some(address) = address else { bail!("{program} said {line:?}: {}", self.said()) };
         Ok(self.running(address, owned, dialect, version))
     }
 
@@ -176,11 +174,9 @@ pub(crate) fn missing(found: Option<&Path>, what: &str, install: &str) -> Option
 /// What a program prints, trimmed.
 ///
 /// # Errors
-/// When it does not run.
+/// When it does not run or does not end.
 pub(crate) fn printed(command: &mut Command) -> Result<String> {
-    let output = command.stdin(Stdio::null()).output();
-    let output = output.with_context(|| format!("run {}", command.get_program().display()))?;
-    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    process::output_of(command, PATIENCE)
 }
 
 /// The version in a `package.json`.

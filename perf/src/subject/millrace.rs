@@ -3,7 +3,6 @@
 mod api;
 mod cluster;
 
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::rc::Rc;
@@ -11,9 +10,10 @@ use std::rc::Rc;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use super::{History, Missing, Needs, Running, Subject};
+use super::{History, Missing, Needs, Running, Subject, launch};
 use crate::dialect;
-use crate::process::{Owned, tree};
+use crate::machine::Cores;
+use crate::process::{Family, Owned};
 use api::{Api, text};
 pub(crate) use cluster::{Cluster, ClusterArguments};
 
@@ -22,7 +22,6 @@ const OPERATOR_KEY: &str = "the-operator-key-of-a-benchmark-run";
 /// A Millrace of this machine.
 pub(crate) struct Millrace {
     pub(crate) binary: PathBuf,
-    pub(crate) shards: usize,
 }
 
 impl Subject for Millrace {
@@ -38,6 +37,10 @@ impl Subject for Millrace {
         true
     }
 
+    fn takes_shards(&self) -> bool {
+        true
+    }
+
     fn missing(&self) -> Option<Missing> {
         (!self.binary.exists()).then(|| Missing {
             why: format!("there is no {}", self.binary.display()),
@@ -46,7 +49,41 @@ impl Subject for Millrace {
     }
 
     fn start(&self, needs: &Needs) -> Result<Running> {
-        needs.cores.while_pinned(|| self.start_here(needs))
+        let binary = self.binary.canonicalize().with_context(|| format!("find {}", self.binary.display()))?;
+        let folder = tempfile::tempdir().context("make a folder for the server")?;
+        let store = format!("store.path={}", folder.path().join("store").display());
+        let operator = format!("control.operator_key={OPERATOR_KEY}");
+        let settings = ["control.rest_address=127.0.0.1:0", "control.link_address=127.0.0.1:0", &operator, &store];
+        let (control, ready) = node(&binary, folder.path(), "control", &needs.cores, &settings)?;
+        let (api, link) = (text(&ready, "api")?, text(&ready, "link")?);
+        let operator = Api::new(&api, OPERATOR_KEY);
+        let tenant = operator.post("/v1/tenants", &json!({ "name": "perf" }))?;
+        let key = json!({ "tenant": text(&tenant, "name")?, "label": "millrace-perf" });
+        let api = Api::new(&api, &text(&operator.post("/v1/keys", &key)?, "key")?);
+        let channels = api.channels("perf", needs)?;
+        let (shards, link) = (format!("data.shards={}", needs.cores.count()), format!("data.control_address={link}"));
+        let connections = format!("limits.connections={}", needs.clients + 64);
+        let settings =
+            ["data.client_address=127.0.0.1:0", "data.admin_address=127.0.0.1:0", &shards, &link, &connections];
+        // One publisher speaks for an application here: what is measured is not how fast it may be refused.
+        let limits = ["limits.publish_rate=1000000", "limits.publish_burst=1000000", "data.linger=60s"];
+        let (data, ready) = node(&binary, folder.path(), "data", &needs.cores, &[&settings[..], &limits].concat())?;
+        let address = text(&ready, "url")?;
+        let address = address.trim_start_matches("ws://").trim_end_matches('/');
+        let address = address.parse().with_context(|| format!("address of the data node, {address}"))?;
+        let tokens = api.tokens(needs)?;
+        let dialect = Rc::new(dialect::millrace::Millrace {
+            target: "/v1/connect".to_owned(),
+            tokens: tokens.of_users,
+            owner: tokens.of_owner,
+            channels,
+            producers: std::process::id().into(),
+        });
+        let session_family = Family::of(vec![data.id()]);
+        let family = Family::of(vec![data.id(), control.id()]);
+        let version = version(&binary)?;
+        let (owned, folder) = (vec![data, control], Some(folder));
+        Ok(Running { address, dialect, version, family, session_family, owned, folder })
     }
 }
 
@@ -58,61 +95,21 @@ fn guarantee(history: History) -> &'static str {
     }
 }
 
-impl Millrace {
-    fn start_here(&self, needs: &Needs) -> Result<Running> {
-        let binary = self.binary.canonicalize().with_context(|| format!("find {}", self.binary.display()))?;
-        let folder = tempfile::tempdir().context("make a folder for the server")?;
-        let store = format!("store.path={}", folder.path().join("store").display());
-        let operator = format!("control.operator_key={OPERATOR_KEY}");
-        let settings = ["control.rest_address=127.0.0.1:0", "control.link_address=127.0.0.1:0", &operator, &store];
-        let (control, ready) = node(&binary, folder.path(), "control", &settings)?;
-        let (api, link) = (text(&ready, "api")?, text(&ready, "link")?);
-        let operator = Api::new(&api, OPERATOR_KEY);
-        let tenant = operator.post("/v1/tenants", &json!({ "name": "perf" }))?;
-        let key = json!({ "tenant": text(&tenant, "name")?, "label": "millrace-perf" });
-        let api = Api::new(&api, &text(&operator.post("/v1/keys", &key)?, "key")?);
-        let channels = api.channels("perf", needs)?;
-        let (shards, link) = (format!("data.shards={}", self.shards), format!("data.control_address={link}"));
-        let connections = format!("limits.connections={}", needs.clients + 64);
-        let settings =
-            ["data.client_address=127.0.0.1:0", "data.admin_address=127.0.0.1:0", &shards, &link, &connections];
-        // The load comes from one user: what is measured is not how fast it may be refused.
-        let limits = ["limits.publish_rate=1000000", "limits.publish_burst=1000000", "data.linger=60s"];
-        let (data, ready) = node(&binary, folder.path(), "data", &[&settings[..], &limits].concat())?;
-        let address = text(&ready, "url")?;
-        let address = address.trim_start_matches("ws://").trim_end_matches('/');
-        let address = address.parse().with_context(|| format!("address of the data node, {address}"))?;
-        let tokens = api.tokens(needs)?;
-        let dialect = Rc::new(dialect::millrace::Millrace {
-            target: "/v1/connect".to_owned(),
-            tokens,
-            channels,
-            producers: std::process::id().into(),
-        });
-        let session_processes = tree(data.id());
-        let processes = [session_processes.clone(), tree(control.id())].concat();
-        let version = version(&binary)?;
-        let (owned, folder) = (vec![data, control], Some(folder));
-        Ok(Running { address, dialect, version, processes, session_processes, owned, folder })
-    }
-}
-
 fn version(binary: &Path) -> Result<String> {
-    let output = Command::new(binary).arg("--version").output().context("ask millrace for its version")?;
-    Ok(String::from_utf8_lossy(&output.stdout).trim().trim_start_matches("millrace ").to_owned())
+    let version = launch::printed(Command::new(binary).arg("--version"))?;
+    Ok(version.trim_start_matches("millrace ").to_owned())
 }
 
-/// Starts one node and waits until it says where it is.
-fn node(binary: &Path, folder: &Path, name: &str, settings: &[&str]) -> Result<(Owned, Value)> {
+/// Starts one node on these cores and waits until it says where it is.
+fn node(binary: &Path, folder: &Path, name: &str, cores: &Cores, settings: &[&str]) -> Result<(Owned, Value)> {
     let mut command = Command::new(binary);
     command.current_dir(folder).args([name, "--json", "--set", "log.filter=warn"]);
     command.args(["--set", "cluster.secret=the cluster secret of a benchmark, 32 bytes"]);
     for setting in settings {
         command.args(["--set", setting]);
     }
-    let mut owned = Owned::start(command.stdout(Stdio::piped()))?;
-    let mut line = String::new();
-    BufReader::new(owned.stdout()?).read_line(&mut line).with_context(|| format!("wait for the {name} node"))?;
+    let mut owned = cores.while_pinned(|| Owned::start(command.stdin(Stdio::null()).stdout(Stdio::piped())))?;
+    let line = owned.first_line(launch::PATIENCE).with_context(|| format!("wait for the {name} node"))?;
     let ready = serde_json::from_str(&line).with_context(|| format!("the {name} node said {line:?}"))?;
     Ok((owned, ready))
 }

@@ -22,9 +22,7 @@ fn modules() -> Option<PathBuf> {
 }
 
 fn version(nginx: &Path) -> Result<String> {
-    // It prints to standard error.
-    let output = Command::new(nginx).arg("-v").output().context("ask nginx for its version")?;
-    let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    let text = printed(Command::new(nginx).arg("-v"))?;
     let nginx = text.rsplit('/').next().unwrap_or_default();
     // The module does not tell its own.
     let package = printed(Command::new("dpkg-query").args(["-W", "-f", "${Version}", "libnginx-mod-nchan"]));

@@ -1,20 +1,22 @@
 //! Messages to channels, to all their subscribers, at steady rates.
 //!
 //! Open loop: a message's latency counts from when it should have been sent, so that a subject that stalls cannot hide it. A measurement
-//! begins when all earlier messages have arrived and ends when all of its own have: CPU time is of exactly these deliveries.
+//! begins when all earlier messages have arrived and ends when all of its own have: CPU time is of exactly these deliveries. Each is
+//! accounted for by itself, so that one that comes twice does not stand for one that is lost.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use hdrhistogram::Histogram;
 
+use super::ledger::Ledger;
 use super::saturation::Saturation;
 use super::{Cost, PATIENCE, Run, Stopwatch, count_f64, histogram, quantile_ms};
 use crate::dialect::{Event, Plan};
 use crate::load::{Fleet, Sink};
 use crate::report;
 use crate::scenario::Fanout;
-use crate::subject::{Algorithm, Needs, Running};
+use crate::subject::{Algorithm, Needs, Running, Users};
 
 /// Clients that connect at a time, while subscribers are brought in.
 const CONNECTING_MAX: usize = 64;
@@ -25,38 +27,53 @@ const DRAIN: Duration = Duration::from_secs(3);
 /// CPU time below which no share of it is told.
 const SHARE_LEAST: Duration = Duration::from_secs(1);
 
+/// Different users at most: each is made a member of a channel by a call of its own. More subscribers than that share them, as people do
+/// who have several devices.
+const USERS_MAX: u32 = 5_000;
+
 pub(crate) fn run(fanout: &Fanout, run: &mut Run<'_>) -> Result<()> {
-    for &channels in &fanout.channels {
-        for &subscribers in &fanout.subscribers {
-            if (run.stop)() {
-                return Ok(());
+    let shards: Vec<Option<u16>> =
+        if fanout.shards.is_empty() { vec![None] } else { fanout.shards.iter().copied().map(Some).collect() };
+    for &shards in &shards {
+        for &channels in &fanout.channels {
+            for &subscribers in &fanout.subscribers {
+                if (run.stop)() {
+                    return Ok(());
+                }
+                let crowd = Crowd::new(channels, subscribers, fanout.clients_max);
+                population(fanout, crowd, shards, run)?;
             }
-            population(fanout, channels, subscribers, run)?;
         }
     }
     Ok(())
 }
 
-fn population(fanout: &Fanout, channels: u32, subscribers: u32, run: &mut Run<'_>) -> Result<()> {
+fn population(fanout: &Fanout, crowd: Crowd, shards: Option<u16>, run: &mut Run<'_>) -> Result<()> {
+    let Some(cores) = run.cores_for(shards) else { return Ok(()) };
     let needs = Needs {
-        channels,
+        channels: crowd.channels,
         history: fanout.history,
         // Subscribers, and publishers where one cannot be in several channels.
-        clients: channels * subscribers + channels,
-        tokens: 1,
+        clients: crowd.clients + crowd.channels,
+        users: Users::of((0..crowd.users()).map(|user| crowd.channels_of_user(user)).collect()),
         algorithm: Algorithm::default(),
-        cores: run.cores.clone(),
+        cores,
     };
     let Some((running, guarantee)) = run.start(&needs)? else { return Ok(()) };
-    (run.progress)(&format!("{} subscribers join {} channels", channels * subscribers, channels));
-    let mut room = Room::fill(&running, channels, subscribers)?;
+    if running.dialect.channels_max() < crowd.channels_of(0).len() {
+        (run.progress)("cannot be in so many channels with one client");
+        return Ok(());
+    }
+    (run.progress)(&format!("{} clients join {} channels", crowd.clients, crowd.channels));
+    let mut room = Room::fill(&running, crowd)?;
     for &payload in &fanout.payloads {
-        let shape = [
-            ("channels", f64::from(channels)),
-            ("subscribers", f64::from(subscribers)),
+        let mut shape = vec![
+            ("channels", f64::from(crowd.channels)),
+            ("subscribers", f64::from(crowd.subscribers)),
             ("payload", count_f64(payload as u64)),
         ];
-        for &rate in &fanout.rates {
+        shape.extend(shards.map(|shards| ("shards", f64::from(shards))));
+        for rate in fanout.rates_for(crowd.subscribers) {
             (run.progress)(&format!("{payload} bytes, {rate:.0}/s"));
             room.measure(&running, rate, payload, fanout.warm_up.min(fanout.measure), run.stop)?;
             let found = room.measure(&running, rate, payload, fanout.measure, run.stop)?;
@@ -64,7 +81,7 @@ fn population(fanout: &Fanout, channels: u32, subscribers: u32, run: &mut Run<'_
                 // Cut short: it would tell of loss that was none.
                 return Ok(());
             }
-            let point: Vec<_> = shape.into_iter().chain([("rate", rate)]).collect();
+            let point: Vec<_> = shape.iter().copied().chain([("rate", rate)]).collect();
             run.record(guarantee, &point, found.load_bound(), &found.values());
             if found.lost() > 0 {
                 // More of the same would only show the queue of what is still on its way.
@@ -79,6 +96,53 @@ fn population(fanout: &Fanout, channels: u32, subscribers: u32, run: &mut Run<'_
         }
     }
     Ok(())
+}
+
+/// Who subscribes to what: each channel has so many seats, and clients take them in turn, so that where there are fewer clients than
+/// seats each has several channels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Crowd {
+    channels: u32,
+    /// Of each channel.
+    subscribers: u32,
+    clients: u32,
+}
+
+impl Crowd {
+    fn new(channels: u32, subscribers: u32, clients_max: Option<u32>) -> Self {
+        let seats = channels.saturating_mul(subscribers);
+        // Nobody has two seats in one channel.
+        Self { channels, subscribers, clients: seats.min(clients_max.unwrap_or(u32::MAX).max(subscribers)) }
+    }
+
+    fn seats(self) -> u64 {
+        u64::from(self.channels) * u64::from(self.subscribers)
+    }
+
+    fn channels_of(self, client: u32) -> Vec<u32> {
+        let seats = (u64::from(client)..self.seats()).step_by(self.clients as usize);
+        seats.filter_map(|seat| u32::try_from(seat / u64::from(self.subscribers)).ok()).collect()
+    }
+
+    /// A client's seat in a channel; `None` if it has none.
+    fn seat(self, client: usize, channel: u64) -> Option<u64> {
+        let (first, clients) = (channel * u64::from(self.subscribers), u64::from(self.clients));
+        let client = u64::try_from(client).ok().filter(|client| *client < clients)?;
+        let place = (client + clients - first % clients) % clients;
+        (place < u64::from(self.subscribers)).then_some(first + place)
+    }
+
+    fn users(self) -> u32 {
+        self.clients.min(USERS_MAX)
+    }
+
+    fn channels_of_user(self, user: u32) -> Vec<u32> {
+        let clients = (user..self.clients).step_by(self.users() as usize);
+        let mut channels: Vec<u32> = clients.flat_map(|client| self.channels_of(client)).collect();
+        channels.sort_unstable();
+        channels.dedup();
+        channels
+    }
 }
 
 /// The best of a search so far.
@@ -127,24 +191,25 @@ struct Room {
     publishers: Vec<usize>,
     /// Channels of each publisher; the last has what is left.
     share: usize,
-    channels: u32,
-    subscribers: u32,
+    crowd: Crowd,
     sink: Arrivals,
     /// Publishes so far, in all measurements.
     published: u32,
 }
 
 impl Room {
-    fn fill(running: &Running, channels: u32, subscribers: u32) -> Result<Self> {
+    fn fill(running: &Running, crowd: Crowd) -> Result<Self> {
         let mut fleet = Fleet::new(running.address, running.dialect.clone())?;
-        let mut sink = Arrivals { latencies: histogram(), from_ns: u64::MAX, delivered: 0, last_ns: 0, ready: 0 };
-        let total = (channels * subscribers) as usize;
-        for number in 0..total {
-            let channel = u32::try_from(number)? % channels;
-            fleet.open(Plan { subscribe: vec![channel], ..Plan::default() })?;
-            fleet.until(&mut sink, PATIENCE, "subscribers join", |_, sink| sink.ready + CONNECTING_MAX > number)?;
+        let mut sink = Arrivals::new(crowd)?;
+        let total = crowd.clients as usize;
+        for client in 0..crowd.clients {
+            let plan =
+                Plan { subscribe: crowd.channels_of(client), token: Some(client % crowd.users()), ..Plan::default() };
+            fleet.open(plan)?;
+            let wait = |_: &Fleet, sink: &Arrivals| sink.ready + CONNECTING_MAX > client as usize;
+            fleet.until(&mut sink, PATIENCE, "subscribers join", wait)?;
         }
-        let published: Vec<u32> = (0..channels).collect();
+        let published: Vec<u32> = (0..crowd.channels).collect();
         let share = running.dialect.channels_max().min(published.len());
         let mut publishers = Vec::new();
         for publish in published.chunks(share) {
@@ -154,7 +219,7 @@ impl Room {
         }
         let all = total + publishers.len();
         fleet.until(&mut sink, PATIENCE, "subscribers and publishers join", |_, sink| sink.ready == all)?;
-        Ok(Self { fleet, publishers, share, channels, subscribers, sink, published: 0 })
+        Ok(Self { fleet, publishers, share, crowd, sink, published: 0 })
     }
 
     /// Publishes at a rate for a while, and waits until everything has come.
@@ -168,25 +233,30 @@ impl Room {
     ) -> Result<Found> {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "below 10^7/s for minutes")]
         let messages = ((rate * during.as_secs_f64()).round() as u64).max(1);
-        let interval_ns = 1e9 / rate;
-        let watch = Stopwatch::start(&running.processes)?;
-        let first_ns = self.fleet.now_ns() + 1_000_000;
+        let schedule = Schedule { first_ns: 0, interval_ns: 1e9 / rate, messages };
+        let mut ledger = Ledger::new(self.crowd.seats(), messages.div_ceil(self.crowd.channels.into()))?;
+        let expected = messages * u64::from(self.crowd.subscribers);
+        let watch = Stopwatch::start(&running.family)?;
+        let schedule = Schedule { first_ns: self.fleet.now_ns() + 1_000_000, ..schedule };
         let first = Instant::now() + Duration::from_millis(1);
-        self.sink.begin(first_ns);
-        let expected = messages * u64::from(self.subscribers);
-        let mut late = histogram();
+        std::mem::swap(&mut self.sink.ledger, &mut ledger);
+        self.sink.begin(schedule);
+        let mut punctuality = Punctuality::default();
         let mut sent: u64 = 0;
         let mut deadline = None;
-        while self.sink.delivered < expected && !stop() {
+        while self.sink.ledger.came() < expected && !stop() {
             let now_ns = self.fleet.now_ns();
+            if self.fleet.is_blocked() {
+                punctuality.blocked(now_ns);
+            }
             let mut burst = 0;
             while sent < messages && burst < BURST_MAX && !self.fleet.is_blocked() {
-                let due_ns = first_ns + offset_ns(sent, interval_ns);
+                let due_ns = schedule.due_ns(sent);
                 if due_ns > now_ns {
                     break;
                 }
-                late.saturating_record(((now_ns - due_ns) / 1000).max(1));
-                let place = usize::try_from(sent % u64::from(self.channels))?;
+                punctuality.sent(due_ns, now_ns);
+                let place = usize::try_from(sent % u64::from(self.crowd.channels))?;
                 self.published = self.published.wrapping_add(1);
                 let (publisher, place) = (self.publishers[place / self.share], place % self.share);
                 self.fleet.publish(publisher, place, self.published, payload, due_ns);
@@ -195,7 +265,7 @@ impl Room {
             }
             let now = Instant::now();
             let next = if sent < messages {
-                first + Duration::from_nanos(offset_ns(sent, interval_ns))
+                first + Duration::from_nanos(schedule.due_ns(sent) - schedule.first_ns)
             } else {
                 let deadline = *deadline.get_or_insert(now + DRAIN);
                 if now >= deadline {
@@ -209,51 +279,113 @@ impl Room {
             ensure!(now < first + during * 4 + PATIENCE, "{messages} messages were not sent in time");
         }
         let cost = watch.read()?;
+        self.sink.ledger.check()?;
         // What is lost was not quick: it counts as late as it was waited for.
-        let lost = expected.saturating_sub(self.sink.delivered);
+        let lost = expected.saturating_sub(self.sink.ledger.came());
         let waited_us = u64::try_from(DRAIN.as_micros()).unwrap_or(u64::MAX);
         self.sink.latencies.saturating_record_n(waited_us, if stop() { 0 } else { lost });
         Ok(Found {
             latencies: self.sink.latencies.clone(),
-            late,
+            punctuality,
             expected,
-            delivered: self.sink.delivered,
-            during: Duration::from_nanos(self.sink.last_ns.saturating_sub(first_ns)),
+            delivered: self.sink.ledger.came(),
+            again: self.sink.ledger.again(),
+            during: Duration::from_nanos(self.sink.last_ns.saturating_sub(schedule.first_ns)),
             cost,
         })
     }
 }
 
-fn offset_ns(number: u64, interval_ns: f64) -> u64 {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "below 10^7/s for minutes")]
-    let offset = (count_f64(number) * interval_ns) as u64;
-    offset
+/// When each message of a measurement is due.
+#[derive(Debug, Clone, Copy)]
+struct Schedule {
+    first_ns: u64,
+    interval_ns: f64,
+    messages: u64,
+}
+
+impl Schedule {
+    fn due_ns(&self, number: u64) -> u64 {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "below 10^7/s for minutes")]
+        let offset = (count_f64(number) * self.interval_ns) as u64;
+        self.first_ns + offset
+    }
+
+    /// The message that is due then; `None` if none is.
+    fn number(&self, due_ns: u64) -> Option<u64> {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is below the messages' number")]
+        let number = (count_f64(due_ns.checked_sub(self.first_ns)?) / self.interval_ns).round() as u64;
+        (number < self.messages && self.due_ns(number) == due_ns).then_some(number)
+    }
+}
+
+/// How late messages went out, and by whose fault.
+struct Punctuality {
+    /// The load generator's: it was busy, or its core was.
+    late: Histogram<u64>,
+    /// The subject's: it did not take what was sent before.
+    held_back: Histogram<u64>,
+    /// When something last waited for room in a socket.
+    blocked_ns: u64,
+}
+
+impl Default for Punctuality {
+    fn default() -> Self {
+        Self { late: histogram(), held_back: histogram(), blocked_ns: 0 }
+    }
+}
+
+impl Punctuality {
+    fn blocked(&mut self, now_ns: u64) {
+        self.blocked_ns = now_ns;
+    }
+
+    /// A message goes out: until the socket had room it was the subject's time, and after that the load generator's.
+    fn sent(&mut self, due_ns: u64, now_ns: u64) {
+        let free_ns = self.blocked_ns.clamp(due_ns, now_ns.max(due_ns));
+        self.held_back.saturating_record(((free_ns - due_ns) / 1000).max(1));
+        self.late.saturating_record((now_ns.saturating_sub(free_ns) / 1000).max(1));
+    }
 }
 
 /// Counts what comes.
 struct Arrivals {
+    crowd: Crowd,
+    schedule: Schedule,
     latencies: Histogram<u64>,
-    /// Messages meant to be sent before this belong to an earlier measurement.
-    from_ns: u64,
-    delivered: u64,
+    /// By seat and message of its channel.
+    ledger: Ledger,
     last_ns: u64,
     ready: usize,
 }
 
 impl Arrivals {
-    fn begin(&mut self, from_ns: u64) {
+    fn new(crowd: Crowd) -> Result<Self> {
+        let schedule = Schedule { first_ns: u64::MAX, interval_ns: 1.0, messages: 0 };
+        Ok(Self { crowd, schedule, latencies: histogram(), ledger: Ledger::new(0, 0)?, last_ns: 0, ready: 0 })
+    }
+
+    fn begin(&mut self, schedule: Schedule) {
         self.latencies.reset();
-        self.from_ns = from_ns;
-        self.delivered = 0;
-        self.last_ns = from_ns;
+        self.schedule = schedule;
+        self.last_ns = schedule.first_ns;
     }
 }
 
 impl Sink for Arrivals {
-    fn delivered(&mut self, _: usize, intended_ns: u64, now_ns: u64) {
-        if intended_ns >= self.from_ns {
+    fn delivered(&mut self, client: usize, intended_ns: u64, now_ns: u64) {
+        if intended_ns < self.schedule.first_ns {
+            // Of an earlier measurement, in which it was lost.
+            return;
+        }
+        let channels = u64::from(self.crowd.channels);
+        let message = self.schedule.number(intended_ns);
+        let seat = message.and_then(|message| Some((message, self.crowd.seat(client, message % channels)?)));
+        let Some((message, seat)) = seat else { return self.ledger.enter_strange() };
+        let before = self.ledger.came();
+        self.ledger.enter(seat, message / channels);
+        if self.ledger.came() > before {
             self.latencies.saturating_record((now_ns.saturating_sub(intended_ns) / 1000).max(1));
-            self.delivered += 1;
             self.last_ns = now_ns;
         }
     }
@@ -267,9 +399,10 @@ impl Sink for Arrivals {
 /// What one measurement showed.
 struct Found {
     latencies: Histogram<u64>,
-    late: Histogram<u64>,
+    punctuality: Punctuality,
     expected: u64,
     delivered: u64,
+    again: u64,
     during: Duration,
     cost: Cost,
 }
@@ -285,8 +418,8 @@ impl Found {
 
     /// The load generator had no time left, or sent so late that its own lateness is half of the latency.
     fn load_bound(&self) -> bool {
-        let late = quantile_ms(&self.late, 0.99);
-        self.cost.load_busy() > 0.95 || (late > 1.0 && late > quantile_ms(&self.latencies, 0.99) / 2.0)
+        let late = quantile_ms(&self.punctuality.late, 0.99);
+        self.cost.load_bound() || (late > 1.0 && late > quantile_ms(&self.latencies, 0.99) / 2.0)
     }
 
     fn values(&self) -> Vec<(report::Metric, f64)> {
@@ -303,11 +436,16 @@ impl Found {
         {
             values.push((report::USER_SHARE, cpu.user_share() * 100.0));
         }
+        let share = |count| 100.0 * count_f64(count) / count_f64(self.expected.max(1));
         values.push((report::DELIVERIES, self.deliveries_per_second()));
-        values.push((report::LOST, 100.0 * count_f64(self.lost()) / count_f64(self.expected.max(1))));
-        values.push((report::SUBJECT_BUSY, self.cost.subject_busy() * 100.0));
-        values.push((report::LOAD_BUSY, self.cost.load_busy() * 100.0));
-        values.push((report::LOAD_LATE, quantile_ms(&self.late, 0.99)));
+        values.push((report::LOST, share(self.lost())));
+        values.push((report::CAME_AGAIN, share(self.again)));
+        values.extend(self.cost.explains());
+        values.push((report::LOAD_LATE, quantile_ms(&self.punctuality.late, 0.99)));
+        values.push((report::HELD_BACK, quantile_ms(&self.punctuality.held_back, 0.99)));
         values
     }
 }
+
+#[cfg(test)]
+mod tests;

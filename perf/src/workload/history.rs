@@ -7,58 +7,63 @@ use std::time::Instant;
 use anyhow::{Result, ensure};
 use hdrhistogram::Histogram;
 
-use super::{PATIENCE, Run, Stopwatch, count_f64, histogram, quantile_ms};
-use crate::dialect::{Event, Plan};
+use super::{PATIENCE, Run, Stopwatch, count_f64, fill, histogram, quantile_ms};
+use crate::dialect::{self, Event, Plan};
 use crate::load::{Fleet, Sink};
 use crate::report;
 use crate::scenario::HistoryPaging;
-use crate::subject::{Algorithm, History, Needs};
+use crate::subject::{Algorithm, History, Needs, Users};
 
-/// Messages under way while the channel is filled.
-const FILL_IN_FLIGHT: u64 = 512;
 /// Depths into the past, as shares of the channel: the newest page, and the oldest.
 const DEPTHS: [f64; 4] = [0.0, 0.25, 0.75, 1.0];
-const PAGE: u64 = 50;
+const PAGE: u64 = dialect::PAGE as u64;
 
 pub(crate) fn run(paging: &HistoryPaging, run: &mut Run<'_>) -> Result<()> {
     let needs = Needs {
         channels: 1,
         history: History::Durable,
         clients: 2,
-        tokens: 1,
+        users: Users::default(),
         algorithm: Algorithm::default(),
-        cores: run.cores.clone(),
+        cores: run.seats.subject.clone(),
     };
     let Some((running, guarantee)) = run.start(&needs)? else { return Ok(()) };
+    fill::fill(&running, 1, paging.messages, paging.payload, run)?;
+    if (run.stop)() {
+        return Ok(());
+    }
     let mut fleet = Fleet::new(running.address, running.dialect.clone())?;
-    let mut sink = Pages { ready: 0, acknowledged: 0, pages: 0, messages: 0 };
+    let mut sink = Pages { ready: 0, page: None };
     let client = fleet.open(Plan { publish: vec![0], ..Plan::default() })?;
     fleet.until(&mut sink, PATIENCE, "the client joins", |_, sink| sink.ready == 1)?;
-    fill(&mut fleet, &mut sink, client, paging, run)?;
     for depth in DEPTHS {
         let mut times = histogram();
-        let watch = Stopwatch::start(&running.processes)?;
+        let watch = Stopwatch::start(&running.family)?;
         for number in 0..paging.pages {
             if (run.stop)() {
                 return Ok(());
             }
             let before = before(paging.messages, depth, number.into());
             let began = Instant::now();
-            let (pages, messages) = (sink.pages, sink.messages);
-            if !fleet.history(client, 0, before) {
+            sink.page = None;
+            if !fleet.history(client, 0, before, number) {
                 (run.progress)("has no history to page through");
                 return Ok(());
             }
-            fleet.until(&mut sink, PATIENCE, "a page comes", |_, sink| sink.pages > pages)?;
+            fleet.until(&mut sink, PATIENCE, "a page comes", |_, sink| sink.page.is_some())?;
             record(&mut times, began);
-            let got = sink.messages - messages;
-            ensure!(got == PAGE.min(before - 1), "the page before {before} has {got} messages");
+            let asked = Event::Page {
+                number,
+                messages: u32::try_from(PAGE.min(before - 1))?,
+                offsets: Some((before.saturating_sub(PAGE).max(1), before - 1)),
+            };
+            let got = sink.page;
+            ensure!(got == Some(asked), "the page before {before} is {got:?}, not {asked:?}");
         }
         let cost = watch.read()?;
         let point = [("messages", count_f64(paging.messages)), ("depth", depth)];
         let mut values: Vec<_> =
-            report::LATENCY.iter().map(|&(metric, quantile)| (metric, quantile_ms(&times, quantile))).collect();
-        values.push((report::LATENCY_P95, quantile_ms(&times, 0.95)));
+            report::PAGE.iter().map(|&(metric, quantile)| (metric, quantile_ms(&times, quantile))).collect();
         values.extend(cost.cpu_us_per(paging.pages.into()).map(|us| (report::CPU_PER_PAGE, us)));
         run.record(guarantee, &point, false, &values);
     }
@@ -82,30 +87,10 @@ fn record(times: &mut Histogram<u64>, began: Instant) {
     times.saturating_record(u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX).max(1));
 }
 
-fn fill(fleet: &mut Fleet, sink: &mut Pages, client: usize, paging: &HistoryPaging, run: &Run<'_>) -> Result<()> {
-    let mut sent = 0;
-    let mut told = 0;
-    while sink.acknowledged < paging.messages && !(run.stop)() {
-        while sent < paging.messages && sent - sink.acknowledged < FILL_IN_FLIGHT {
-            sent += 1;
-            fleet.publish(client, 0, u32::try_from(sent % (1 << 31))?, paging.payload, sent);
-        }
-        let before = sink.acknowledged;
-        fleet.until(sink, PATIENCE, "messages are stored", |_, sink| sink.acknowledged > before)?;
-        let tenth = sink.acknowledged * 10 / paging.messages;
-        if tenth > told {
-            told = tenth;
-            (run.progress)(&format!("{} of {} messages are stored", sink.acknowledged, paging.messages));
-        }
-    }
-    Ok(())
-}
-
 struct Pages {
     ready: usize,
-    acknowledged: u64,
-    pages: u64,
-    messages: u64,
+    /// The last page that came.
+    page: Option<Event>,
 }
 
 impl Sink for Pages {
@@ -114,11 +99,8 @@ impl Sink for Pages {
     fn event(&mut self, _: usize, event: Event, _: u64) -> Result<()> {
         match event {
             Event::Ready => self.ready += 1,
-            Event::Acknowledged { .. } => self.acknowledged += 1,
-            Event::Page { messages } => {
-                self.pages += 1;
-                self.messages += u64::from(messages);
-            }
+            Event::Acknowledged { .. } => {}
+            Event::Page { .. } => self.page = Some(event),
         }
         Ok(())
     }

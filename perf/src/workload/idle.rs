@@ -11,7 +11,7 @@ use crate::load::{Fleet, Sink};
 use crate::process;
 use crate::report;
 use crate::scenario::Idle;
-use crate::subject::{Algorithm, Needs};
+use crate::subject::{Algorithm, Needs, Users};
 
 const CONNECTING_MAX: usize = 64;
 /// Between the last join and the first reading: what came with it is freed or kept.
@@ -22,9 +22,10 @@ pub(crate) fn run(idle: &Idle, run: &mut Run<'_>) -> Result<()> {
         channels: idle.channels,
         history: idle.history,
         clients: idle.populations[1] + 1,
-        tokens: 1,
+        // Each of its own: what a user costs is in what a session costs.
+        users: Users::of((0..idle.populations[1]).map(|user| vec![user % idle.channels]).collect()),
         algorithm: Algorithm::default(),
-        cores: run.cores.clone(),
+        cores: run.seats.subject.clone(),
     };
     let Some((running, guarantee)) = run.start(&needs)? else { return Ok(()) };
     let mut fleet = Fleet::new(running.address, running.dialect.clone())?;
@@ -34,17 +35,18 @@ pub(crate) fn run(idle: &Idle, run: &mut Run<'_>) -> Result<()> {
         (run.progress)(&format!("{population} sessions join, then wait for {:?}", idle.hold));
         while fleet.len() < population as usize {
             let number = fleet.len();
-            fleet.open(Plan { subscribe: vec![u32::try_from(number)? % idle.channels], ..Plan::default() })?;
+            let user = u32::try_from(number)?;
+            fleet.open(Plan { subscribe: vec![user % idle.channels], token: Some(user), ..Plan::default() })?;
             fleet.until(&mut sink, PATIENCE, "sessions join", |_, sink| sink.ready + CONNECTING_MAX > number)?;
         }
         fleet.until(&mut sink, PATIENCE, "all sessions join", |fleet, sink| sink.ready == fleet.len())?;
         wait(&mut fleet, &mut sink, SETTLE, run)?;
-        let watch = Stopwatch::start(&running.processes)?;
+        let watch = Stopwatch::start(&running.family)?;
         wait(&mut fleet, &mut sink, idle.hold, run)?;
         let cost = watch.read()?;
         readings.push(Reading {
             sessions: f64::from(population),
-            private: super::count_f64(process::private_bytes(&running.processes)?),
+            private: super::count_f64(process::private_bytes(&running.family.members())?),
             kernel: super::count_f64(process::kernel_bytes()),
             cpu_us_per_second: cost.subject_busy() * 1e6,
         });
@@ -56,7 +58,7 @@ pub(crate) fn run(idle: &Idle, run: &mut Run<'_>) -> Result<()> {
     let slope = |of: fn(&Reading) -> f64| (of(many) - of(few)) / (many.sessions - few.sessions);
     let point = [("from sessions", few.sessions), ("to sessions", many.sessions)];
     let mut values = vec![(report::KERNEL_PER_SESSION, slope(|reading| reading.kernel))];
-    if !running.processes.is_empty() {
+    if !running.family.is_empty() {
         values.push((report::MEMORY_PER_SESSION, slope(|reading| reading.private)));
         values.push((report::CPU_PER_IDLE_SECOND, slope(|reading| reading.cpu_us_per_second)));
     }

@@ -1,61 +1,76 @@
-//! People in a chat: they look at channels, scroll, now and then write, lose their connection and come back.
+//! People in a chat: they look at channels, scroll, now and then write, lose their connection and come back to what they missed.
 //!
-//! Open loop: actions come at their rate whatever the subject does, and times count from when each was due. What is done to what is drawn
-//! from a seed, the same for all.
+//! Open loop: actions come at their rate whatever the subject does, and times count from when each was due. Who is on the way back does
+//! what was due meanwhile afterwards. What is done to what is drawn from a seed, the same for all. Every answer is held against what was
+//! asked: pages by their offsets, messages by who was to get them.
 
-use std::collections::VecDeque;
+mod people;
+
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
-use hdrhistogram::Histogram;
+use anyhow::{Result, bail, ensure};
 
-use super::{PATIENCE, Run, Stopwatch, count_f64, histogram, quantile_ms};
-use crate::dialect::{Event, Plan};
-use crate::load::{Fleet, Sink};
+use super::ledger::Ledger;
+use super::{PATIENCE, Run, Stopwatch, count_f64, fill, quantile_ms};
+use crate::dialect::{self, Plan};
+use crate::load::Fleet;
 use crate::report;
 use crate::scenario::{Mix, Weights};
-use crate::subject::{Algorithm, Needs, Running};
+use crate::subject::{Algorithm, Needs, Running, Users};
+use people::{Action, Asked, Deed, People};
 
 const SEED: u64 = 0x6d69_6c6c_7261_6365;
-/// After the last action: what is still under way comes in.
-const DRAIN: Duration = Duration::from_secs(1);
-/// A scroll goes back at most so many pages of 50.
+/// After the last action: what is still under way by then is lost.
+const DRAIN: Duration = Duration::from_secs(5);
+/// A scroll goes back at most so many pages.
 const SCROLL_PAGES: u64 = 20;
+const PAGE: u64 = dialect::PAGE as u64;
 
 pub(crate) fn run(mix: &Mix, run: &mut Run<'_>) -> Result<()> {
+    let mut random = Random(SEED);
+    let channels: Vec<Vec<u32>> = (0..mix.users).map(|_| draw_channels(mix, &mut random)).collect();
     let needs = Needs {
         channels: mix.channels,
         history: mix.history,
         clients: mix.users + 1,
-        tokens: 1,
+        users: Users::of(channels.clone()),
         algorithm: Algorithm::default(),
-        cores: run.cores.clone(),
+        cores: run.seats.subject.clone(),
     };
     let Some((running, guarantee)) = run.start(&needs)? else { return Ok(()) };
+    fill::fill(&running, mix.channels, mix.messages_before.into(), mix.payload, run)?;
     (run.progress)(&format!("{} users join {} channels each", mix.users, mix.channels_each));
-    let mut town = Town::gather(mix, &running)?;
+    let mut town = Town::gather(mix, &running, channels, random)?;
     for &posts in &mix.posts {
+        (run.progress)(&format!("{posts:.0} posts/s"));
+        town.live(posts, mix.warm_up, run.stop)?;
+        let watch = Stopwatch::start(&running.family)?;
+        let actions = town.live(posts, mix.measure, run.stop)?;
+        let cost = watch.read()?;
         if (run.stop)() {
             return Ok(());
         }
-        (run.progress)(&format!("{posts:.0} posts/s"));
-        town.live(posts, mix.warm_up)?;
-        let watch = Stopwatch::start(&running.processes)?;
-        let actions = town.live(posts, mix.measure)?;
-        let cost = watch.read()?;
         let point = [("users", f64::from(mix.users)), ("posts per second", posts)];
-        let sink = &town.sink;
-        let mut values: Vec<_> = report::LATENCY
-            .iter()
-            .map(|&(metric, quantile)| (metric, quantile_ms(&sink.deliveries, quantile)))
-            .collect();
-        values.push((report::PAGE_P50, quantile_ms(&sink.pages, 0.5)));
-        values.push((report::PAGE_P95, quantile_ms(&sink.pages, 0.95)));
+        let people = &town.people;
+        let times = |metrics: &[(report::Metric, f64)], times| -> Vec<(report::Metric, f64)> {
+            metrics.iter().map(|&(metric, quantile)| (metric, quantile_ms(times, quantile))).collect()
+        };
+        let share = |count| 100.0 * count_f64(count) / count_f64(people.expected.max(1));
+        let lost = people.lost();
+        let mut values = times(&report::POST, &people.deliveries);
+        values.extend(times(&report::PAGE, &people.pages));
+        if !people.backs.is_empty() {
+            values.extend(times(&report::BACK, &people.backs));
+        }
         values.extend(cost.cpu_us_per(actions).map(|us| (report::CPU_PER_ACTION, us)));
-        values.push((report::DELIVERIES, count_f64(sink.deliveries.len()) / cost.wall.as_secs_f64()));
-        values.push((report::SUBJECT_BUSY, cost.subject_busy() * 100.0));
-        values.push((report::LOAD_BUSY, cost.load_busy() * 100.0));
-        run.record(guarantee, &point, cost.load_busy() > 0.95, &values);
+        values.push((report::DELIVERIES, count_f64(people.ledger.came()) / cost.wall.as_secs_f64()));
+        values.extend([(report::LOST, share(lost)), (report::CAME_AGAIN, share(people.ledger.again()))]);
+        values.extend(cost.explains());
+        run.record(guarantee, &point, cost.load_bound(), &values);
+        if lost > 0 {
+            // Nobody knows any more where everybody stands.
+            bail!("{lost} of {} deliveries were lost at {posts:.0} posts/s", people.expected);
+        }
     }
     Ok(())
 }
@@ -63,90 +78,136 @@ pub(crate) fn run(mix: &Mix, run: &mut Run<'_>) -> Result<()> {
 struct Town<'a> {
     mix: &'a Mix,
     fleet: Fleet,
-    users: Vec<usize>,
-    sink: People,
+    people: People,
     random: Random,
     published: u32,
+    /// Pages asked for so far.
+    asked: u32,
 }
 
 impl<'a> Town<'a> {
-    fn gather(mix: &'a Mix, running: &Running) -> Result<Self> {
+    fn gather(mix: &'a Mix, running: &Running, channels: Vec<Vec<u32>>, random: Random) -> Result<Self> {
         let mut fleet = Fleet::new(running.address, running.dialect.clone())?;
-        let mut sink = People::default();
-        let mut random = Random(SEED);
-        let mut users = Vec::new();
-        for _ in 0..mix.users {
-            users.push(fleet.open(plan(mix, &mut random))?);
-            let wanted = users.len();
-            fleet.until(&mut sink, PATIENCE, "users join", |_, sink| sink.ready == wanted)?;
+        let mut people = People::new(channels, mix.channels)?;
+        for user in 0..people.all.len() {
+            let plan = people.all[user].plan(user, Vec::new());
+            let client = fleet.open(plan)?;
+            people.connected(user, client);
+            fleet.until(&mut people, PATIENCE, "users join", |_, people| people.all[user].is_ready)?;
+            people.all[user].marks = fleet.session(client).marks[..mix.channels_each as usize].to_vec();
         }
-        Ok(Self { mix, fleet, users, sink, random, published: 0 })
+        people.free.clear();
+        let before = u64::from(mix.messages_before);
+        let is_filled = people.all.iter().flat_map(|person| &person.marks).all(|mark| mark.offset == before);
+        ensure!(is_filled, "a channel does not hold the {before} messages that it was filled with");
+        Ok(Self { mix, fleet, people, random, published: 0, asked: 0 })
     }
 
-    /// Lets people do what they do for a while; how much they did.
-    fn live(&mut self, posts: f64, during: Duration) -> Result<u64> {
+    /// Lets people do what they do for a while, and waits for all that comes of it; how much they did.
+    fn live(&mut self, posts: f64, during: Duration, stop: &dyn Fn() -> bool) -> Result<u64> {
         let Weights { switch_channel, scroll, reconnect } = self.mix.weights;
         let per_second = posts * (1.0 + switch_channel + scroll + reconnect);
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "below 10^7/s for an hour")]
+        let most = (per_second * during.as_secs_f64()) as u64 + 1;
         let (first, first_ns) = (Instant::now(), self.fleet.now_ns());
-        self.sink.begin(first_ns);
+        self.people.begin(most)?;
         let mut actions = 0_u64;
         loop {
             let after = Duration::from_secs_f64(count_f64(actions) / per_second);
-            if after >= during {
+            if after >= during || stop() {
                 break;
             }
             let due = first + after;
             while Instant::now() < due {
-                self.fleet.turn(due, &mut self.sink)?;
+                self.turn(due)?;
             }
-            self.act(posts / per_second, first_ns + u64::try_from(after.as_nanos())?)?;
+            let action = self.draw(posts / per_second, first_ns + u64::try_from(after.as_nanos())?)?;
+            let user = usize::try_from(self.random.below(self.people.all.len() as u64))?;
+            self.people.all[user].due.push_back(action);
+            self.act(user)?;
             actions += 1;
         }
         let end = Instant::now() + DRAIN;
-        while Instant::now() < end {
-            self.fleet.turn(end, &mut self.sink)?;
+        while !self.people.is_quiet() && Instant::now() < end && !stop() {
+            self.turn(end.min(Instant::now() + Duration::from_millis(10)))?;
+        }
+        if !stop() {
+            self.people.check_answers()?;
         }
         Ok(actions)
     }
 
-    /// One action of somebody; `post` is the share of posts among all.
-    fn act(&mut self, post: f64, due_ns: u64) -> Result<()> {
-        let Weights { switch_channel, scroll, .. } = self.mix.weights;
-        let user = self.random.below(self.users.len() as u64);
-        let user = usize::try_from(user)?;
-        let client = self.users[user];
-        let place = usize::try_from(self.random.below(self.mix.channels_each.into()))?;
-        let drawn = self.random.share();
-        if !self.fleet.session(client).is_ready() {
-            // Still on the way back: people wait.
-            return Ok(());
-        }
-        if drawn < post {
-            self.published = self.published.wrapping_add(1);
-            self.fleet.publish(client, place, self.published, self.mix.payload, due_ns);
-        } else if drawn < post * (1.0 + switch_channel) {
-            self.page(client, place, 0, due_ns);
-        } else if drawn < post * (1.0 + switch_channel + scroll) {
-            let before = 1 + 50 * self.random.below(SCROLL_PAGES);
-            self.page(client, place, before, due_ns);
-        } else {
-            self.fleet.close(client);
-            self.sink.asked(client).clear();
-            let plan = plan(self.mix, &mut self.random);
-            self.users[user] = self.fleet.open(plan)?;
+    /// Takes what comes, and lets those go on who waited for it.
+    fn turn(&mut self, until: Instant) -> Result<()> {
+        self.fleet.turn(until, &mut self.people)?;
+        for user in std::mem::take(&mut self.people.free) {
+            self.act(user)?;
         }
         Ok(())
     }
 
-    fn page(&mut self, client: usize, place: usize, before: u64, due_ns: u64) {
-        if self.fleet.history(client, place, before) {
-            self.sink.asked(client).push_back(due_ns);
+    /// What somebody does next; `post` is the share of posts among all.
+    fn draw(&mut self, post: f64, due_ns: u64) -> Result<Action> {
+        let Weights { switch_channel, scroll, .. } = self.mix.weights;
+        let place = usize::try_from(self.random.below(self.mix.channels_each.into()))?;
+        let pages = SCROLL_PAGES.min(u64::from(self.mix.messages_before) / PAGE - 1);
+        let back = 1 + self.random.below(pages);
+        let drawn = self.random.share();
+        let deed = if drawn < post {
+            Deed::Post
+        } else if drawn < post * (1.0 + switch_channel) {
+            Deed::Look
+        } else if drawn < post * (1.0 + switch_channel + scroll) {
+            Deed::Scroll { pages: back }
+        } else {
+            Deed::Reconnect
+        };
+        Ok(Action { deed, place, due_ns })
+    }
+
+    /// Does what is due of somebody, as far as they can now.
+    fn act(&mut self, user: usize) -> Result<()> {
+        while let Some(Action { deed, place, due_ns }) = self.people.all[user].next() {
+            let person = &mut self.people.all[user];
+            let client = person.client;
+            match deed {
+                Deed::Post => {
+                    person.unanswered += 1;
+                    self.people.posted(user, place, due_ns);
+                    self.published = self.published.wrapping_add(1);
+                    self.fleet.publish(client, place, self.published, self.mix.payload, due_ns);
+                }
+                Deed::Look => self.page(user, place, 0, due_ns)?,
+                Deed::Scroll { pages } => {
+                    let before = person.position(place).offset + 1 - PAGE * pages;
+                    self.page(user, place, before, due_ns)?;
+                }
+                Deed::Reconnect => {
+                    let resume = (0..person.channels.len()).map(|place| person.position(place)).collect();
+                    person.leave(due_ns);
+                    let plan: Plan = person.plan(user, resume);
+                    self.fleet.close(client);
+                    let client = self.fleet.open(plan)?;
+                    self.people.connected(user, client);
+                }
+            }
         }
+        Ok(())
+    }
+
+    fn page(&mut self, user: usize, place: usize, before: u64, due_ns: u64) -> Result<()> {
+        let person = &mut self.people.all[user];
+        let known = person.position(place).offset;
+        self.asked = self.asked.wrapping_add(1);
+        ensure!(self.fleet.history(person.client, place, before, self.asked), "there is no history to page through");
+        person.unanswered += 1;
+        self.people.asked.insert(self.asked, Asked { user, before, known, due_ns });
+        Ok(())
     }
 }
 
 /// Somebody's channels: many people in the first ones, few in the last.
-fn plan(mix: &Mix, random: &mut Random) -> Plan {
+fn draw_channels(mix: &Mix, random: &mut Random) -> Vec<u32> {
     let mut channels = Vec::new();
     while channels.len() < mix.channels_each as usize {
         // The lower of two draws: a channel's members fall off linearly.
@@ -156,61 +217,7 @@ fn plan(mix: &Mix, random: &mut Random) -> Plan {
             channels.push(channel);
         }
     }
-    Plan { subscribe: channels.clone(), publish: channels, ..Plan::default() }
-}
-
-struct People {
-    from_ns: u64,
-    deliveries: Histogram<u64>,
-    pages: Histogram<u64>,
-    ready: usize,
-    /// When each page that a client waits for was due.
-    asked: Vec<VecDeque<u64>>,
-}
-
-impl Default for People {
-    fn default() -> Self {
-        Self { from_ns: 0, deliveries: histogram(), pages: histogram(), ready: 0, asked: Vec::new() }
-    }
-}
-
-impl People {
-    fn begin(&mut self, from_ns: u64) {
-        self.from_ns = from_ns;
-        self.deliveries.reset();
-        self.pages.reset();
-    }
-
-    fn asked(&mut self, client: usize) -> &mut VecDeque<u64> {
-        if self.asked.len() <= client {
-            self.asked.resize_with(client + 1, VecDeque::new);
-        }
-        &mut self.asked[client]
-    }
-}
-
-impl Sink for People {
-    fn delivered(&mut self, _: usize, intended_ns: u64, now_ns: u64) {
-        // Payloads in pages are old messages, seen before.
-        if intended_ns >= self.from_ns {
-            self.deliveries.saturating_record((now_ns.saturating_sub(intended_ns) / 1000).max(1));
-        }
-    }
-
-    fn event(&mut self, client: usize, event: Event, now_ns: u64) -> Result<()> {
-        match event {
-            Event::Ready => self.ready += 1,
-            Event::Acknowledged { .. } => {}
-            Event::Page { .. } => {
-                if let Some(due_ns) = self.asked(client).pop_front()
-                    && due_ns >= self.from_ns
-                {
-                    self.pages.saturating_record((now_ns.saturating_sub(due_ns) / 1000).max(1));
-                }
-            }
-        }
-        Ok(())
-    }
+    channels
 }
 
 /// `SplitMix64`: reproducible, and no more is asked of it.

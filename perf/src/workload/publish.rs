@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use hdrhistogram::Histogram;
 
 use super::{PATIENCE, Run, Stopwatch, count_f64, histogram, quantile_ms};
@@ -13,16 +13,16 @@ use crate::dialect::{Event, Plan};
 use crate::load::{Fleet, Sink};
 use crate::report;
 use crate::scenario::{Answer, Publish};
-use crate::subject::{Algorithm, Needs};
+use crate::subject::{Algorithm, Needs, Users};
 
 pub(crate) fn run(publish: &Publish, run: &mut Run<'_>) -> Result<()> {
     let needs = Needs {
         channels: publish.channels,
         history: publish.history,
         clients: publish.publishers + 1,
-        tokens: 1,
+        users: Users::of((0..publish.publishers).map(|user| own_channels(publish, user)).collect()),
         algorithm: Algorithm::default(),
-        cores: run.cores.clone(),
+        cores: run.seats.subject.clone(),
     };
     let Some((running, guarantee)) = run.start(&needs)? else { return Ok(()) };
     if running.dialect.channels_max() < channels_each(publish) {
@@ -36,7 +36,7 @@ pub(crate) fn run(publish: &Publish, run: &mut Run<'_>) -> Result<()> {
         (run.progress)(&format!("{} publishers with {in_flight} under way each", publish.publishers));
         let mut crowd = Crowd::gather(publish, in_flight, &running)?;
         crowd.go(publish.warm_up)?;
-        let watch = Stopwatch::start(&running.processes)?;
+        let watch = Stopwatch::start(&running.family)?;
         crowd.sink.reset();
         crowd.go(publish.measure)?;
         let answered = crowd.sink.answered;
@@ -55,9 +55,8 @@ pub(crate) fn run(publish: &Publish, run: &mut Run<'_>) -> Result<()> {
         let mut values = vec![(rate, count_f64(answered) / cost.wall.as_secs_f64())];
         values.extend(cost.cpu_us_per(answered).map(|us| (cpu, us)));
         values.extend(report::LATENCY.map(|(metric, quantile)| (metric, quantile_ms(&crowd.sink.times, quantile))));
-        values.push((report::SUBJECT_BUSY, cost.subject_busy() * 100.0));
-        values.push((report::LOAD_BUSY, cost.load_busy() * 100.0));
-        run.record(guarantee, &point, cost.load_busy() > 0.95, &values);
+        values.extend(cost.explains());
+        run.record(guarantee, &point, cost.load_bound(), &values);
     }
     Ok(())
 }
@@ -65,6 +64,11 @@ pub(crate) fn run(publish: &Publish, run: &mut Run<'_>) -> Result<()> {
 /// Channels of each publisher.
 fn channels_each(publish: &Publish) -> usize {
     (publish.channels / publish.publishers).max(1) as usize
+}
+
+fn own_channels(publish: &Publish, publisher: u32) -> Vec<u32> {
+    let each = (publish.channels / publish.publishers).max(1);
+    (0..each).map(|place| (publisher * each + place) % publish.channels).collect()
 }
 
 /// All publishers, each with its share of the channels.
@@ -88,32 +92,33 @@ impl Crowd {
             due: Vec::new(),
             sent: Vec::new(),
             in_flight,
+            strange: 0,
         };
-        let channels_each = u32::try_from(channels_each(publish))?;
         let mut clients = Vec::new();
         for number in 0..publish.publishers {
-            let own: Vec<u32> =
-                (0..channels_each).map(|place| (number * channels_each + place) % publish.channels).collect();
+            let own = own_channels(publish, number);
             let subscribe = if publish.wait_for == Answer::Echo { own.clone() } else { Vec::new() };
-            clients.push(fleet.open(Plan { subscribe, publish: own, ..Plan::default() })?);
+            clients.push(fleet.open(Plan { subscribe, publish: own, token: Some(number), ..Plan::default() })?);
             let joined = clients.len();
             fleet.until(&mut sink, PATIENCE, "publishers join", |_, sink| sink.ready == joined)?;
         }
-        sink.sent = vec![0; (clients.iter().max().copied().unwrap_or_default() + 1) * in_flight as usize];
+        sink.sent = vec![None; (clients.iter().max().copied().unwrap_or_default() + 1) * in_flight as usize];
         // All of a client's places are free, in turn over its channels.
         sink.due = clients.iter().flat_map(|&client| (0..in_flight).map(move |place| (client, place))).collect();
-        Ok(Self { fleet, clients, sink, channels_each: channels_each as usize, in_flight, payload: publish.payload })
+        Ok(Self { fleet, clients, sink, channels_each: channels_each(publish), in_flight, payload: publish.payload })
     }
 
     /// Publishes in place of each that is answered, for a while.
     fn go(&mut self, time: Duration) -> Result<()> {
         let end = Instant::now() + time;
-        let mut turn = 0_usize;
+        let (mut turn, mut last_ns) = (0_usize, 0);
         while Instant::now() < end {
             let mut due = std::mem::take(&mut self.sink.due);
             for (client, place) in due.drain(..) {
-                let now_ns = self.fleet.now_ns();
-                self.sink.sent[client * self.in_flight as usize + place as usize] = now_ns;
+                // Not the time of the one before: an echo is known by it.
+                let now_ns = self.fleet.now_ns().max(last_ns + 1);
+                last_ns = now_ns;
+                self.sink.sent[client * self.in_flight as usize + place as usize] = Some(now_ns);
                 turn = turn.wrapping_add(1);
                 // A place keeps its channel, so that each channel's messages stay in order.
                 let channel = place as usize % self.channels_each;
@@ -123,6 +128,7 @@ impl Crowd {
                 self.sink.due = due;
             }
             self.fleet.turn(end, &mut self.sink)?;
+            ensure!(self.sink.strange == 0, "{} echoes of nothing that was under way", self.sink.strange);
         }
         Ok(())
     }
@@ -143,9 +149,11 @@ struct Answers {
     answered: u64,
     ready: usize,
     due: Vec<(usize, u32)>,
-    /// When the message in each place of each client was sent, in nanoseconds.
-    sent: Vec<u64>,
+    /// When the message in each place of each client was sent, in nanoseconds; `None` once it is answered.
+    sent: Vec<Option<u64>>,
     in_flight: u32,
+    /// What came back and was not under way: twice, or not to who sent it.
+    strange: u64,
 }
 
 impl Answers {
@@ -164,10 +172,13 @@ impl Answers {
 impl Sink for Answers {
     fn delivered(&mut self, client: usize, intended_ns: u64, now_ns: u64) {
         if self.wait_for == Answer::Echo {
-            // Which of them it is does not matter: they come in order, and each frees a place.
             let first = client * self.in_flight as usize;
-            let places = &self.sent[first..first + self.in_flight as usize];
-            let place = places.iter().position(|&sent| sent == intended_ns).unwrap_or_default();
+            let places = &mut self.sent[first..first + self.in_flight as usize];
+            let Some(place) = places.iter().position(|&sent| sent == Some(intended_ns)) else {
+                self.strange += 1;
+                return;
+            };
+            places[place] = None;
             self.answered(client, u32::try_from(place).unwrap_or_default(), intended_ns, now_ns);
         }
     }
@@ -177,11 +188,41 @@ impl Sink for Answers {
             Event::Ready => self.ready += 1,
             Event::Acknowledged { number } if self.wait_for == Answer::Acknowledgement => {
                 ensure!(number < self.in_flight, "acknowledgement of {number}, which was not sent");
-                let sent = self.sent[client * self.in_flight as usize + number as usize];
+                let sent = self.sent[client * self.in_flight as usize + number as usize].take();
+                let sent = sent.with_context(|| format!("{number} of client {client} is acknowledged twice"))?;
                 self.answered(client, number, sent, now_ns);
             }
             Event::Acknowledged { .. } | Event::Page { .. } => {}
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answers(wait_for: Answer) -> Answers {
+        let sent = vec![Some(100), Some(200), Some(300), Some(400)];
+        Answers { wait_for, times: histogram(), answered: 0, ready: 0, due: Vec::new(), sent, in_flight: 2, strange: 0 }
+    }
+
+    #[test]
+    fn an_echo_that_comes_twice_answers_nothing_else() {
+        let mut sink = answers(Answer::Echo);
+        sink.delivered(1, 400, 9_000);
+        assert_eq!((&sink.due[..], sink.strange), (&[(1, 1)][..], 0));
+        sink.delivered(1, 400, 9_000);
+        sink.delivered(0, 300, 9_000);
+        assert_eq!((sink.answered, sink.strange), (1, 2), "the same again, and one of somebody else");
+    }
+
+    #[test]
+    fn nothing_is_acknowledged_twice() {
+        let mut sink = answers(Answer::Acknowledgement);
+        sink.event(0, Event::Acknowledged { number: 1 }, 9_000).expect("it was sent");
+        sink.event(0, Event::Acknowledged { number: 1 }, 9_000).expect_err("it is answered");
+        sink.event(0, Event::Acknowledged { number: 2 }, 9_000).expect_err("it was not sent");
+        assert_eq!(sink.answered, 1);
     }
 }

@@ -10,6 +10,7 @@ use clap::Args;
 use super::api::Api;
 use super::guarantee;
 use crate::dialect;
+use crate::process::Family;
 use crate::subject::{History, Missing, Needs, Running, Subject};
 
 /// Where it is.
@@ -78,12 +79,14 @@ impl Subject for Cluster {
         let channels = api.channels(&format!("perf-{}", since.as_millis()), needs)?;
         let producers = u64::try_from(since.as_nanos() & u128::from(u64::MAX >> 1))?;
         let (target, tokens) = ("/v1/connect".to_owned(), api.tokens(needs)?);
+        let family = Family::of(self.processes.clone());
+        let (tokens, owner) = (tokens.of_users, tokens.of_owner);
         Ok(Running {
             address: self.address,
-            dialect: Rc::new(dialect::millrace::Millrace { target, tokens, channels, producers }),
+            dialect: Rc::new(dialect::millrace::Millrace { target, tokens, owner, channels, producers }),
             version: format!("at {}", self.address),
-            processes: self.processes.clone(),
-            session_processes: self.processes.clone(),
+            session_family: family.clone(),
+            family,
             owned: Vec::new(),
             folder: None,
         })
