@@ -49,6 +49,9 @@ pub(crate) fn tenant() -> TenantId {
     TenantId::new(1).unwrap()
 }
 
+/// Fewer than the smallest bound of a session's answers, as in a node.
+const FRAMES_OF_A_READ: usize = 16;
+
 pub(crate) struct Ring {
     hops: VecDeque<(u64, Hop)>,
     max: usize,
@@ -347,7 +350,11 @@ impl World {
             true
         });
         for client in 0..self.clients.len() {
-            while let Some(connection) = self.clients[client].connection.as_mut().filter(|of| of.shard == index) {
+            // A node reads a bounded piece of a connection in a turn, and writes before it reads on: answers to all that a client
+            // ever sent do not meet in its queue at once.
+            for _ in 0..FRAMES_OF_A_READ {
+                let of = self.clients[client].connection.as_mut().filter(|of| of.shard == index);
+                let Some(connection) = of else { break };
                 if connection.upstream.front().is_none_or(|(at, _)| *at > self.now_ms) {
                     break;
                 }
