@@ -6,6 +6,7 @@ mod config;
 mod data_plane;
 mod housekeeping;
 mod link;
+mod operate;
 mod record;
 mod rest;
 mod secret;
@@ -13,7 +14,7 @@ mod transact;
 
 pub use bootstrap::{BootstrapError, Dev, ensure_dev, random_secret};
 pub use config::{RestConfig, ServeError};
-pub use data_plane::DataPlane;
+pub use data_plane::{DataPlane, LinkedNode};
 pub use housekeeping::{Housekeeping, HousekeepingConfig};
 pub use link::{CLUSTER_SECRET_BYTES_MIN, LinkConfig, LinkConfigError, LinkEnd, LinkServer};
 pub use millrace_domain::Rate;
