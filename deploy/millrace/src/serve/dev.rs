@@ -88,7 +88,14 @@ async fn serve(command: &Dev, settings: &Settings, begun: Instant) -> Result<()>
     let admin = format!("http://{}", data.admin_address);
     announce(command, &credentials, &admin, begun).context("say that the server is ready")?;
 
-    stop.asked().await;
+    tokio::select! {
+        () = stop.asked() => {}
+        () = data.ended() => {
+            // REST stays up, so that whoever drained sees what came of it.
+            eprintln!("the data node was drained: no client can connect until you start `millrace dev` again");
+            stop.asked().await;
+        }
+    }
     if !command.json {
         eprintln!("stopping: clients are told to come back");
     }
