@@ -15,7 +15,6 @@ mod answer;
 mod append;
 mod lease;
 pub(crate) mod producers;
-mod view;
 pub(crate) mod window;
 
 use std::collections::VecDeque;

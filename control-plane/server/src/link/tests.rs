@@ -21,7 +21,6 @@ mod exactly_once;
 mod faulty;
 mod history;
 mod home;
-mod inquiry;
 mod life;
 mod told;
 
