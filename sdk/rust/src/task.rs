@@ -24,8 +24,6 @@ use crate::token::TokenSource;
 use crate::transport::{Connection, Incoming};
 use crate::window::{Admission, Window, WindowLimits};
 
-/// Longest sleep of a client: a clock that jumped is noticed after so long.
-const CLOCK_WATCH: Duration = Duration::from_secs(15);
 /// Commands taken in one turn.
 const COMMANDS_PER_TURN: usize = 256;
 
@@ -50,7 +48,7 @@ pub(crate) struct OpenHandle {
 enum Reply {
     Open { handle: Handle, reply: oneshot::Sender<Result<OpenHandle, Error>> },
     Send { reply: oneshot::Sender<Result<Position, Error>>, _admission: Admission },
-    History { key: Key, reply: oneshot::Sender<Result<Page, Error>> },
+    History { reply: oneshot::Sender<Result<Page, Error>> },
 }
 
 /// What a task is started with.
@@ -75,8 +73,6 @@ pub(crate) struct Task {
     replies: Slab<Reply>,
     /// Tickets of handles that are being opened.
     opening: Vec<usize>,
-    /// Tickets of pages that are being read.
-    reading: Vec<usize>,
     inboxes: HashMap<Key, Arc<Inbox>>,
     windows: HashMap<Key, Weak<Window>>,
     connection: Option<Connection>,
@@ -105,8 +101,10 @@ impl Task {
         state: watch::Sender<State>,
         payload_bytes_max: Arc<AtomicUsize>,
     ) -> Self {
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let unix_ms = i64::try_from(unix.as_millis()).unwrap_or(i64::MAX);
         Self {
-            engine: Engine::new(setup.config.clone(), setup.seed, now(), unix_ms()),
+            engine: Engine::new(setup.config.clone(), setup.seed, now(), unix_ms),
             setup,
             commands,
             commands_done: 0,
@@ -115,7 +113,6 @@ impl Task {
             payload_bytes_max,
             replies: Slab::new(),
             opening: Vec::new(),
-            reading: Vec::new(),
             inboxes: HashMap::new(),
             windows: HashMap::new(),
             connection: None,
@@ -161,10 +158,7 @@ impl Task {
                 }
                 Happening::Connected(Err(error)) => self.engine.handle_disconnected(now(), error),
                 Happening::Token(result) => self.engine.handle_token(now(), result),
-                Happening::Timeout => {
-                    self.engine.note_clock(now(), unix_ms());
-                    self.engine.handle_timeout(now());
-                }
+                Happening::Timeout => self.engine.handle_timeout(now()),
             }
         }
         if let Some(leaving) = self.leaving.take() {
@@ -174,15 +168,14 @@ impl Task {
     }
 
     async fn wait(&mut self, commands: &mut Vec<Command>, has_handles: bool) -> Happening {
-        let watch = now() + CLOCK_WATCH;
-        let timeout = self.engine.next_timeout().map_or(watch, |at| at.min(watch));
+        let timeout = self.engine.next_timeout();
         tokio::select! {
             count = self.commands.recv_many(commands, COMMANDS_PER_TURN), if has_handles => Happening::Commands(count),
             () = self.bell.rung() => Happening::Bell,
             result = turn(&mut self.connection) => Happening::Turn(result),
             result = finish(&mut self.connecting) => Happening::Connected(result),
             result = finish(&mut self.token) => Happening::Token(result),
-            () = tokio::time::sleep_until(timeout.into()) => Happening::Timeout,
+            () = sleep_until(timeout) => Happening::Timeout,
         }
     }
 
@@ -228,8 +221,7 @@ impl Task {
                     }
                 }
                 Action::Page { ticket, result } => {
-                    self.reading.retain(|&reading| reading != ticket);
-                    if let Some(Reply::History { reply, .. }) = self.replies.try_remove(ticket) {
+                    if let Some(Reply::History { reply }) = self.replies.try_remove(ticket) {
                         let _ = reply.send(result);
                     }
                 }
@@ -308,9 +300,7 @@ impl Task {
                 self.engine.send(now, key, ticket, body);
             }
             Command::History { key, range, messages_max, reply } => {
-                self.abandon_pages(now);
-                let ticket = self.replies.insert(Reply::History { key, reply });
-                self.reading.push(ticket);
+                let ticket = self.replies.insert(Reply::History { reply });
                 self.engine.history(now, key, ticket, range, messages_max);
             }
             Command::Close => self.engine.close(now),
@@ -329,19 +319,6 @@ impl Task {
                 && handle == Handle::Reader
             {
                 self.inboxes.remove(&key);
-            }
-        }
-    }
-
-    /// Gives the places of pages that nobody waits for any more to others.
-    fn abandon_pages(&mut self, now: Instant) {
-        let is_abandoned = |ticket: &mut usize| match self.replies.get(*ticket) {
-            Some(Reply::History { reply, .. }) => reply.is_closed(),
-            _ => true,
-        };
-        for ticket in self.reading.extract_if(.., is_abandoned).collect::<Vec<_>>() {
-            if let Some(Reply::History { key, .. }) = self.replies.try_remove(ticket) {
-                self.engine.abandon_history(now, key, ticket);
             }
         }
     }
@@ -401,12 +378,6 @@ fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
-/// The clock on the wall.
-fn unix_ms() -> i64 {
-    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(unix.as_millis()).unwrap_or(i64::MAX)
-}
-
 async fn turn(connection: &mut Option<Connection>) -> std::io::Result<()> {
     match connection {
         Some(connection) => connection.turn().await,
@@ -422,6 +393,13 @@ async fn finish<T>(under_way: &mut Pending<T>) -> T {
             *under_way = None;
             output
         }
+        None => pending().await,
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
         None => pending().await,
     }
 }
