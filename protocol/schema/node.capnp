@@ -42,6 +42,15 @@ struct NodeFrame {
     synced @23 :Void;
     # The keys and revocations since the welcome are all there are: the node's former ones are over, and a key that it does not
     # know does not exist. Without it, a token with an unknown key is answered `Unavailable`.
+
+    # What operators want to know and do. Requests of the control node; a node that does not know one leaves it unanswered.
+    report @24 :Void;
+    reported @25 :NodeFigures;
+    inspect @26 :Inspect;
+    inspected @27 :Inspected;
+    drain @28 :DrainOrder;
+    draining @29 :Void;
+    # It has begun, now or before.
   }
 }
 
@@ -220,4 +229,178 @@ struct TokensRevoked {
   }
   forgetAfterMs @4 :Int64;
   # Unix time after which no revoked token can still be valid.
+}
+
+struct NodeFigures {
+  version @0 :Text;
+  # Of the node's program.
+  startedMs @1 :Int64;
+  draining @2 :Bool;
+  connections @3 :UInt32;
+  connectionsMax @4 :UInt32;
+  cpuMs @5 :UInt64;
+  # User and system time of the process.
+  residentBytes @6 :UInt64;
+  shards @7 :List(ShardFigures);
+  # By index.
+}
+
+struct ShardFigures {
+  # Gauges of now, then counters since the shard began. All are 0 for a shard that does not answer.
+  answers @0 :Bool;
+  slots @1 :UInt16;
+  sessions @2 :UInt32;
+  subscriptions @3 :UInt32;
+  channels @4 :UInt32;
+  homes @5 :UInt32;
+  queuedBytes @6 :UInt64;
+  # In the queues of all sessions.
+  ringItems @7 :UInt32;
+  # In the fullest ring that leads to the shard; `ringSlots` is the room in one.
+  ringSlots @8 :UInt32;
+
+  cpuUs @9 :UInt64;
+  # Of the shard's thread.
+  turns @10 :UInt64;
+  deliveries @11 :UInt64;
+  publishes @12 :UInt64;
+  accepted @13 :UInt64;
+  # Messages that homes of this shard took.
+  writtenBytes @14 :UInt64;
+  opened @15 :UInt64;
+  # Sessions that began; `closed` those that ended.
+  closed @16 :UInt64;
+  refused @17 :UInt64;
+  slowConsumers @18 :UInt64;
+  skipped @19 :UInt64;
+  resumes @20 :UInt64;
+  reloads @21 :UInt64;
+  # Resumes that were refused: the client reads history itself.
+  ringFull @22 :UInt64;
+}
+
+struct Inspect {
+  # Asks for the sessions of a user or of a channel, and for what went wrong with them lately.
+  tenant @0 :UInt32;
+  rowsMax @1 :UInt16;
+  # Most sessions, and most incidents, of the answer: 1 to 256.
+  union {
+    user @2 :Text;
+    channel :group { number @3 :UInt64; name @4 :Text; }
+  }
+}
+
+struct Inspected {
+  sessions @0 :List(SessionView);
+  sessionsTotal @1 :UInt32;
+  # How many there are, also beyond the list.
+  incidents @2 :List(Incident);
+  # The newest first.
+  incidentsMore @3 :Bool;
+  shardsSilent @4 :UInt16;
+  # Shards that did not answer in time: their sessions are missing.
+  home @5 :HomeView;
+  # Null, unless a channel was asked for and its home is in memory.
+}
+
+enum Transport { webSocket @0; }
+
+struct SessionView {
+  id @0 :Data;
+  # The 16 bytes that the client was told.
+  user @1 :Text;
+  remote @2 :Text;
+  # The peer's address and port; empty if it has just gone.
+  agent @3 :Text;
+  # What the client says that it is; empty if it does not, or if the shard knows too many kinds.
+  shard @4 :UInt16;
+  transport @5 :Transport;
+  connectedMs @6 :Int64;
+  heardMs @7 :Int64;
+  # When the last frame came from it, to 50 ms.
+  tokenExpiresMs @8 :Int64;
+  queuedBytes @9 :UInt32;
+  stalledMs @10 :UInt32;
+  # For so long its transport has taken nothing, though something waits; 0 while it takes bytes.
+  subscriptions @11 :List(SubscriptionView);
+  # Of the channel that was asked for; else all, of those with many the first 64 by number.
+  subscriptionsTotal @12 :UInt32;
+}
+
+enum SubscriptionState {
+  joining @0;
+  # Waits for the first answer of the home.
+  replaying @1;
+  # Reads what it missed, page by page.
+  live @2;
+  catchingUp @3;
+  # It was live, and its shard reads from the home what it missed.
+  attached @4;
+  # Only publishes and reads history.
+}
+
+struct SubscriptionView {
+  channel @0 :UInt64;
+  name @1 :Text;
+  state @2 :SubscriptionState;
+  epoch @3 :UInt32;
+  # Of the last message that is in the session's queue or behind it; 0 and 0 where there is no position.
+  offset @4 :UInt64;
+  canPublish @5 :Bool;
+}
+
+enum HomeState { opening @0; catchingUp @1; open @2; archived @3; closing @4; }
+
+struct HomeView {
+  shard @0 :UInt16;
+  state @1 :HomeState;
+  history @2 :HistoryClass;
+  epoch @3 :UInt32;
+  nextOffset @4 :UInt64;
+  firstOffset @5 :UInt64;
+  waiting @6 :UInt32;
+  # Messages that are accepted and not yet stored.
+  shards @7 :UInt16;
+  # Interested in live messages.
+}
+
+enum IncidentKind {
+  ended @0;
+  # A session. Code 0: the connection was closed or lost.
+  refused @1;
+  # A request.
+  unsubscribed @2;
+  # A subscription ended without being asked to.
+  reload @3;
+  # A position could not be resumed from: the client reads history itself.
+  skipped @4;
+  # Messages were dropped for a slow session.
+}
+
+struct Incident {
+  timeMs @0 :Int64;
+  # Of the last one, if it came more than once.
+  kind @1 :IncidentKind;
+  code @2 :UInt16;
+  session @3 :Data;
+  user @4 :Text;
+  reason @5 :Text;
+  count @6 :UInt32;
+  channels @7 :List(IncidentChannel);
+  # The channel concerned; of a session that ended those that it was subscribed to, at most 8.
+}
+
+struct IncidentChannel {
+  channel @0 :UInt64;
+  # 0 if only the name is known.
+  name @1 :Text;
+  epoch @2 :UInt32;
+  firstOffset @3 :UInt64;
+  # Skipped: the first one, and `lastOffset` the last one known. Else both are the position that the subscription had or asked for.
+  lastOffset @4 :UInt64;
+}
+
+struct DrainOrder {
+  overMs @0 :UInt32;
+  # Clients are told to come back spread over this time; at most 10 minutes.
 }

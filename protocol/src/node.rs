@@ -8,12 +8,18 @@ use bytes::Bytes;
 
 mod decode;
 mod encode;
+mod operate;
 mod stream;
 #[cfg(test)]
 mod tests;
 
 pub use self::decode::decode;
 pub use self::encode::{encode, encode_delimited, encoded_bytes_max, message_bytes_max};
+pub use self::operate::{
+    DRAIN_MS_MAX, HomeState, HomeView, INCIDENT_CHANNELS_MAX, INSPECT_ROWS_MAX, INSPECT_SUBSCRIPTIONS_MAX, Incident,
+    IncidentChannel, IncidentKind, Inspect, InspectSubject, Inspected, NodeFigures, SessionView, ShardFigures,
+    SubscriptionState, SubscriptionView, Transport,
+};
 pub use self::stream::FrameReader;
 pub use crate::client::{HistoryClass, HistoryRange};
 use crate::code::{Code, Refusal};
@@ -76,6 +82,15 @@ pub enum NodeBody {
     },
     TokensRevoked(TokensRevoked),
     Synced,
+
+    Report,
+    Reported(NodeFigures),
+    Inspect(Inspect),
+    Inspected(Inspected),
+    Drain {
+        over_ms: u32,
+    },
+    Draining,
     /// A member that this version does not know.
     Unknown,
 }

@@ -15,12 +15,14 @@ use bytes::Bytes;
 use millrace_protocol::client::{HistoryClass, HistoryRange, encode_client, encode_server};
 use millrace_protocol::code::{Code, Refusal};
 use millrace_protocol::id::{
-    ChannelId, ChannelName, Epoch, Offset, Position, Producer, ProducerSequence, TenantId, Term, UserId,
+    ChannelId, ChannelName, Epoch, Offset, Position, Producer, ProducerSequence, SessionId, TenantId, Term, UserId,
 };
 use millrace_protocol::node::{
     AppendOutcome, Authorize, ChannelAppend, ChannelAppended, ChannelKind, ChannelRef, CloseHome, Grant, Head, History,
-    KeyAlgorithm, LinkHello, MemberChanged, NewMessage, NodeBody, NodeFrame, ProducerState, PublishOrder, PublishedAt,
-    ReadHistory, RevokedTokens, Role, SlowConsumer, StoredMessage, TenantKey, TokensRevoked, encode, encode_delimited,
+    HomeState, HomeView, Incident, IncidentChannel, IncidentKind, Inspect, InspectSubject, Inspected, KeyAlgorithm,
+    LinkHello, MemberChanged, NewMessage, NodeBody, NodeFigures, NodeFrame, ProducerState, PublishOrder, PublishedAt,
+    ReadHistory, RevokedTokens, Role, SessionView, ShardFigures, SlowConsumer, StoredMessage, SubscriptionState,
+    SubscriptionView, TenantKey, TokensRevoked, Transport, encode, encode_delimited,
 };
 use millrace_protocol::ws::handshake::{ClientRequest, Endpoint, ServerHandshake};
 use millrace_protocol::ws::{self, Opcode, handshake::ClientHandshake};
@@ -88,6 +90,74 @@ fn server_frames_are_the_vectors() {
     check("server_frame", vectors(good, invalid::server()));
 }
 
+/// What operators ask of a node, and hear.
+fn operate_frames() -> Vec<(&'static str, NodeBody)> {
+    let tenant = TenantId::new(1).expect("not 0");
+    let channel = ChannelId::new(0x0102_0304_0506_0708).expect("not 0");
+    let user = UserId::new("alice").expect("a name");
+    let name = ChannelName::new("general").expect("a name");
+    let shard = ShardFigures { answers: true, sessions: 3, turns: 9, ..ShardFigures::default() };
+    let figures =
+        NodeFigures { version: "0.1.0".into(), connections: 3, shards: vec![shard; 2], ..NodeFigures::default() };
+    let inspect = |subject| NodeBody::Inspect(Inspect { tenant, rows_max: 50, subject });
+    let id = SessionId([0x5a; 16]);
+    let (state, can_publish) = (SubscriptionState::Live, true);
+    let subscription = SubscriptionView { channel, name: name.clone(), state, epoch: 1, offset: 42, can_publish };
+    let session = SessionView {
+        id,
+        user: user.clone(),
+        remote: "192.0.2.1:7".into(),
+        agent: "sdk/1".into(),
+        shard: 1,
+        transport: Transport::WebSocket,
+        connected_ms: 1_767_225_600_000,
+        heard_ms: 1_767_225_600_123,
+        token_expires_ms: 1_767_229_200_000,
+        queued_bytes: 7,
+        stalled_ms: 0,
+        subscriptions: vec![subscription],
+        subscriptions_total: 1,
+    };
+    let of =
+        IncidentChannel { channel: Some(channel), name: "general".into(), epoch: 1, first_offset: 40, last_offset: 41 };
+    let incident = Incident {
+        time_ms: 1_767_225_600_123,
+        kind: IncidentKind::Skipped,
+        code: 0,
+        session: id,
+        user: user.clone(),
+        reason: "it reads too slowly".into(),
+        count: 1,
+        channels: vec![of],
+    };
+    let home = HomeView {
+        shard: 0,
+        state: HomeState::Open,
+        history: HistoryClass::Durable,
+        epoch: 1,
+        next_offset: 43,
+        first_offset: 1,
+        waiting: 0,
+        shards: 2,
+    };
+    let inspected = Inspected {
+        sessions: vec![session],
+        sessions_total: 1,
+        incidents: vec![incident],
+        home: Some(home),
+        ..Inspected::default()
+    };
+    vec![
+        ("report", NodeBody::Report),
+        ("reported", NodeBody::Reported(figures)),
+        ("inspect-user", inspect(InspectSubject::User(user))),
+        ("inspect-channel", inspect(InspectSubject::Channel(channel, name))),
+        ("inspected", NodeBody::Inspected(inspected)),
+        ("drain", NodeBody::Drain { over_ms: 5_000 }),
+        ("draining", NodeBody::Draining),
+    ]
+}
+
 /// One frame of each member of the control link, and of each way within it.
 fn node_frames() -> Vec<(&'static str, NodeBody)> {
     let tenant = TenantId::new(1).expect("not 0");
@@ -141,8 +211,9 @@ fn node_frames() -> Vec<(&'static str, NodeBody)> {
     let member =
         |membership| NodeBody::MemberChanged(MemberChanged { tenant, channel, user: user.clone(), membership });
     let revoked = |which| NodeBody::TokensRevoked(TokensRevoked { tenant, which, forget_after_ms: 1_767_229_200_000 });
+    let mut frames = operate_frames();
     let placed = PublishedAt { position: Position::behind(epoch, offset), time_ms: 1, duplicate: false };
-    vec![
+    frames.extend([
         ("challenge", NodeBody::Challenge { nonce: [0x5a; 32], version: 1 }),
         ("hello", NodeBody::Hello(hello)),
         ("welcome", NodeBody::Welcome { term, heartbeat_ms: 1_000 }),
@@ -177,7 +248,8 @@ fn node_frames() -> Vec<(&'static str, NodeBody)> {
         ("channel-changed", NodeBody::ChannelChanged { tenant, channel, name, archived: true }),
         ("tokens-revoked-one", revoked(RevokedTokens::Token("t1".into()))),
         ("tokens-revoked-user", revoked(RevokedTokens::UserBefore(user.clone(), 1_767_225_600_000))),
-    ]
+    ]);
+    frames
 }
 
 #[test]

@@ -143,8 +143,8 @@ func (s *Sender) Name() string { return s.name }
 // It gives the place of the message; offset 0 in a channel without history, or if an earlier try had stored it so long ago that
 // the node does not know where.
 //
-// An [*UnconfirmedError] says that the message was sent and its fate is unknown, which is also how it ends when ctx does after
-// the message had its place in the order; any other error says that it is not stored:
+// When ctx ends first, the message is taken back, if it has not left yet. An [*UnconfirmedError] says that the message was sent
+// and its fate is unknown; any other error says that it is not stored, and will not be:
 //   - [*RefusedError] if the node refuses it for good, such as with [CodeReadOnly];
 //   - [*TooLargeError] if the body is over the node's limit;
 //   - [*TimeoutError] if it could not be sent within [WithSendTimeout];
@@ -154,7 +154,13 @@ func (s *Sender) Send(ctx context.Context, body []byte) (Position, error) {
 	if err != nil {
 		return Position{}, err
 	}
-	return ticket.Wait(ctx)
+	select {
+	case <-ticket.done:
+	case <-ctx.Done():
+		s.shell.takeBack(s, ticket, ctx.Err())
+		<-ticket.done
+	}
+	return ticket.position, ticket.err
 }
 
 // Submit sends a message and returns as soon as it has its place in the order, which is once there is room in the window. The

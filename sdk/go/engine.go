@@ -152,9 +152,9 @@ type engine struct {
 	backoff      backoff
 	token        accessToken
 	goAway       *goAway
-	// sessionError is what the node said that was no answer; it tells why the connection ends.
-	sessionError error
-	everOpen     bool
+	// complaint is what the node said last, if that was a complaint that answers nothing: it tells why the connection ends.
+	complaint *complaint
+	everOpen  bool
 	// closingAt is the deadline of a close; 0 if none was asked for.
 	closingAt instant
 	// linger is how long a node may still read what a dead connection carried.

@@ -156,6 +156,17 @@ func (e *engine) touchOutbox(now instant, c *channel) {
 	e.armTick(now)
 }
 
+// cancelSend gives up a message, if it has not had its end; an actionSent follows then.
+func (e *engine) cancelSend(now instant, c *channel, ticket *Ticket, err error) {
+	up := c.outbox.cancel(ticket, now, &e.random)
+	if up == nil {
+		return
+	}
+	e.sendFailed(up, err)
+	e.touchOutbox(now, c)
+	e.finishIfFlushed(now)
+}
+
 // readHistory reads a page of history; an actionPage follows.
 func (e *engine) readHistory(now instant, c *channel, call *pageCall, span HistoryRange, messagesMax uint32) {
 	err := e.whyClosed()
@@ -175,6 +186,12 @@ func (e *engine) readHistory(now instant, c *channel, call *pageCall, span Histo
 	c.histories = append(c.histories, &history{
 		call: call, span: span, messagesMax: messagesMax, deadline: now.after(e.config.requestTimeout),
 	})
+	e.sync(now, c)
+}
+
+// abandonHistory says that nobody waits for a page any more.
+func (e *engine) abandonHistory(now instant, c *channel, call *pageCall) {
+	c.histories = slices.DeleteFunc(c.histories, func(h *history) bool { return h.call == call })
 	e.sync(now, c)
 }
 

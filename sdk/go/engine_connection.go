@@ -17,6 +17,11 @@ const (
 	tokenMargin = 5 * time.Second
 	// refreshRetry is between tries to get a new token, and before the first if the node's clock and ours disagree.
 	refreshRetry = 30 * time.Second
+	// complaintAge: a complaint that is older says nothing about an end without a word, for the session went on.
+	complaintAge = 5 * time.Second
+	// clockDriftMs is how far the clock on the wall may move against ours before it means that somebody set it, or the machine
+	// slept.
+	clockDriftMs = 2_500
 	// lingerSlack is added to two heartbeats: how late a node may be to end a session, or we to hear it.
 	lingerSlack = 5 * time.Second
 )
@@ -52,6 +57,12 @@ type link struct {
 	silenceMax time.Duration
 }
 
+// complaint is what a node says of the session before it closes it.
+type complaint struct {
+	at  instant
+	err error
+}
+
 // goAway: the node asked us to leave.
 type goAway struct {
 	at  instant
@@ -60,9 +71,11 @@ type goAway struct {
 
 // accessToken is the application's, as far as it is known.
 type accessToken struct {
-	current    string
-	isKnown    bool
-	expiresAt  instant
+	current   string
+	isKnown   bool
+	expiresAt instant
+	// expiresMs is the same as the node said it, in Unix time; 0 if it is not known.
+	expiresMs  int64
 	refreshAt  instant
 	isFetching bool
 	// refusals counts fresh tokens in a row that a node refused.
@@ -84,7 +97,7 @@ func (e *engine) handleToken(now instant, value string, err error) {
 	}
 	switch {
 	case err == nil:
-		e.token.current, e.token.isKnown, e.token.expiresAt = value, true, 0
+		e.token.current, e.token.isKnown, e.token.expiresAt, e.token.expiresMs = value, true, 0, 0
 		if e.link.phase == linkAwaitingToken {
 			e.connect(now)
 		} else if e.isOpen() {
@@ -150,7 +163,6 @@ func (e *engine) welcomed(now instant, welcome *wire.Welcome) {
 	e.payloadBytesMax = int(welcome.PayloadBytesMax)
 	e.everOpen = true
 	e.goAway = nil
-	e.sessionError = nil
 	e.endpoints.worked()
 	e.token.refusals = 0
 	e.scheduleRefresh(now, welcome.TokenExpiresMs)
@@ -197,15 +209,28 @@ func (e *engine) scheduleRefresh(now instant, expiresMs int64) {
 	left := time.Duration(leftMs) * time.Millisecond
 	jitter := left / 1_000 * time.Duration(e.random.below(150))
 	// A token that was accepted has not expired: if it seems so, the clocks disagree and only the node knows.
-	e.token.expiresAt = 0
+	e.token.expiresAt, e.token.expiresMs = 0, 0
 	wait := refreshRetry
 	if left > 0 {
-		e.token.expiresAt = now.after(left)
+		e.token.expiresAt, e.token.expiresMs = now.after(left), expiresMs
 		wait = left/4*3 + jitter
 	}
 	e.token.refreshAt = 0
 	if e.config.tokensRenew {
 		e.token.refreshAt = now.after(wait)
+	}
+}
+
+// noteClock compares the clock on the wall, at the same moment, with ours. A token ends by it, also after somebody set it, or a
+// machine slept and our clock stood still.
+func (e *engine) noteClock(now instant, unixMs int64) {
+	origin := unixMs - int64(now)/int64(time.Millisecond)
+	if drift := origin - e.originUnixMs; drift >= -clockDriftMs && drift <= clockDriftMs {
+		return
+	}
+	e.originUnixMs = origin
+	if e.token.expiresMs != 0 {
+		e.scheduleRefresh(now, e.token.expiresMs)
 	}
 }
 
@@ -293,12 +318,12 @@ func (e *engine) forgetConnection(now instant) {
 
 // lost says that the connection is gone: wait and try again, or give up, as the error advises.
 func (e *engine) lost(now instant, err error) {
-	if said := e.sessionError; said != nil {
-		e.sessionError = nil
+	if said := e.complaint; said != nil {
+		e.complaint = nil
 		var ended *DisconnectedError
-		if errors.As(err, &ended) {
-			// What the node said before it closed tells more than how it closed.
-			err = said
+		if errors.As(err, &ended) && now <= said.at.after(complaintAge) {
+			// What the node said just before it closed tells more than how it closed.
+			err = said.err
 		}
 	}
 	if e.isOpen() && now >= e.link.openedAt.after(stableAfter) {

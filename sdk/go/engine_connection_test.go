@@ -150,6 +150,43 @@ func TestAComplaintExplainsTheEnd(t *testing.T) {
 	b.expectLog("closed refused (archived)")
 }
 
+func TestWhatANodeComplainedOfLongAgoDoesNotDecideHowTheConnectionEnds(t *testing.T) {
+	for name, goesOn := range map[string]func(b *bench){
+		"the session went on": func(b *bench) { b.say(&wire.ServerFrame{Kind: wire.ServerPing}) },
+		"long ago":            func(b *bench) { b.pass(complaintAge + 1) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newWelcomedBench(t, testConfig())
+			b.refuse(0, CodeArchived)
+			goesOn(b)
+			b.engine.handleDisconnected(b.now, disconnected("cut"))
+			b.expectLog("reconnecting 1")
+		})
+	}
+}
+
+// The machine slept, and the engine's clock with it; or somebody set the clock.
+func TestAClockThatStoodStillDoesNotLetATokenRunOut(t *testing.T) {
+	const hourMs = 3_600_000
+	b := newBench(t, testConfig())
+	b.engine.handleToken(b.now, "first", nil)
+	b.engine.handleConnected(b.now)
+	welcome := model.Welcome()
+	welcome.TokenExpiresMs = testUnixMs + hourMs
+	b.say(&wire.ServerFrame{Request: b.frame().Request, Kind: wire.ServerWelcome, Welcome: welcome})
+	b.log = nil
+	b.engine.noteClock(b.now, testUnixMs+2_000)
+	b.pass(10 * time.Second)
+	b.expectLog() // clocks drift
+	b.engine.noteClock(b.now, testUnixMs+59*60_000)
+	b.say(&wire.ServerFrame{Kind: wire.ServerPing})
+	b.pass(44 * time.Second)
+	b.expectLog() // three quarters of the minute that is left, or a little more
+	b.say(&wire.ServerFrame{Kind: wire.ServerPing})
+	b.pass(10 * time.Second)
+	b.expectLog("token")
+}
+
 func TestATokenIsRenewedInTimeAndOnTheSameConnection(t *testing.T) {
 	const hourMs = 3_600_000
 	b := newBench(t, testConfig())
@@ -283,6 +320,14 @@ func TestWhatIsUnknownIsNoError(t *testing.T) {
 	b := newWelcomedBench(t, testConfig())
 	b.say(&wire.ServerFrame{Kind: 99})
 	b.expectLog()
+}
+
+// As the specification has it, in section 4.7.
+func TestWaitsBegin250MillisecondsAndEnd30SecondsLong(t *testing.T) {
+	settings, _, err := newSettings("ws://a", nil)
+	if err != nil || settings.engine.backoff != (backoffLimits{first: 250 * time.Millisecond, max: 30 * time.Second}) {
+		t.Fatalf("%v, %+v", err, settings)
+	}
 }
 
 func TestWaitsSpreadUnderACeilingThatDoubles(t *testing.T) {

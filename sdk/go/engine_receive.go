@@ -13,6 +13,8 @@ func (e *engine) handleFrame(now instant, input []byte) {
 		return
 	}
 	e.link.heardAt = now
+	// Whoever goes on speaking did not close for what was said before.
+	e.complaint = nil
 	frame := &e.frame
 	if err := frame.Decode(input); err != nil {
 		e.dropConnection(now, &ProtocolError{Err: err})
@@ -217,7 +219,7 @@ func (e *engine) refused(now instant, number uint32, err *RefusedError) {
 		// An answer to what was taken back says nothing about the session.
 		if number == 0 {
 			e.note("the node complains", err)
-			e.sessionError = err
+			e.complaint = &complaint{at: now, err: err}
 		}
 		return
 	}

@@ -329,6 +329,103 @@ func TestTheRightToPublishIsTold(t *testing.T) {
 	b.expectEvents("millrace.CanPublish true")
 }
 
+func TestWhatTheApplicationTakesBackDoesNotHoldUpTheRest(t *testing.T) {
+	b := newWelcomedBench(t, testConfig())
+	c := b.open("general", nil)
+	first, second := b.send(c, "1"), b.send(c, "2")
+	b.send(c, "3")
+	gone := errors.New("taken back")
+	take := func(ticket *Ticket) {
+		b.engine.cancelSend(b.now, c, ticket, gone)
+		b.act()
+	}
+	take(second)
+	if len(b.sent) != 1 || b.sent[0].ticket != second || b.sent[0].err != gone {
+		t.Fatalf("%+v", b.sent)
+	}
+	publishes := b.frames()
+	take(first)
+	var unknown *UnconfirmedError
+	if len(b.sent) != 2 || !errors.As(b.sent[1].err, &unknown) || !errors.Is(b.sent[1].err, gone) {
+		t.Fatalf("it is under way: %+v", b.sent)
+	}
+	take(first)
+	if len(publishes) != 2 || publishes[1].Publish.Sequence != 2 || string(publishes[1].Publish.Body) != "3" {
+		t.Fatalf("%+v", publishes)
+	}
+	b.acknowledge(publishes[0], 1)
+	b.acknowledge(publishes[1], 2)
+	if len(b.sent) != 3 || b.sent[2].err != nil {
+		t.Fatalf("%+v", b.sent)
+	}
+}
+
+func TestAPageThatNobodyWaitsForGivesItsPlaceBack(t *testing.T) {
+	b := newWelcomedBench(t, testConfig())
+	c := b.open("general", nil)
+	calls := make([]*pageCall, historiesMax)
+	for i := range calls {
+		calls[i] = &pageCall{}
+		b.engine.readHistory(b.now, c, calls[i], Newest(), 1)
+	}
+	asked := b.frames()
+	if len(asked) != historiesAskedMax {
+		t.Fatalf("%d asked", len(asked))
+	}
+	for _, call := range calls[:historiesAskedMax] {
+		b.engine.abandonHistory(b.now, c, call)
+	}
+	if next := b.frames(); len(next) != historiesAskedMax {
+		t.Fatalf("%d asked instead", len(next))
+	}
+	// The answer to what was given up is for nobody.
+	b.say(pageFrame(asked[0].Request, 1, 1, false))
+	late := &pageCall{}
+	b.engine.readHistory(b.now, c, late, Newest(), 1)
+	b.act()
+	if len(b.pages) != 0 {
+		t.Fatalf("%+v", b.pages)
+	}
+}
+
+func TestAChannelWithoutHistoryIsReadWhenItSaysSo(t *testing.T) {
+	b := newWelcomedBench(t, testConfig())
+	answer := func(asked *wire.ClientFrame) {
+		frame := subscribedFrame(asked.Request, "typing", 0, wire.RecoveryNone)
+		frame.Subscribed.History = wire.NoHistory
+		b.say(frame)
+	}
+	open := func(start *Start) *opening {
+		call := &opening{}
+		if _, err := b.engine.open(b.now, "typing", start, call); err != nil {
+			t.Fatal(err)
+		}
+		return call
+	}
+	sender := open(nil)
+	attach := b.frame()
+	for _, start := range []Start{StartLive(), StartAfterOffset(3), StartAfter(Position{Epoch: 1, Offset: 9})} {
+		reader := open(&start)
+		if asked := b.frames(); len(asked) > 0 {
+			attach = asked[len(asked)-1]
+		}
+		answer(attach)
+		if !sender.isDone || reader.isDone {
+			t.Fatalf("%+v: the right to publish is no subscription", start)
+		}
+		read := b.frame()
+		b.expectSubscribe(read, wire.Subscribe{Channel: "typing", Start: wire.StartLive})
+		answer(read)
+		if !reader.isDone || reader.err != nil {
+			t.Fatalf("%+v", reader)
+		}
+		b.expectEvents()
+		b.engine.release(b.now, b.engine.byName["typing"], readerHandle)
+		b.engine.release(b.now, b.engine.byName["typing"], senderHandle)
+		attach = b.frame()
+	}
+}
+
 func TestChannelsTakeTurns(t *testing.T) {
 	b := newWelcomedBench(t, testConfig())
 	general := b.open("general", nil)

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -202,6 +203,67 @@ func TestContextsEndOnlyTheirOwnWait(t *testing.T) {
 	if _, err := millrace.Connect(short, server.URL()); !errors.Is(err, context.DeadlineExceeded) {
 		t.Fatal(err)
 	}
+}
+
+func TestAMessageIsTakenBackUnlessItHasLeft(t *testing.T) {
+	server, ctx := newServer(t, 1), inTime(t)
+	client := connect(t, server)
+	sender := must(client.Sender(ctx, "general"))
+	must(sender.Send(ctx, []byte("first")))
+	server.Stall(true)
+	// One that the node does not read has left, and stores what it likes.
+	left, cancel := context.WithCancel(ctx)
+	outcome := make(chan error)
+	go func() {
+		_, err := sender.Send(left, []byte("left"))
+		outcome <- err
+	}()
+	until(t, server, func(n *model.Node) bool { return server.IsStalling() })
+	cancel()
+	var unknown *millrace.UnconfirmedError
+	if err := <-outcome; !errors.As(err, &unknown) || !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	server.Stall(false)
+	until(t, server, func(n *model.Node) bool { return len(n.Channel("general").Stored) == 2 })
+
+	// Without a connection, nothing leaves.
+	server.Close()
+	for state := range client.States(ctx) {
+		if !state.IsConnected() {
+			break
+		}
+	}
+	for range 3 {
+		short, cancel := context.WithTimeout(ctx, time.Millisecond)
+		if _, err := sender.Send(short, []byte("taken back")); !errors.Is(err, context.DeadlineExceeded) || errors.As(err, &unknown) {
+			t.Fatal(err)
+		}
+		cancel()
+	}
+	must(0, client.Close())
+}
+
+// A handler may ask the client, which is in the middle of a change.
+func TestAHandlerOfTheLogMayAskTheClient(t *testing.T) {
+	server, ctx := newServer(t, 1), inTime(t)
+	var asked atomic.Pointer[millrace.Client]
+	states := make(chan millrace.State, 16)
+	log := slog.New(slog.NewTextHandler(writerFunc(func(line []byte) (int, error) {
+		if client := asked.Load(); client != nil {
+			states <- client.State()
+		}
+		return len(line), nil
+	}), nil))
+	client := connect(t, server, millrace.WithLogger(log))
+	asked.Store(client)
+	server.HangUp()
+	select {
+	case <-states:
+	case <-ctx.Done():
+		t.Fatal("the handler waits for the client, and the client for the handler")
+	}
+	asked.Store(nil)
 }
 
 func TestASessionThatIsEndedEndsItsSubscriptions(t *testing.T) {

@@ -39,7 +39,7 @@ func newSettings(url string, options []Option) (*settings, []endpoint, error) {
 		engine: engineConfig{
 			agent:          agent,
 			queue:          queueLimits{messagesMax: 1024, bytesMax: 1 << 20},
-			backoff:        backoffLimits{first: 100 * time.Millisecond, max: 20 * time.Second},
+			backoff:        backoffLimits{first: 250 * time.Millisecond, max: 30 * time.Second},
 			connectTimeout: 10 * time.Second,
 			requestTimeout: 30 * time.Second,
 			sendTimeout:    2 * time.Minute,
@@ -134,7 +134,7 @@ func checkBounds(what string, messagesMax, bytesMax int) error {
 }
 
 // WithBackoff sets the waits between tries to connect: each is drawn evenly from zero to a ceiling, which begins at first and
-// doubles up to max. Default: 100 ms and 20 s.
+// doubles up to max. Default: 250 ms and 30 s.
 func WithBackoff(first, max time.Duration) Option {
 	return func(s *settings) error {
 		if first <= 0 || max < first {
@@ -195,8 +195,9 @@ func WithHTTPClient(client *http.Client) Option {
 	}
 }
 
-// WithLogger sets where the client logs changes of its connection, and what is odd about a node. Never a token or a body.
-// Default: nowhere.
+// WithLogger sets where the client logs changes of its connection, and what is odd about a node. Never a token or a body. A
+// handler may ask the client, but must not close it, for closing waits until the handler has returned. One that is slow loses
+// lines, and the next one says how many. Default: nowhere.
 func WithLogger(log *slog.Logger) Option {
 	return func(s *settings) error {
 		if log == nil {

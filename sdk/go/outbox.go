@@ -234,7 +234,20 @@ func (o *outbox) expire(now instant, random *random) *givenUp {
 	if len(o.queue) == 0 || !o.queue[0].deadline.isDue(now) {
 		return nil
 	}
-	message := o.remove(0)
+	return o.giveUp(0, now, random)
+}
+
+// cancel gives up one message, at the application's wish; nil if it has had its end.
+func (o *outbox) cancel(ticket *Ticket, now instant, random *random) *givenUp {
+	index := slices.IndexFunc(o.queue, func(message *pending) bool { return message.ticket == ticket })
+	if index < 0 {
+		return nil
+	}
+	return o.giveUp(index, now, random)
+}
+
+func (o *outbox) giveUp(index int, now instant, random *random) *givenUp {
+	message := o.remove(index)
 	uncertain := message.uncertain || message.sentAt != 0
 	if !uncertain {
 		o.noteAbsent(message.sequence)

@@ -14,6 +14,10 @@ import (
 const (
 	// batchBytesMax is written ahead: more waits in the engine, where it can still be taken back.
 	batchBytesMax = 64 << 10
+	// clockWatch is the longest sleep of a client: a clock that jumped is noticed after so long.
+	clockWatch = 15 * time.Second
+	// logLinesMax wait for a handler that is slow.
+	logLinesMax = 64
 	// lingerMax is how long a close frame may take to leave.
 	lingerMax = 2 * time.Second
 	// yieldBytes of frames are read before others on the same processor get their turn, so that readers take messages before
@@ -24,7 +28,8 @@ const (
 // shell gives an engine a clock, a lock, a token source and connections. The engine is only touched under the lock; everything
 // that takes time runs in goroutines that end with the client.
 //
-// Locks are taken in this order: shell.mu, then inbox.mu or window.mu.
+// Locks are taken in this order: shell.mu, then inbox.mu or window.mu. The log's handler is called without any: it may ask the
+// client.
 type shell struct {
 	config    engineConfig
 	window    windowLimits
@@ -32,6 +37,8 @@ type shell struct {
 	transport transport
 	log       *slog.Logger
 	began     time.Time
+	// wall is the clock that people set.
+	wall func() time.Time
 	// ctx ends with the client.
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -53,6 +60,17 @@ type shell struct {
 	// changed is closed when the state is another.
 	changed chan struct{}
 	isOver  bool
+	// lines wait for the log's handler, which isLogging calls at the moment.
+	lines        []logLine
+	linesDropped int
+	isLogging    bool
+}
+
+// logLine is a record for the log.
+type logLine struct {
+	level slog.Level
+	text  string
+	attrs []any
 }
 
 // channelShell is what a channel of the engine has in the shell.
@@ -83,6 +101,7 @@ func startShell(s *settings, endpoints []endpoint, failFast bool) *shell {
 		transport: newWebSocketTransport(s.httpClient),
 		log:       s.log,
 		began:     time.Now(),
+		wall:      time.Now,
 		changed:   make(chan struct{}),
 	}
 	sh.ctx, sh.cancel = context.WithCancel(context.Background())
@@ -96,12 +115,48 @@ func startShell(s *settings, endpoints []endpoint, failFast bool) *shell {
 // now is on the engine's clock, which begins at 1.
 func (s *shell) now() instant { return instant(time.Since(s.began)) + 1 }
 
+// unixMs is the clock on the wall.
+func (s *shell) unixMs() int64 { return s.wall().UnixMilli() }
+
 // do calls the engine and does what it asks.
 func (s *shell) do(call func(now instant)) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	defer s.unlock()
 	call(s.now())
 	s.settle()
+}
+
+// unlock ends what changed the engine, and then logs what there was to say.
+func (s *shell) unlock() {
+	if len(s.lines) == 0 || s.isLogging {
+		s.mu.Unlock()
+		return
+	}
+	s.isLogging = true
+	for len(s.lines) > 0 {
+		lines := s.lines
+		s.lines = nil
+		s.mu.Unlock()
+		for _, line := range lines {
+			s.log.Log(context.Background(), line.level, line.text, line.attrs...)
+		}
+		s.mu.Lock()
+	}
+	s.isLogging = false
+	s.mu.Unlock()
+}
+
+// note has a line for the log, when the lock is free again. The lock is held.
+func (s *shell) note(level slog.Level, text string, attrs ...any) {
+	if len(s.lines) >= logLinesMax {
+		s.linesDropped++
+		return
+	}
+	if s.linesDropped > 0 {
+		attrs = append(attrs, "lines_dropped", s.linesDropped)
+		s.linesDropped = 0
+	}
+	s.lines = append(s.lines, logLine{level, text, attrs})
 }
 
 // settle does what the engine asks. The lock is held.
@@ -113,15 +168,18 @@ func (s *shell) settle() {
 		s.link.wakeWriter()
 	}
 	// A timer that fires early does no harm and costs less than moving it with every frame.
-	if at := s.engine.nextTimeout(); at != 0 && (s.timerAt == 0 || at < s.timerAt) {
+	now := s.now()
+	at := earliest(s.engine.nextTimeout(), now.after(clockWatch))
+	if !s.isOver && (s.timerAt == 0 || at < s.timerAt) {
 		s.timerAt = at
-		s.timer.Reset(max(time.Duration(at-s.now()), 0))
+		s.timer.Reset(max(time.Duration(at-now), 0))
 	}
 }
 
 func (s *shell) fired() {
 	s.do(func(now instant) {
 		s.timerAt = 0
+		s.engine.noteClock(now, s.unixMs())
 		if at := s.engine.nextTimeout(); at.isDue(now) {
 			s.engine.handleTimeout(now)
 		}
@@ -177,7 +235,7 @@ func (s *shell) act(a *action) {
 	case actionState:
 		s.enter(a.rest.(State))
 	case actionNote:
-		s.log.Warn("millrace: "+a.note, "error", a.err)
+		s.note(slog.LevelWarn, "millrace: "+a.note, "error", a.err)
 	}
 }
 
@@ -187,9 +245,9 @@ func (s *shell) enter(state State) {
 	s.changed = make(chan struct{})
 	switch state.Phase {
 	case Reconnecting:
-		s.log.Info("millrace: reconnecting", "attempt", state.Attempt, "delay", state.Delay, "error", state.Err)
+		s.note(slog.LevelInfo, "millrace: reconnecting", "attempt", state.Attempt, "delay", state.Delay, "error", state.Err)
 	case Connected:
-		s.log.Info("millrace: connected", "session", state.Session.String(), "node", state.Node)
+		s.note(slog.LevelInfo, "millrace: connected", "session", state.Session.String(), "node", state.Node)
 	case Closed:
 		s.isOver = true
 		s.timer.Stop()
@@ -241,7 +299,7 @@ func (s *shell) dial(ctx context.Context, attempt uint64, to endpoint) {
 // dialed takes the outcome of a try; false if nobody waits for it any more.
 func (s *shell) dialed(ctx context.Context, attempt uint64, to endpoint, opened connection, err error) bool {
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	defer s.unlock()
 	if s.attempt != attempt || s.isOver {
 		return false
 	}
@@ -281,7 +339,7 @@ func (s *shell) read(link *openLink) {
 			s.engine.handleFrame(s.now(), frame)
 			s.settle()
 		}
-		s.mu.Unlock()
+		s.unlock()
 		if read += len(frame); read >= yieldBytes {
 			read = 0
 			runtime.Gosched()
@@ -446,7 +504,7 @@ func (s *shell) release(c *channel, handle handleKind) {
 // send gives the engine a message that has its place in the window.
 func (s *shell) send(from *Sender, ticket *Ticket, body []byte) error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	defer s.unlock()
 	err := s.engine.whyClosed()
 	if err == nil && from.closed.Load() {
 		err = ErrClosed
@@ -458,6 +516,11 @@ func (s *shell) send(from *Sender, ticket *Ticket, body []byte) error {
 	s.engine.send(s.now(), from.channel, ticket, body)
 	s.settle()
 	return nil
+}
+
+// takeBack gives up a message that has not had its end: then it has it.
+func (s *shell) takeBack(from *Sender, ticket *Ticket, why error) {
+	s.do(func(now instant) { s.engine.cancelSend(now, from.channel, ticket, why) })
 }
 
 func (s *shell) readHistory(ctx context.Context, from *Sender, span HistoryRange, limit int) (*Page, error) {
@@ -478,6 +541,7 @@ func (s *shell) readHistory(ctx context.Context, from *Sender, span HistoryRange
 	case <-call.done:
 		return call.page, call.err
 	case <-ctx.Done():
+		s.do(func(now instant) { s.engine.abandonHistory(now, from.channel, call) })
 		return nil, ctx.Err()
 	}
 }

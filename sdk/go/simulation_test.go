@@ -1,6 +1,7 @@
 package millrace
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -70,6 +71,7 @@ type world struct {
 	sends      map[*Ticket]*simSend
 	mayReset   bool
 	connects   int
+	takenBack  int
 }
 
 func (w *world) fail(format string, args ...any) {
@@ -168,6 +170,21 @@ func (w *world) send() {
 	ticket, number := &Ticket{}, len(w.sends)
 	w.sends[ticket] = &simSend{number: number, name: name}
 	w.engine.send(w.now, w.senders[name], ticket, []byte(strconv.Itoa(number)))
+	w.settle()
+}
+
+// takeBack gives up a message that has not had its end, as an application does whose context ends.
+func (w *world) takeBack() {
+	if len(w.sends) == 0 {
+		return
+	}
+	number := w.below(len(w.sends))
+	for ticket, send := range w.sends {
+		if send.number == number && !send.isEnded {
+			w.engine.cancelSend(w.now, w.senders[send.name], ticket, context.Canceled)
+			w.takenBack++
+		}
+	}
 	w.settle()
 }
 
@@ -364,8 +381,10 @@ func (w *world) advance(by time.Duration) {
 
 func (w *world) step() {
 	switch dice := w.below(100); {
-	case dice < 20:
+	case dice < 18:
 		w.send()
+	case dice < 20:
+		w.takeBack()
 	case dice < 30:
 		w.node.Publish(w.name(), "other")
 	case dice < 50:
@@ -511,20 +530,24 @@ var simRefusals = model.Faults{
 
 func TestConnectionsThatBreakLoseNothing(t *testing.T) {
 	worlds := runWorlds(t, model.Faults{}, false)
-	delivered, connects := 0, 0
+	delivered, connects, takenBack := 0, 0, 0
 	for _, w := range worlds {
 		connects += w.connects
+		takenBack += w.takenBack
 		for _, r := range w.readers {
 			delivered += r.messages
 		}
 		for _, send := range w.sends {
-			if send.err != nil && AdviceOf(send.err) != Retry {
+			if send.err != nil && !errors.Is(send.err, context.Canceled) && AdviceOf(send.err) != Retry {
 				t.Errorf("seed %d: message %d: %v", w.seed, send.number, send.err)
 			}
 		}
 	}
 	if len(worlds) > 1 && (delivered < 50*len(worlds) || connects < 5*len(worlds)) {
 		t.Errorf("only %d messages were delivered over %d connections", delivered, connects)
+	}
+	if len(worlds) > 1 && takenBack < len(worlds) {
+		t.Errorf("only %d messages were taken back", takenBack)
 	}
 }
 

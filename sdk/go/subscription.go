@@ -117,6 +117,10 @@ func (s *subscription) start() (wire.StartKind, Position) {
 
 // position is the place behind the last message delivered; false before the first answer.
 func (s *subscription) position() (Position, bool) {
+	if !s.keepsHistory && !s.begun {
+		// Only an answer to a subscription gives a place here: the right to publish is none.
+		return Position{}, false
+	}
 	switch s.place {
 	case placeAt:
 		return s.at, true
@@ -146,8 +150,12 @@ func (s *subscription) subscribed(now instant, asked mode, answer *wire.Subscrib
 	head := Position(answer.Position)
 	s.epoch = head.Epoch
 	s.noteCanPublish(answer.CanPublish)
+	if !s.keepsHistory && asked == modeAttach {
+		s.pulling = false
+		return
+	}
 	if !s.keepsHistory {
-		if s.begun && asked == modeRead {
+		if s.begun {
 			s.tell(&Skipped{Reason: Interrupted})
 		}
 		s.pulling = false

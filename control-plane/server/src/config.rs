@@ -32,6 +32,10 @@ pub struct RestConfig {
     pub read_deadline: Duration,
     /// Connections at once; more wait in the kernel's queue. Default 4,096, about 20 KiB each.
     pub connections_max: usize,
+    /// How often data nodes are asked for their figures, of which the last 600 are kept. Default 1 s.
+    pub figures_interval: Duration,
+    /// How long a data node may take to answer what an operator asks of it. Default 2 s.
+    pub node_deadline: Duration,
     /// How long requests under way may go on when the server stops. Default 10 s.
     pub stop_grace: Duration,
 }
@@ -50,6 +54,8 @@ impl Default for RestConfig {
             publish_deadline: Duration::from_secs(10),
             read_deadline: Duration::from_secs(10),
             connections_max: 4_096,
+            figures_interval: Duration::from_secs(1),
+            node_deadline: Duration::from_secs(2),
             stop_grace: Duration::from_secs(10),
         }
     }

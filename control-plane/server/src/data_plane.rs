@@ -1,9 +1,27 @@
 //! What the REST API needs of the data plane: that a message reaches its channel's home, and that a change reaches every
 //! open session. The node link implements it; tests put a fake in its place.
 
+use std::time::Duration;
+
 use millrace_protocol::code::Refusal;
+use millrace_protocol::id::Term;
 use millrace_protocol::node::{NodeBody, PublishOrder, PublishedAt};
 use millrace_store::BoxFuture;
+
+/// A data node whose link lives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkedNode {
+    /// Its name, unique among those that are linked.
+    pub name: String,
+    /// Where clients reach it; empty if it was not told.
+    pub endpoints: Vec<String>,
+    /// Since when; Unix time, ms.
+    pub linked_ms: i64,
+    /// What its appends are fenced with.
+    pub term: Term,
+    /// It has been told all keys and revocations: it serves.
+    pub ready: bool,
+}
 
 /// The data plane as the REST API sees it.
 pub trait DataPlane: Send + Sync + 'static {
@@ -28,6 +46,21 @@ pub trait DataPlane: Send + Sync + 'static {
     /// Whether a data node is linked.
     fn is_linked(&self) -> bool;
 
-    /// URLs under which clients reach the data node that is linked, or was last; none before the first link.
-    fn endpoints(&self) -> Vec<String>;
+    /// The data nodes whose links live.
+    fn nodes(&self) -> Vec<LinkedNode>;
+
+    /// Asks a data node one of [`NodeBody::Report`], [`NodeBody::Inspect`] and [`NodeBody::Drain`], and waits for its answer.
+    ///
+    /// # Errors
+    /// The node's refusal. [`Code::Unavailable`](millrace_protocol::code::Code::Unavailable) if it is not linked, or does not answer
+    /// within `patience`: what it was told to do it may still do.
+    ///
+    /// # Cancel safety
+    /// A dropped future loses the answer, not the question.
+    fn ask<'a>(
+        &'a self,
+        node: &'a str,
+        question: NodeBody,
+        patience: Duration,
+    ) -> BoxFuture<'a, Result<NodeBody, Refusal>>;
 }

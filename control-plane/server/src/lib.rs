@@ -3,10 +3,10 @@
 
 mod bootstrap;
 mod config;
-mod console;
 mod data_plane;
 mod housekeeping;
 mod link;
+mod operate;
 mod record;
 mod rest;
 mod secret;
@@ -14,7 +14,7 @@ mod transact;
 
 pub use bootstrap::{BootstrapError, Dev, ensure_dev, random_secret};
 pub use config::{RestConfig, ServeError};
-pub use data_plane::DataPlane;
+pub use data_plane::{DataPlane, LinkedNode};
 pub use housekeeping::{Housekeeping, HousekeepingConfig};
 pub use link::{CLUSTER_SECRET_BYTES_MIN, LinkConfig, LinkConfigError, LinkEnd, LinkServer};
 pub use millrace_domain::Rate;

@@ -3,7 +3,7 @@
 //!
 //! - [`LinkServer`]: accepts links and is the [`DataPlane`] of the REST API;
 //! - `handshake`, `connection`: how a link begins and lives; `outbox`: what waits to be written;
-//! - `authorize`, `home`, `append`: the answers; `announce`: what a node is told unasked.
+//! - `authorize`, `home`, `append`: the answers; `announce`: what a node is told unasked; `inquiry`: what it is asked.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,13 +14,13 @@ use bytes::Bytes;
 use millrace_protocol::Code;
 use millrace_protocol::code::Refusal;
 use millrace_protocol::id::Term;
-use millrace_protocol::node::{NodeBody, NodeFrame, PublishOrder, PublishedAt};
+use millrace_protocol::node::{LinkHello, NodeBody, NodeFrame, PublishOrder, PublishedAt};
 use millrace_store::{BoxFuture, Store, StoreError, Transaction};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use crate::data_plane::DataPlane;
+use crate::data_plane::{DataPlane, LinkedNode};
 
 mod announce;
 mod append;
@@ -29,11 +29,13 @@ mod connection;
 mod handshake;
 mod history;
 mod home;
+mod inquiry;
 mod metrics;
 mod outbox;
 #[cfg(test)]
 mod tests;
 
+use inquiry::Inquiries;
 use metrics::LinkMetrics;
 use outbox::Outbox;
 
@@ -176,20 +178,25 @@ struct Shared {
     metrics: LinkMetrics,
     handshakes: Semaphore,
     active: Mutex<Option<Arc<Active>>>,
-    /// Where clients reach the node that was made welcome last.
-    endpoints: Mutex<Vec<String>>,
     stopping: AtomicBool,
 }
 
 /// The one link that lives.
 struct Active {
     node: String,
+    endpoints: Vec<String>,
+    /// Unix time.
+    linked_ms: i64,
+    /// 0 until it is given.
+    term: AtomicU64,
     outbox: Outbox,
     changes: mpsc::Sender<NodeBody>,
     /// The node has been told everything: it may get publishes.
     ready: AtomicBool,
     publishes: Mutex<HashMap<u64, oneshot::Sender<Result<PublishedAt, Refusal>>>>,
+    /// Numbers publishes and inquiries alike.
     publish_id: AtomicU64,
+    inquiries: Inquiries,
 }
 
 impl Active {
@@ -219,7 +226,6 @@ impl LinkServer {
             metrics: LinkMetrics::register(registry)?,
             handshakes: Semaphore::new(config.handshakes_max.max(1)),
             active: Mutex::new(None),
-            endpoints: Mutex::default(),
             stopping: AtomicBool::new(false),
             config,
         })))
@@ -300,7 +306,7 @@ struct Claim<'a> {
 impl<'a> Claim<'a> {
     /// # Errors
     /// A refusal that names the node whose link lives.
-    fn take(shared: &'a Shared, node: &str, changes: mpsc::Sender<NodeBody>) -> Result<Self, Refusal> {
+    fn take(shared: &'a Shared, hello: &LinkHello, changes: mpsc::Sender<NodeBody>) -> Result<Self, Refusal> {
         let mut slot = shared.slot();
         if shared.stopping.load(Ordering::SeqCst) {
             return Err(Refusal::new(Code::GoingAway, "the control node stops"));
@@ -310,12 +316,16 @@ impl<'a> Claim<'a> {
             return Err(Refusal::new(Code::Busy, message).after(shared.config.heartbeat));
         }
         let active = Arc::new(Active {
-            node: node.to_owned(),
+            node: hello.node.clone(),
+            endpoints: hello.endpoints.clone(),
+            linked_ms: now_unix_ms(),
+            term: AtomicU64::new(0),
             outbox: Outbox::new(shared.config.queue_bytes_max),
             changes,
             ready: AtomicBool::new(false),
             publishes: Mutex::default(),
             publish_id: AtomicU64::new(1),
+            inquiries: Inquiries::default(),
         });
         *slot = Some(active.clone());
         Ok(Self { shared, active })
@@ -327,6 +337,7 @@ impl Drop for Claim<'_> {
         self.active.outbox.end(LinkEnd::Closed);
         // Waiting publishes learn that their answer is lost.
         self.active.publishes().clear();
+        self.active.inquiries.clear();
         *self.shared.slot() = None;
         self.shared.metrics.up.set(0);
     }
@@ -349,8 +360,17 @@ impl DataPlane for LinkServer {
         self.0.active().is_some_and(|active| active.ready.load(Ordering::Acquire))
     }
 
-    fn endpoints(&self) -> Vec<String> {
-        self.0.endpoints.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn nodes(&self) -> Vec<LinkedNode> {
+        self.0.nodes()
+    }
+
+    fn ask<'a>(
+        &'a self,
+        node: &'a str,
+        question: NodeBody,
+        patience: Duration,
+    ) -> BoxFuture<'a, Result<NodeBody, Refusal>> {
+        Box::pin(self.0.ask(node, question, patience))
     }
 }
 
@@ -364,11 +384,6 @@ impl Drop for Waiting<'_> {
 }
 
 impl Shared {
-    /// Notes where clients reach a node that was made welcome.
-    fn met(&self, endpoints: Vec<String>) {
-        *self.endpoints.lock().unwrap_or_else(PoisonError::into_inner) = endpoints;
-    }
-
     async fn publish(&self, order: PublishOrder) -> Result<PublishedAt, Refusal> {
         let unavailable = || Refusal::new(Code::Unavailable, "no data node is linked").after(Duration::from_secs(1));
         let unknown = |what: &str| {

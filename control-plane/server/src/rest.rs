@@ -9,8 +9,8 @@ mod call;
 mod caller;
 mod channels;
 mod docs;
-pub(crate) mod endpoints;
 mod fields;
+mod inspect;
 mod json;
 pub(crate) mod keys;
 mod limiter;
@@ -18,6 +18,7 @@ mod listener;
 mod members;
 mod messages;
 mod metrics;
+mod nodes;
 mod openapi;
 mod page;
 pub(crate) mod problem;
@@ -53,8 +54,8 @@ use self::limiter::Limiter;
 use self::metrics::Metrics;
 use self::problem::{Kind, Problem, Unwritten, seconds};
 use crate::config::{OPERATOR_KEY_BYTES_MAX, OPERATOR_KEY_BYTES_MIN, RestConfig, ServeError};
-use crate::console;
 use crate::data_plane::DataPlane;
+use crate::operate::{Fleet, watch as watcher};
 use crate::secret;
 
 /// Names a request in logs, problems and answers.
@@ -75,13 +76,15 @@ pub(crate) struct Rest {
     requests: Arc<Semaphore>,
     pub(crate) in_flight: InFlight,
     pub(crate) turns: Turns,
+    /// The data nodes and their figures.
+    pub(crate) fleet: Fleet,
     metrics: Metrics,
-    registry: Registry,
+    pub(crate) registry: Registry,
     /// Of the configured operator key.
     operator_fingerprint: Option<String>,
 }
 
-pub(crate) type Shared = Arc<Rest>;
+type Shared = Arc<Rest>;
 
 /// The caller's address.
 #[derive(Debug, Clone, Copy)]
@@ -149,6 +152,7 @@ pub async fn serve_rest(
         requests: Arc::new(Semaphore::new(config.connections_max)),
         in_flight: Mutex::new(HashSet::new()),
         turns: Turns::new(),
+        fleet: Fleet::default(),
         metrics,
         registry,
         operator_fingerprint,
@@ -161,6 +165,7 @@ pub async fn serve_rest(
         tasks.push(tokio::spawn(listener::run(admin_listener, router, rest.clone(), stopped.clone())));
     }
     let router = router(&rest, admin_address.is_none());
+    tasks.push(tokio::spawn(watcher::run(rest.clone(), stopped.clone())));
     tasks.push(tokio::spawn(listener::run(listener, router, rest.clone(), stopped)));
     Ok(RestServer { address, admin_address, stop, tasks })
 }
@@ -192,6 +197,8 @@ fn api() -> utoipa_axum::router::OpenApiRouter<Shared> {
         .merge(channels::routes())
         .merge(members::routes())
         .merge(messages::routes())
+        .merge(inspect::routes())
+        .merge(nodes::routes())
 }
 
 fn router(rest: &Shared, with_metrics: bool) -> Router {
@@ -200,11 +207,7 @@ fn router(rest: &Shared, with_metrics: bool) -> Router {
     let mut document = document;
     document.merge(document_of_open);
     let document = openapi::finish(&document);
-    let mut router = api
-        .layer(from_fn_with_state(rest.clone(), admit))
-        .merge(open)
-        .merge(docs::routes(&document))
-        .merge(console::routes());
+    let mut router = api.layer(from_fn_with_state(rest.clone(), admit)).merge(open).merge(docs::routes(&document));
     if with_metrics {
         router = router.merge(system::metrics_route());
     }

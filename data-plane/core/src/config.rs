@@ -39,6 +39,9 @@ pub struct Config {
     pub replay_messages_max: u64,
     /// Grants kept in memory. Default 65,536, about 10 MiB.
     pub grants_max: u32,
+    /// Sessions that ended, and as many other things that went wrong, which are remembered for operators. Default 256 of each, about
+    /// 150 bytes each.
+    pub incidents_max: u32,
     /// Requests to one other shard, or to a shard's own homes, that wait for an answer. Default 8,192.
     pub hop_requests_max: u32,
     /// Live batches that wait for another shard; above it the shard lags. Default 1,024.
@@ -111,6 +114,7 @@ impl Default for Config {
             page_bytes_max: 64 << 10,
             replay_messages_max: 100_000,
             grants_max: 65_536,
+            incidents_max: 256,
             hop_requests_max: 8_192,
             hop_deliveries_max: 1_024,
             home: HomeConfig::default(),

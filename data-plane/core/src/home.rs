@@ -15,6 +15,7 @@ mod answer;
 mod append;
 mod lease;
 pub(crate) mod producers;
+mod view;
 pub(crate) mod window;
 
 use std::collections::VecDeque;

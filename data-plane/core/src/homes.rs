@@ -44,6 +44,10 @@ impl Homes {
         self.homes.len()
     }
 
+    pub(crate) fn get(&self, channel: ChannelId) -> Option<&Home> {
+        self.homes.get(&channel).map(|home| &**home)
+    }
+
     pub(crate) fn publish(&mut self, context: &mut Context<'_>, publish: Publish) {
         match self.home(context, publish.channel, publish.history) {
             Ok(home) => {

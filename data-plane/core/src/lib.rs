@@ -14,10 +14,11 @@
 //!
 //! Modules in reading order: `session`, `user`, `outbound` and `rate_limit` (one session); `subscription` and `replay` (a
 //! channel's sessions on one shard); `grant` (what users may do); `home` (the one place that orders a channel); `run` (encoded
-//! messages); `hop` (between shards); `wheel`, `arena`, `recent`, `seeded` (time and memory); `shard` (routes and keeps time).
+//! messages); `incident` and `agent` (what operators ask for); `hop` (between shards); `wheel`, `arena`, `recent`, `seeded` (time and memory); `shard` (routes and keeps time).
 #![forbid(unsafe_code)]
 
 mod action;
+mod agent;
 mod arena;
 mod backplane;
 mod barring;
@@ -27,6 +28,7 @@ mod home;
 mod homes;
 mod hop;
 mod id;
+mod incident;
 mod links;
 mod outbound;
 mod rate_limit;
@@ -48,6 +50,6 @@ pub use hop::Hop;
 pub use id::{Now, SLOTS, SessionKey, ShardIndex, home_of};
 pub use outbound::Outbound;
 pub use run::Run;
-pub use shard::Shard;
+pub use shard::{Findings, Shard};
 pub use stats::Stats;
 pub use token::{VerifiedToken, VerifyToken};

@@ -61,6 +61,10 @@ enum ControlKind {
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Skipped {
     pub(crate) messages: u64,
+    /// What a mark says that was put into the queue now.
+    pub(crate) range: Option<(Position, Position)>,
+    /// It took the place of an earlier one: the client was to hear of it already.
+    pub(crate) goes_on: bool,
 }
 
 impl Segment {
@@ -149,6 +153,7 @@ impl Outbound {
         if !self.extend_mark(run) {
             self.drop_waiting(run.channel, &mut range, &mut skipped);
             if self.data_bytes + len32(run.len()) <= bytes_max {
+                skipped.range = range;
                 if let Some(range) = range {
                     self.push_mark(scratch, run.channel, range);
                 }
@@ -156,8 +161,9 @@ impl Outbound {
                 return skipped;
             }
             let first = Position { epoch: run.epoch, offset: run.first };
-            let first = range.map_or(first, |(first, _)| first);
-            self.push_mark(scratch, run.channel, (first, run.position()));
+            let range = (range.map_or(first, |(first, _)| first), run.position());
+            skipped.range = Some(range);
+            self.push_mark(scratch, run.channel, range);
         } else {
             self.encode_last_mark(scratch);
         }
@@ -225,6 +231,7 @@ impl Outbound {
         self.data_bytes -= data;
         self.control_bytes -= control_bytes;
         self.control_frames -= marks;
+        skipped.goes_on = marks > 0;
         self.fill_front();
     }
 

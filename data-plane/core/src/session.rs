@@ -5,6 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use millrace_protocol::{ChannelId, Position, Producer, TenantId, UserId};
 
 use crate::VerifiedToken;
+use crate::agent::Agent;
 use crate::barring::Barring;
 use crate::grant::Access;
 use crate::outbound::Outbound;
@@ -23,6 +24,11 @@ pub(crate) struct Session {
     pub(crate) heard: Tick,
     /// The wheel's entry that counts.
     pub(crate) due: Tick,
+    /// When it connected.
+    pub(crate) since: Tick,
+    /// What its id is drawn from; 0 before it has one.
+    pub(crate) draw: u64,
+    pub(crate) agent: Agent,
     /// Requests that wait for an answer.
     pub(crate) in_flight: u32,
     /// Other sessions of the same user: places in the arena, or `NONE`.
@@ -101,6 +107,9 @@ impl Session {
             requests: Bucket::default(),
             heard: now,
             due: 0,
+            since: now,
+            draw: 0,
+            agent: Agent::default(),
             in_flight: 0,
             user_previous: crate::user::NONE,
             user_next: crate::user::NONE,

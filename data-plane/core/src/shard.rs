@@ -3,6 +3,7 @@
 mod access;
 mod control;
 mod deliver;
+mod inspect;
 mod request;
 mod subscribe;
 mod time;
@@ -15,12 +16,14 @@ use millrace_protocol::id::NAME_BYTES_MAX;
 use millrace_protocol::{ChannelId, Code, TenantId};
 use rustc_hash::FxHashSet;
 
+use crate::agent::Agents;
 use crate::arena::Arena;
 use crate::backplane::Backplane;
 use crate::grant::Grants;
 use crate::home::{Context, Wants};
 use crate::homes::Homes;
 use crate::hop::HopBody;
+use crate::incident::Incidents;
 use crate::links::Links;
 use crate::outbound::Outbound;
 use crate::seeded::Seeded;
@@ -33,6 +36,7 @@ use crate::{
 };
 
 use self::control::Reauthorize;
+pub use self::inspect::Findings;
 use self::request::Waiter;
 use self::time::{Chore, Random};
 
@@ -51,6 +55,8 @@ pub struct Shard<V> {
 
     sessions: Arena<Session>,
     users: Users,
+    agents: Agents,
+    incidents: Incidents,
     channels: Channels,
     grants: Grants<Waiter>,
     homes: Homes,
@@ -114,6 +120,8 @@ impl<V: VerifyToken> Shard<V> {
             began: now.instant,
             sessions: Arena::new(),
             users: Users::new(hasher.derive("users")),
+            agents: Agents::default(),
+            incidents: Incidents::new(config.incidents_max),
             channels: Channels::default(),
             grants: Grants::new(config.grants_max, hasher.derive("grants")),
             homes: Homes::new(),
@@ -175,6 +183,7 @@ impl<V: VerifyToken> Shard<V> {
 
     /// The transport is gone, by whichever side. The key names nothing any more.
     pub fn handle_disconnected(&mut self, _now: Now, session: SessionKey) {
+        self.note_end(session, None, "the connection was closed or lost");
         self.forget(session);
         if let Some(gone) = self.sessions.remove(session) {
             self.stats.sessions_closed_total += 1;
@@ -251,6 +260,7 @@ impl<V: VerifyToken> Shard<V> {
         self.with_homes(now, Homes::end_turn);
         self.take_local_hops(now);
         self.ask_grants();
+        self.incidents.end_turn(now.unix_ms);
         if self.draining == Draining::Begun && self.homes.is_drained() {
             self.draining = Draining::Done;
             self.actions.push_back(Action::Drained);
@@ -378,6 +388,7 @@ impl<V: VerifyToken> Shard<V> {
     ) {
         // A name comes unchecked. Whole, it could make thousands of answers as long as the longest frame each.
         let channel = &channel[..channel.floor_char_boundary(NAME_BYTES_MAX)];
+        self.note_refused(key, code, channel);
         self.stats.refused_total += 1;
         match code {
             Code::RateLimited => self.stats.rate_limited_total += 1,
@@ -410,6 +421,7 @@ impl<V: VerifyToken> Shard<V> {
             Code::TokenExpired | Code::TokenRevoked => self.stats.token_ends_total += 1,
             _ => {}
         }
+        self.note_end(key, Some(code), reason);
         self.forget(key);
         let Some(session) = self.sessions.get_mut(key) else { return };
         session.state = State::Closing;
@@ -428,6 +440,7 @@ impl<V: VerifyToken> Shard<V> {
         self.users.remove(&mut self.sessions, key);
         let Some(session) = self.sessions.get_mut(key) else { return };
         session.pacing = None;
+        self.agents.give_back(std::mem::take(&mut session.agent));
         // The last first: they are in order, and those behind a removed one move.
         let channels: Vec<_> = session.subscriptions.iter().rev().map(|subscription| subscription.channel).collect();
         for channel in channels {

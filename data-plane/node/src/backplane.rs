@@ -5,6 +5,7 @@
 //! that encodes an append of 100 messages of 100 bytes in 5 µs keeps up with all of them.
 
 mod link;
+mod operate;
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,14 +13,14 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use millrace_core::{ControlEvent, Drain, ShardIndex, home_of};
 use millrace_protocol::id::Term;
-use millrace_protocol::node::{NodeBody, NodeFrame};
+use millrace_protocol::node::{Inspect, Inspected, NodeBody, NodeFrame};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use self::link::LinkEvent;
@@ -48,6 +49,8 @@ pub(crate) enum ToShard {
     Control(ControlEvent),
     /// Tell your numbers.
     Report(oneshot::Sender<ShardReport>),
+    /// Tell what you know of a user or a channel.
+    Inspect(Arc<Inspect>, oneshot::Sender<Inspected>),
     /// Send the clients away and give everything back.
     Drain(Drain),
     /// End now.
@@ -100,6 +103,9 @@ pub(crate) async fn run(
         backlog: rings.down.iter().map(|_| VecDeque::new()).collect(),
         rings,
         from_link,
+        to_link: to_link.downgrade(),
+        questions: Arc::new(Semaphore::new(operate::QUESTIONS_MAX)),
+        started_ms: unix_ms(),
         held: None,
         term: None,
         synced: false,
@@ -116,6 +122,11 @@ struct Router {
     /// event brings; nothing that the control plane says may be lost.
     backlog: Vec<VecDeque<ToShard>>,
     from_link: mpsc::Receiver<LinkEvent>,
+    /// For answers that take their time; the link ends without waiting for them.
+    to_link: mpsc::WeakSender<Outgoing>,
+    /// Room for operators' questions.
+    questions: Arc<Semaphore>,
+    started_ms: i64,
     /// A frame that the link has no room for. Meanwhile shards keep theirs.
     held: Option<Outgoing>,
     term: Option<Term>,
@@ -273,6 +284,7 @@ impl Router {
                 self.broadcast(|| ToShard::Control(ControlEvent::Frame(frame.clone())));
                 return;
             }
+            NodeBody::Report | NodeBody::Inspect(_) | NodeBody::Drain { .. } => return self.handle_operator(frame),
             NodeBody::Publish(order) => home_of(order.channel, self.shard_count()),
             NodeBody::Authorized(_)
             | NodeBody::HomesOpened(_)
@@ -342,6 +354,17 @@ impl Router {
 
     /// Asks every shard and answers when all have, or not in time. Waiting for them is a task: the router goes on.
     fn report(&mut self, reply: oneshot::Sender<NodeReport>) {
+        let report = self.ask_reports(Instant::now() + REPORT_LIMIT);
+        tokio::spawn(async move {
+            let mut report = report.await;
+            report.usage = Usage::now();
+            // Who asked may have gone.
+            let _ = reply.send(report);
+        });
+    }
+
+    /// Asks every shard now; the future is done when all have answered, or at the deadline. It knows nothing of the process's usage.
+    fn ask_reports(&mut self, deadline: Instant) -> impl Future<Output = NodeReport> + use<> {
         let mut answers = Vec::with_capacity(self.backlog.len());
         for shard in 0..self.backlog.len() {
             let (answer, receiver) = oneshot::channel();
@@ -358,16 +381,18 @@ impl Router {
             shards: Vec::new(),
             usage: Usage::default(),
         };
-        tokio::spawn(async move {
-            let deadline = Instant::now() + REPORT_LIMIT;
+        async move {
             for answer in answers {
                 report.shards.push(timeout_at(deadline, answer).await.ok().and_then(Result::ok));
             }
-            report.usage = Usage::now();
-            // Who asked may have gone.
-            let _ = reply.send(report);
-        });
+            report
+        }
     }
+}
+
+fn unix_ms() -> i64 {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(unix.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// The backplane's doorbell as something tokio can wait for.

@@ -6,12 +6,13 @@
 //! and serves the admin port. Threads share nothing but bounded rings.
 //!
 //! In reading order: [`Config`]; [`start`] and [`DataNode`]; then `shard` (the loop), `listener`, `poller`, `ring`, `keys`
-//! (a shard's surroundings); `backplane` (router and link); `admin`, `report` (what operators see); `machine`.
+//! (a shard's surroundings); `backplane` (router and link); `admin`, `report`, `figures` (what operators see); `machine`.
 #![forbid(unsafe_code)]
 
 mod admin;
 mod backplane;
 mod config;
+mod figures;
 mod keys;
 mod listener;
 mod machine;

@@ -5,6 +5,7 @@ use std::io;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use rustix::time::{ClockId, clock_gettime};
 
 /// Raises the soft limit of open descriptors to the hard one and returns it. `None` means there is no limit.
 pub(crate) fn raise_descriptor_limit() -> Option<u64> {
@@ -59,14 +60,24 @@ pub(crate) struct Usage {
 impl Usage {
     /// Reads it. Costs three small files and a directory: for a scrape, not for a turn.
     pub(crate) fn now() -> Self {
+        Self { descriptors: fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count() as u64), ..Self::brief() }
+    }
+
+    /// Without the descriptors, which take long to count where there are many.
+    pub(crate) fn brief() -> Self {
         let read = |file: &str| fs::read_to_string(file).unwrap_or_default();
-        let descriptors = fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count() as u64);
         Self {
             cpu_seconds: cpu_seconds(&read("/proc/self/stat")).unwrap_or_default(),
             resident_bytes: resident_bytes(&read("/proc/self/statm")).unwrap_or_default(),
-            descriptors,
+            descriptors: 0,
         }
     }
+}
+
+/// User and system time of the calling thread, µs.
+pub(crate) fn thread_cpu_us() -> u64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0) / 1000
 }
 
 /// Source: proc_pid_stat(5), fields 14 and 15.
@@ -97,6 +108,10 @@ mod tests {
         assert_eq!(resident_bytes("100"), None);
         let usage = Usage::now();
         assert!(usage.resident_bytes > 0 && usage.descriptors > 2, "{usage:?}");
+        let before = thread_cpu_us();
+        while thread_cpu_us() == before {
+            std::hint::spin_loop();
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
 use millrace_core::ShardIndex;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::backplane::{self, Command, Identity, LinkTarget, Surroundings};
 use crate::config::{Config, Pinning, StartError};
@@ -42,6 +42,8 @@ pub struct DataNode {
     /// Where metrics and health are.
     pub admin_address: SocketAddr,
     commands: mpsc::Sender<Command>,
+    /// Closed when the node has stopped.
+    running: watch::Receiver<()>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -97,10 +99,8 @@ pub fn start(config: Config, link: LinkConfig) -> Result<DataNode, StartError> {
     }
 
     let (report_requests, reports) = mpsc::channel(REPORTS_MAX);
-    // Who asks the control plane where to connect gets an answer, also of a node that nobody gave a name.
-    let endpoints =
-        if config.endpoints.is_empty() { vec![format!("ws://{client_address}")] } else { config.endpoints.clone() };
-    let identity = Identity { node: config.core.node.clone(), endpoints, secret: link.secret };
+    let identity =
+        Identity { node: config.core.node.clone(), endpoints: config.endpoints.clone(), secret: link.secret };
     let surroundings = Surroundings {
         node: config.core.node,
         endpoints: config.endpoints,
@@ -110,6 +110,7 @@ pub fn start(config: Config, link: LinkConfig) -> Result<DataNode, StartError> {
         commands: from_owner,
         reports,
     };
+    let (running_until_dropped, running) = watch::channel(());
     let (ready, started) = sync_channel(1);
     threads.push(spawn("backplane".into(), move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -128,12 +129,13 @@ pub fn start(config: Config, link: LinkConfig) -> Result<DataNode, StartError> {
             let admin = tokio::spawn(admin::serve(admin, report_requests));
             backplane::run(rings, bell, link.target, identity, surroundings).await;
             admin.abort();
+            drop(running_until_dropped);
             Ok(())
         })
     })?);
     wait_for(&started, "backplane")?;
     tracing::info!(clients = %client_address, admin = %admin_address, shards, connections_max, "data node runs");
-    Ok(DataNode { client_address, admin_address, commands, threads })
+    Ok(DataNode { client_address, admin_address, commands, running, threads })
 }
 
 impl DataNode {
@@ -145,7 +147,16 @@ impl DataNode {
         let _ = self.commands.try_send(Command::Drain(grace));
     }
 
-    /// Waits until the node has stopped. Nothing stops it but [`DataNode::drain`].
+    /// Waits until the node has stopped: after [`DataNode::drain`], or because the control plane ordered a drain.
+    ///
+    /// # Cancel safety
+    /// A dropped future loses nothing.
+    pub async fn ended(&self) {
+        // Nothing is ever sent: only the end is heard.
+        while self.running.clone().changed().await.is_ok() {}
+    }
+
+    /// Waits until the node has stopped, as [`DataNode::ended`] does, holding the thread up.
     pub fn join(mut self) {
         for thread in std::mem::take(&mut self.threads) {
             // A panic has ended the process already.

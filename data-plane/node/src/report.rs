@@ -74,6 +74,12 @@ pub(crate) struct ShardReport {
     pub(crate) driver: &'static str,
     /// The processor it is pinned to.
     pub(crate) processor: Option<usize>,
+    /// User and system time of its thread, µs.
+    pub(crate) cpu_us: u64,
+    /// Items in the fullest ring that leads to it.
+    pub(crate) ring_items: usize,
+    /// Places in a ring.
+    pub(crate) ring_slots: usize,
     pub(crate) core: millrace_core::Stats,
     pub(crate) shell: ShellStats,
 }
@@ -274,7 +280,8 @@ mod tests {
 
     fn shard(turns: u64) -> ShardReport {
         let shell = ShellStats { turns_total: turns, parting: 2, ..ShellStats::default() };
-        ShardReport { driver: "epoll", processor: Some(0), core: millrace_core::Stats::default(), shell }
+        let core = millrace_core::Stats::default();
+        ShardReport { driver: "epoll", processor: Some(0), cpu_us: 1, ring_items: 0, ring_slots: 16, core, shell }
     }
 
     fn report() -> NodeReport {

@@ -115,6 +115,11 @@ impl<T> Inlet<T> {
         self.consumer.is_empty()
     }
 
+    /// Items that wait, and places for them.
+    pub(crate) fn fill(&self) -> (usize, usize) {
+        (self.consumer.slots(), self.consumer.buffer().capacity())
+    }
+
     /// Whether nothing will ever come any more: the sender is gone.
     pub(crate) fn is_abandoned(&self) -> bool {
         self.consumer.is_abandoned()
@@ -145,6 +150,12 @@ impl<H, D, U> ShardRings<H, D, U> {
     /// Whether no ring towards this shard holds anything.
     pub(crate) fn nothing_waits(&self) -> bool {
         self.down.is_empty() && self.from_shards.iter().flatten().all(Inlet::is_empty)
+    }
+
+    /// Items in the fullest ring towards this shard, and places in one.
+    pub(crate) fn fill(&self) -> (usize, usize) {
+        let from_shards = self.from_shards.iter().flatten().map(Inlet::fill);
+        from_shards.fold(self.down.fill(), |(items, slots), (other, _)| (items.max(other), slots))
     }
 
     /// Wakes everyone that was given something since the last call, once.
@@ -237,6 +248,7 @@ mod tests {
         assert_eq!(outlet.push(1), Ok(()));
         assert_eq!(outlet.push(2), Ok(()));
         assert_eq!(outlet.push(3), Err(3));
+        assert_eq!(inlet.fill(), (2, 2));
         assert_eq!(inlet.pop(), Some(1));
         assert_eq!(outlet.push(3), Ok(()));
         assert_eq!((inlet.pop(), inlet.pop(), inlet.pop()), (Some(2), Some(3), None));
@@ -277,6 +289,7 @@ mod tests {
             backplane.down[sender].push(sender).expect("room");
         }
         assert!(!backplane.nothing_waits());
+        assert!(shards.iter().all(|shard| shard.fill() == (1, 4)));
         for (receiver, shard) in shards.iter_mut().enumerate() {
             assert_eq!(backplane.up[receiver].pop(), Some(receiver));
             assert_eq!(shard.down.pop(), Some(receiver));

@@ -5,6 +5,7 @@
 
 mod accept;
 mod connection;
+mod inspect;
 mod parting;
 mod traffic;
 
@@ -309,6 +310,7 @@ impl Shard {
                 Some(ToShard::Control(event)) => self.handle_control(now, event),
                 // Who asked may have gone.
                 Some(ToShard::Report(reply)) => drop(reply.send(self.report())),
+                Some(ToShard::Inspect(question, reply)) => drop(reply.send(self.inspect(now, &question))),
                 Some(ToShard::Drain(drain)) => {
                     self.door.close();
                     self.draining = Draining::Core;
@@ -344,7 +346,16 @@ impl Shard {
             control_backlog: self.control_backlog.len() as u64,
             ..self.stats.clone()
         };
-        ShardReport { driver: self.driver, processor: self.processor, core: self.core.stats().clone(), shell }
+        let (ring_items, ring_slots) = self.rings.fill();
+        ShardReport {
+            driver: self.driver,
+            processor: self.processor,
+            cpu_us: machine::thread_cpu_us(),
+            ring_items,
+            ring_slots,
+            core: self.core.stats().clone(),
+            shell,
+        }
     }
 
     fn act(&mut self, now: Now, action: Action) {

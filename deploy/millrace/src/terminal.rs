@@ -4,7 +4,9 @@
 mod channel;
 pub(crate) mod credentials;
 mod history;
+mod inspect;
 mod member;
+mod node;
 mod output;
 mod progress;
 mod rest;
@@ -36,6 +38,10 @@ pub(crate) enum Command {
     Channel(channel::Channel),
     /// Add, list, change and remove the members of a channel
     Member(member::Member),
+    /// List, show and drain data nodes
+    Node(node::Node),
+    /// Look into a user's sessions or a channel's subscribers, live
+    Inspect(inspect::Inspect),
 }
 
 /// Runs one of them.
@@ -47,6 +53,8 @@ pub(crate) fn run(command: Command) -> Result<()> {
         Command::Token(command) => token::run(&command),
         Command::Channel(command) => channel::run(&command),
         Command::Member(command) => member::run(&command),
+        Command::Node(command) => node::run(&command),
+        Command::Inspect(command) => inspect::run(&command),
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use capnp::{primitive_list, struct_list, text};
 
+use super::operate::Views;
 use super::{
     AppendOutcome, Authorize, ChannelAppend, ChannelAppended, ChannelKind, ChannelRef, CloseHome, FRAME_BYTES_MAX,
     Grant, Head, History, HistoryClass, HistoryRange, KeyAlgorithm, LIST_ITEMS_MAX, LinkHello, MemberChanged,
@@ -41,7 +42,7 @@ pub fn decode(frame: Bytes) -> Result<NodeFrame, FrameError> {
     Ok(NodeFrame { id: root.get_id(), body })
 }
 
-struct Decoder<'a> {
+pub(super) struct Decoder<'a> {
     frame: &'a Bytes,
     /// The user of the message before: a run of messages of one user shares one name.
     user_before: Option<UserId>,
@@ -98,6 +99,12 @@ impl Decoder<'_> {
                 }
             }
             Which::TokensRevoked(revoked) => NodeBody::TokensRevoked(self.tokens_revoked(revoked?)?),
+            Which::Report(()) => NodeBody::Report,
+            Which::Reported(figures) => NodeBody::Reported(self.figures(figures?)?),
+            Which::Inspect(inspect) => NodeBody::Inspect(self.inspect(inspect?)?),
+            Which::Inspected(inspected) => NodeBody::Inspected(self.inspected(inspected?)?),
+            Which::Drain(order) => NodeBody::Drain { over_ms: order?.get_over_ms() },
+            Which::Draining(()) => NodeBody::Draining,
         })
     }
 
@@ -329,7 +336,7 @@ impl Decoder<'_> {
     }
 
     /// Decodes each struct of a list.
-    fn each<'r, S, T>(
+    pub(super) fn each<'r, S, T>(
         &mut self,
         what: &'static str,
         list: struct_list::Reader<'r, S>,
@@ -346,11 +353,11 @@ impl Decoder<'_> {
         Ok(items)
     }
 
-    fn text(&self, what: &'static str, text: capnp::Result<text::Reader<'_>>) -> Result<&str, Stop> {
+    pub(super) fn text(&self, what: &'static str, text: capnp::Result<text::Reader<'_>>) -> Result<&str, Stop> {
         share_text(self.frame, what, text)
     }
 
-    fn user(&mut self, what: &'static str, text: capnp::Result<text::Reader<'_>>) -> Result<UserId, Stop> {
+    pub(super) fn user(&mut self, what: &'static str, text: capnp::Result<text::Reader<'_>>) -> Result<UserId, Stop> {
         let text = share_text(self.frame, what, text)?;
         if let Some(user) = self.user_before.as_ref().filter(|user| user.as_str() == text) {
             return Ok(user.clone());
@@ -360,7 +367,11 @@ impl Decoder<'_> {
         Ok(user)
     }
 
-    fn channel_name(&self, what: &'static str, text: capnp::Result<text::Reader<'_>>) -> Result<ChannelName, Stop> {
+    pub(super) fn channel_name(
+        &self,
+        what: &'static str,
+        text: capnp::Result<text::Reader<'_>>,
+    ) -> Result<ChannelName, Stop> {
         let text = share_text(self.frame, what, text)?;
         Ok(ChannelName::new(text).map_err(|source| FrameError::Name { what, source })?)
     }
@@ -405,7 +416,7 @@ fn nearest_code(number: u16) -> Code {
     })
 }
 
-fn history_class(class: wire::HistoryClass) -> HistoryClass {
+pub(super) fn history_class(class: wire::HistoryClass) -> HistoryClass {
     match class {
         wire::HistoryClass::Durable => HistoryClass::Durable,
         wire::HistoryClass::Windowed => HistoryClass::Windowed,
@@ -428,7 +439,7 @@ fn list_len(what: &'static str, len: u32, len_max: usize) -> Result<usize, Frame
     Ok(len)
 }
 
-fn fixed<const N: usize>(what: &'static str, data: &[u8]) -> Result<[u8; N], FrameError> {
+pub(super) fn fixed<const N: usize>(what: &'static str, data: &[u8]) -> Result<[u8; N], FrameError> {
     data.first_chunk().filter(|_| data.len() == N).copied().ok_or(FrameError::Length {
         what,
         bytes: data.len(),
@@ -436,11 +447,11 @@ fn fixed<const N: usize>(what: &'static str, data: &[u8]) -> Result<[u8; N], Fra
     })
 }
 
-fn tenant(what: &'static str, number: u32) -> Result<TenantId, FrameError> {
+pub(super) fn tenant(what: &'static str, number: u32) -> Result<TenantId, FrameError> {
     TenantId::new(number).ok_or(FrameError::Zero { what })
 }
 
-fn channel(what: &'static str, number: u64) -> Result<ChannelId, FrameError> {
+pub(super) fn channel(what: &'static str, number: u64) -> Result<ChannelId, FrameError> {
     ChannelId::new(number).ok_or(FrameError::Zero { what })
 }
 

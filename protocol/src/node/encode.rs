@@ -3,7 +3,7 @@
 use super::{
     AppendOutcome, ChannelAppend, ChannelKind, ChannelRef, FRAME_BYTES_MAX, Grant, Head, HistoryClass, HistoryRange,
     KeyAlgorithm, LinkHello, MemberChanged, NewMessage, NodeBody, NodeFrame, PublishedAt, RevokedTokens, Role,
-    SlowConsumer, StoredMessage, TenantKey, TokensRevoked,
+    SlowConsumer, StoredMessage, TenantKey, TokensRevoked, operate,
 };
 use crate::code::Refusal;
 use crate::error::FrameError;
@@ -126,6 +126,9 @@ fn words_max(body: &NodeBody) -> usize {
                 RevokedTokens::Token(token) => text_words(token),
                 RevokedTokens::UserBefore(user, _) => text_words(user.as_str()),
             },
+            NodeBody::Reported(figures) => operate::figures_words(figures),
+            NodeBody::Inspect(inspect) => operate::inspect_words(inspect),
+            NodeBody::Inspected(inspected) => operate::inspected_words(inspected),
             NodeBody::Challenge { .. }
             | NodeBody::Welcome { .. }
             | NodeBody::Ping
@@ -133,6 +136,9 @@ fn words_max(body: &NodeBody) -> usize {
             | NodeBody::ReadHistory(_)
             | NodeBody::HomesClosed
             | NodeBody::Synced
+            | NodeBody::Report
+            | NodeBody::Drain { .. }
+            | NodeBody::Draining
             | NodeBody::Published(Ok(_))
             | NodeBody::Unknown => 0,
         }
@@ -269,6 +275,12 @@ fn body(from: &NodeBody, mut to: wire::node_frame::Builder<'_>) {
             to.set_archived(*archived);
         }
         NodeBody::TokensRevoked(from) => tokens_revoked(from, to.init_tokens_revoked()),
+        NodeBody::Report => to.set_report(()),
+        NodeBody::Reported(from) => operate::figures(from, to.init_reported()),
+        NodeBody::Inspect(from) => operate::inspect(from, to.init_inspect()),
+        NodeBody::Inspected(from) => operate::inspected(from, to.init_inspected()),
+        NodeBody::Drain { over_ms } => to.init_drain().set_over_ms(*over_ms),
+        NodeBody::Draining => to.set_draining(()),
         NodeBody::Unknown => panic!("an unknown frame is only ever received"),
     }
 }
@@ -420,7 +432,7 @@ fn refusal(from: &Refusal, mut to: wire::refused::Builder<'_>) {
     to.set_retry_after_ms(u32::try_from(from.retry_after.as_millis()).unwrap_or(u32::MAX));
 }
 
-fn history_class(class: HistoryClass) -> wire::HistoryClass {
+pub(super) fn history_class(class: HistoryClass) -> wire::HistoryClass {
     match class {
         HistoryClass::Durable => wire::HistoryClass::Durable,
         HistoryClass::Windowed => wire::HistoryClass::Windowed,

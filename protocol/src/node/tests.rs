@@ -10,6 +10,8 @@ use super::*;
 use crate::client::PAYLOAD_BYTES_CAP;
 use crate::error::FrameError;
 
+mod operate;
+
 static POOL: LazyLock<Bytes> = LazyLock::new(|| (0..=250).cycle().take(PAYLOAD_BYTES_CAP).collect());
 
 fn body() -> impl Strategy<Value = Bytes> {
@@ -202,7 +204,8 @@ fn notices() -> impl Strategy<Value = NodeBody> {
 }
 
 fn frame() -> impl Strategy<Value = NodeFrame> {
-    (any::<u64>(), prop_oneof![requests(), replies(), notices()]).prop_map(|(id, body)| NodeFrame { id, body })
+    (any::<u64>(), prop_oneof![requests(), replies(), notices(), operate::bodies()])
+        .prop_map(|(id, body)| NodeFrame { id, body })
 }
 
 fn bytes_of(frame: &NodeFrame) -> Bytes {

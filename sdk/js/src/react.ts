@@ -128,8 +128,7 @@ class Shared {
     const { name } = this.timeline.channel;
     if (!this.registry.has(name)) this.registry.set(name, this);
     const stop = this.timeline.subscribe(listener);
-    // A component that comes asks again for what was refused or taken away before it came.
-    if (!this.isStarted || this.timeline.view.status === "ended") {
+    if (!this.isStarted) {
       this.isStarted = true;
       const { after, afterOffset } = this.options;
       // The view tells why.

@@ -44,7 +44,7 @@ impl Builder {
             agent: concat!("millrace-rust/", env!("CARGO_PKG_VERSION")).into(),
             queue: QueueLimits { messages_max: 1024, bytes_max: 1 << 20 },
             window: WindowLimits { messages_max: 256, bytes_max: 4 << 20 },
-            backoff: BackoffLimits { first: Duration::from_millis(100), max: Duration::from_secs(20) },
+            backoff: BackoffLimits { first: Duration::from_millis(250), max: Duration::from_secs(30) },
             connect_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(30),
             send_timeout: Some(Duration::from_secs(120)),
@@ -99,7 +99,7 @@ impl Builder {
     }
 
     /// Waits between tries to connect: each is drawn evenly from zero to a ceiling, which begins at `first` and doubles
-    /// up to `max`. Default: 100 ms and 20 s.
+    /// up to `max`. Default: 250 ms and 30 s.
     pub fn backoff(mut self, first: Duration, max: Duration) -> Self {
         self.backoff = BackoffLimits { first, max };
         self
@@ -202,5 +202,17 @@ impl std::fmt::Debug for Builder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // Never the token.
         f.debug_struct("Builder").field("urls", &self.urls).field("agent", &self.agent).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the specification has it, in section 4.7.
+    #[test]
+    fn waits_begin_250_milliseconds_and_end_30_seconds_long() {
+        let builder = Builder::new("ws://a".to_owned());
+        assert_eq!((builder.backoff.first, builder.backoff.max), (Duration::from_millis(250), Duration::from_secs(30)));
     }
 }

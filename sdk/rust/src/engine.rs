@@ -125,15 +125,17 @@ enum Request {
 pub(crate) struct Engine {
     config: Config,
     random: Random,
-    /// A moment on both clocks.
+    /// When it was made.
+    made_at: Instant,
+    /// A moment on both clocks, ours and the one on the wall.
     origin: (Instant, i64),
     link: Link,
     endpoints: Endpoints,
     backoff: Backoff,
     token: Token,
     go_away: Option<GoAway>,
-    /// What the node said that was no answer; it tells why the connection ends.
-    session_error: Option<Error>,
+    /// What the node said last and when, if that was a complaint that answers nothing: it tells why the connection ends.
+    complaint: Option<(Instant, Error)>,
     ever_open: bool,
     closing: Option<Instant>,
     /// How long a node may still read what a dead connection carried.
@@ -159,13 +161,14 @@ impl Engine {
     pub(crate) fn new(config: Config, seed: u64, now: Instant, unix_ms: i64) -> Self {
         Self {
             random: Random::new(seed),
+            made_at: now,
             origin: (now, unix_ms),
             link: Link::Idle,
             endpoints: Endpoints::new(config.endpoints.clone()),
             backoff: Backoff::new(config.backoff),
             token: Token::default(),
             go_away: None,
-            session_error: None,
+            complaint: None,
             ever_open: false,
             closing: None,
             linger: Duration::from_secs(60),

@@ -24,6 +24,8 @@ use crate::token::TokenSource;
 use crate::transport::{Connection, Incoming};
 use crate::window::{Admission, Window, WindowLimits};
 
+/// Longest sleep of a client: a clock that jumped is noticed after so long.
+const CLOCK_WATCH: Duration = Duration::from_secs(15);
 /// Commands taken in one turn.
 const COMMANDS_PER_TURN: usize = 256;
 
@@ -48,7 +50,7 @@ pub(crate) struct OpenHandle {
 enum Reply {
     Open { handle: Handle, reply: oneshot::Sender<Result<OpenHandle, Error>> },
     Send { reply: oneshot::Sender<Result<Position, Error>>, _admission: Admission },
-    History { reply: oneshot::Sender<Result<Page, Error>> },
+    History { key: Key, reply: oneshot::Sender<Result<Page, Error>> },
 }
 
 /// What a task is started with.
@@ -73,6 +75,8 @@ pub(crate) struct Task {
     replies: Slab<Reply>,
     /// Tickets of handles that are being opened.
     opening: Vec<usize>,
+    /// Tickets of pages that are being read.
+    reading: Vec<usize>,
     inboxes: HashMap<Key, Arc<Inbox>>,
     windows: HashMap<Key, Weak<Window>>,
     connection: Option<Connection>,
@@ -101,10 +105,8 @@ impl Task {
         state: watch::Sender<State>,
         payload_bytes_max: Arc<AtomicUsize>,
     ) -> Self {
-        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let unix_ms = i64::try_from(unix.as_millis()).unwrap_or(i64::MAX);
         Self {
-            engine: Engine::new(setup.config.clone(), setup.seed, now(), unix_ms),
+            engine: Engine::new(setup.config.clone(), setup.seed, now(), unix_ms()),
             setup,
             commands,
             commands_done: 0,
@@ -113,6 +115,7 @@ impl Task {
             payload_bytes_max,
             replies: Slab::new(),
             opening: Vec::new(),
+            reading: Vec::new(),
             inboxes: HashMap::new(),
             windows: HashMap::new(),
             connection: None,
@@ -158,7 +161,10 @@ impl Task {
                 }
                 Happening::Connected(Err(error)) => self.engine.handle_disconnected(now(), error),
                 Happening::Token(result) => self.engine.handle_token(now(), result),
-                Happening::Timeout => self.engine.handle_timeout(now()),
+                Happening::Timeout => {
+                    self.engine.note_clock(now(), unix_ms());
+                    self.engine.handle_timeout(now());
+                }
             }
         }
         if let Some(leaving) = self.leaving.take() {
@@ -168,14 +174,15 @@ impl Task {
     }
 
     async fn wait(&mut self, commands: &mut Vec<Command>, has_handles: bool) -> Happening {
-        let timeout = self.engine.next_timeout();
+        let watch = now() + CLOCK_WATCH;
+        let timeout = self.engine.next_timeout().map_or(watch, |at| at.min(watch));
         tokio::select! {
             count = self.commands.recv_many(commands, COMMANDS_PER_TURN), if has_handles => Happening::Commands(count),
             () = self.bell.rung() => Happening::Bell,
             result = turn(&mut self.connection) => Happening::Turn(result),
             result = finish(&mut self.connecting) => Happening::Connected(result),
             result = finish(&mut self.token) => Happening::Token(result),
-            () = sleep_until(timeout) => Happening::Timeout,
+            () = tokio::time::sleep_until(timeout.into()) => Happening::Timeout,
         }
     }
 
@@ -221,7 +228,8 @@ impl Task {
                     }
                 }
                 Action::Page { ticket, result } => {
-                    if let Some(Reply::History { reply }) = self.replies.try_remove(ticket) {
+                    self.reading.retain(|&reading| reading != ticket);
+                    if let Some(Reply::History { reply, .. }) = self.replies.try_remove(ticket) {
                         let _ = reply.send(result);
                     }
                 }
@@ -300,7 +308,9 @@ impl Task {
                 self.engine.send(now, key, ticket, body);
             }
             Command::History { key, range, messages_max, reply } => {
-                let ticket = self.replies.insert(Reply::History { reply });
+                self.abandon_pages(now);
+                let ticket = self.replies.insert(Reply::History { key, reply });
+                self.reading.push(ticket);
                 self.engine.history(now, key, ticket, range, messages_max);
             }
             Command::Close => self.engine.close(now),
@@ -319,6 +329,19 @@ impl Task {
                 && handle == Handle::Reader
             {
                 self.inboxes.remove(&key);
+            }
+        }
+    }
+
+    /// Gives the places of pages that nobody waits for any more to others.
+    fn abandon_pages(&mut self, now: Instant) {
+        let is_abandoned = |ticket: &mut usize| match self.replies.get(*ticket) {
+            Some(Reply::History { reply, .. }) => reply.is_closed(),
+            _ => true,
+        };
+        for ticket in self.reading.extract_if(.., is_abandoned).collect::<Vec<_>>() {
+            if let Some(Reply::History { key, .. }) = self.replies.try_remove(ticket) {
+                self.engine.abandon_history(now, key, ticket);
             }
         }
     }
@@ -378,6 +401,12 @@ fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
+/// The clock on the wall.
+fn unix_ms() -> i64 {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(unix.as_millis()).unwrap_or(i64::MAX)
+}
+
 async fn turn(connection: &mut Option<Connection>) -> std::io::Result<()> {
     match connection {
         Some(connection) => connection.turn().await,
@@ -393,13 +422,6 @@ async fn finish<T>(under_way: &mut Pending<T>) -> T {
             *under_way = None;
             output
         }
-        None => pending().await,
-    }
-}
-
-async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
         None => pending().await,
     }
 }

@@ -63,16 +63,16 @@ async fn begin<'a, S: AsyncRead + AsyncWrite + Unpin>(
     changes: mpsc::Sender<NodeBody>,
 ) -> Result<(Claim<'a>, Term), LinkEnd> {
     let hello = handshake::greet(shared, stream, reader).await?;
-    let claimed = match Claim::take(shared, &hello.node, changes) {
+    let claimed = match Claim::take(shared, &hello, changes) {
         Ok(claim) => next_term(&shared.db).await.map(|term| (claim, term)),
         Err(refusal) => Err(refusal),
     };
     match claimed {
         Ok((claim, term)) => {
+            claim.active.term.store(term.0, Ordering::Release);
             let heartbeat_ms = u32::try_from(shared.config.heartbeat.as_millis()).unwrap_or(u32::MAX);
             handshake::send(stream, NodeBody::Welcome { term, heartbeat_ms }).await?;
             tracing::debug!(node = hello.node, endpoints = ?hello.endpoints, "data node welcome");
-            shared.met(hello.endpoints);
             Ok((claim, term))
         }
         Err(refusal) => {
@@ -229,8 +229,13 @@ impl Link {
                 }
                 return Ok(());
             }
-            // The node refused one of our requests, the only kind of which is a publish.
+            NodeBody::Reported(_) | NodeBody::Inspected(_) | NodeBody::Draining => {
+                self.active.inquiries.answered(id, Ok(body));
+                return Ok(());
+            }
+            // The node refused one of our requests: a publish or an inquiry, which share their numbers.
             NodeBody::Refused(refusal) => {
+                self.active.inquiries.answered(id, Err(refusal.clone()));
                 if let Some(answer) = self.active.publishes().remove(&id) {
                     drop(answer.send(Err(refusal.clone())));
                 }

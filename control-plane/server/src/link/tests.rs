@@ -21,6 +21,7 @@ mod exactly_once;
 mod faulty;
 mod history;
 mod home;
+mod inquiry;
 mod life;
 mod told;
 

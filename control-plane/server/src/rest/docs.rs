@@ -361,9 +361,14 @@ fn problems(html: &mut Html) {
 /// How to try an operation from a terminal.
 fn curl(document: &Value, operation: &Operation<'_>) -> String {
     let mut path = operation.path.to_owned();
-    for (name, example) in
-        [("tenant", "acme"), ("user", "ann"), ("channel", "general"), ("offset", "17"), ("key", "$KEY_ID")]
-    {
+    for (name, example) in [
+        ("tenant", "acme"),
+        ("user", "ann"),
+        ("channel", "general"),
+        ("offset", "17"),
+        ("key", "$KEY_ID"),
+        ("node", "data-1"),
+    ] {
         path = path.replace(&format!("{{{name}}}"), example);
     }
     let mut command = "curl".to_owned();

@@ -50,6 +50,8 @@ pub(super) fn base() -> OpenApi {
             tag("channels", "Named, ordered streams of messages."),
             tag("members", "Who may do what in a channel."),
             tag("messages", "What was said."),
+            tag("inspection", "Sessions and subscriptions as data nodes see them at this moment, and what went wrong with them lately."),
+            tag("nodes", "Data nodes: how they are doing, and sending one's clients away."),
             tag("system", "For machines that look after machines."),
         ]))
         .components(Some(

@@ -3,13 +3,14 @@
 
 mod auth;
 mod channels;
-mod console;
 mod documents;
 #[allow(dead_code, reason = "the tests of the control link use the rest of it")]
 mod faulty;
 mod idempotency;
+mod inspect;
 mod members;
 mod messages;
+mod nodes;
 mod pagination;
 mod plane;
 mod problems;

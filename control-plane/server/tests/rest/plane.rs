@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::sync::Mutex;
+use std::time::Duration;
 
-use millrace_control::DataPlane;
+use millrace_control::{DataPlane, LinkedNode};
 use millrace_protocol::code::{Code, Refusal};
-use millrace_protocol::id::{Epoch, Position};
-use millrace_protocol::node::{NodeBody, PublishOrder, PublishedAt};
+use millrace_protocol::id::{Epoch, Position, Term};
+use millrace_protocol::node::{Inspected, NodeBody, NodeFigures, PublishOrder, PublishedAt, ShardFigures};
 use millrace_store::BoxFuture;
 use tokio::sync::Semaphore;
 
@@ -15,7 +16,10 @@ pub(crate) struct FakePlane {
     told: Mutex<Vec<NodeBody>>,
     orders: Mutex<Vec<PublishOrder>>,
     refusal: Mutex<Option<Refusal>>,
-    endpoints: Mutex<Vec<String>>,
+    /// The data nodes that are linked, and what each answers when it is inspected; `None` does not answer at all.
+    nodes: Mutex<Vec<(LinkedNode, Option<Inspected>)>>,
+    /// What operators asked, but for figures; and how often for those.
+    asked: Mutex<(Vec<(String, NodeBody)>, u64)>,
     /// One permit lets one publish pass; plenty unless a test takes them away.
     pub(crate) gate: Semaphore,
 }
@@ -26,7 +30,8 @@ impl Default for FakePlane {
             told: Mutex::default(),
             orders: Mutex::default(),
             refusal: Mutex::default(),
-            endpoints: Mutex::default(),
+            nodes: Mutex::default(),
+            asked: Mutex::default(),
             gate: Semaphore::new(1_000),
         }
     }
@@ -48,9 +53,57 @@ impl FakePlane {
         *self.refusal.lock().unwrap() = Some(Refusal::new(code, "as the test wants"));
     }
 
-    /// Is reached there from now on.
-    pub(crate) fn reached_at(&self, endpoints: &[&str]) {
-        *self.endpoints.lock().unwrap() = endpoints.iter().map(|&endpoint| endpoint.to_owned()).collect();
+    /// Links a data node of two shards, which answers so when it is inspected.
+    pub(crate) fn link(&self, name: &str, inspected: Option<Inspected>) {
+        let (endpoints, linked_ms, term) = (vec!["ws://localhost".into()], 1_000, Term(7));
+        let node = LinkedNode { name: name.into(), endpoints, linked_ms, term, ready: true };
+        self.nodes.lock().unwrap().push((node, inspected));
+    }
+
+    /// Cuts every link.
+    pub(crate) fn unlink(&self) {
+        self.nodes.lock().unwrap().clear();
+    }
+
+    /// What operators asked so far, but for figures.
+    pub(crate) fn asked(&self) -> Vec<(String, NodeBody)> {
+        self.asked.lock().unwrap().0.clone()
+    }
+
+    fn answer(&self, node: &str, question: NodeBody) -> Result<NodeBody, Refusal> {
+        let silent = || Refusal::new(Code::Unavailable, "the data node did not answer in time");
+        let inspected = {
+            let nodes = self.nodes.lock().unwrap();
+            let (_, inspected) = nodes.iter().find(|(linked, _)| linked.name == node).ok_or_else(silent)?;
+            inspected.clone().ok_or_else(silent)?
+        };
+        let mut asked = self.asked.lock().unwrap();
+        if question == NodeBody::Report {
+            asked.1 += 1;
+            let shard = ShardFigures {
+                answers: true,
+                slots: 512,
+                sessions: 3,
+                deliveries: 1_000 * asked.1,
+                turns: asked.1,
+                cpu_us: 50 * asked.1,
+                ring_slots: 16,
+                ..ShardFigures::default()
+            };
+            let figures = NodeFigures {
+                version: "1.2.3".into(),
+                connections: 6,
+                shards: vec![shard; 2],
+                ..NodeFigures::default()
+            };
+            return Ok(NodeBody::Reported(figures));
+        }
+        asked.0.push((node.to_owned(), question.clone()));
+        match question {
+            NodeBody::Inspect(_) => Ok(NodeBody::Inspected(inspected)),
+            NodeBody::Drain { .. } => Ok(NodeBody::Draining),
+            other => panic!("{other:?} is no question"),
+        }
     }
 
     fn accept(&self, order: &PublishOrder) -> PublishedAt {
@@ -88,8 +141,12 @@ impl DataPlane for FakePlane {
         self.refusal.lock().unwrap().is_none()
     }
 
-    fn endpoints(&self) -> Vec<String> {
-        self.endpoints.lock().unwrap().clone()
+    fn nodes(&self) -> Vec<LinkedNode> {
+        self.nodes.lock().unwrap().iter().map(|(node, _)| node.clone()).collect()
+    }
+
+    fn ask<'a>(&'a self, node: &'a str, question: NodeBody, _: Duration) -> BoxFuture<'a, Result<NodeBody, Refusal>> {
+        Box::pin(async move { self.answer(node, question) })
     }
 }
 

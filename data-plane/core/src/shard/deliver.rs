@@ -89,7 +89,11 @@ impl<V: VerifyToken> Shard<V> {
             let now_queued = session.outbound.queued_bytes();
             self.stats.queued_bytes = self.stats.queued_bytes + now_queued as u64 - queued as u64;
             self.stats.skipped_total += skipped.messages;
-            if session.outbound.control_frames() > self.config.control_frames_max {
+            let unread = session.outbound.control_frames() > self.config.control_frames_max;
+            if let Some(range) = skipped.range.filter(|_| !skipped.goes_on) {
+                self.note_skipped(key, channel, range);
+            }
+            if unread {
                 self.end_session(key, Code::SlowConsumer, "the queue is full: read faster", Queue::Drop);
             }
             return;
@@ -190,6 +194,7 @@ impl<V: VerifyToken> Shard<V> {
 
     /// Ends a subscription that the client has, and tells it why. It hears no more of the channel, not even what waits in its queue.
     pub(super) fn unsubscribed(&mut self, key: SessionKey, channel: ChannelId, code: Code) {
+        self.note_unsubscribed(key, channel, code);
         // With its last user the channel's entry goes, and with that its name.
         let name = self.name_of(channel);
         self.drop_queued(key, channel);

@@ -101,6 +101,9 @@ impl<V: VerifyToken> Shard<V> {
         let expires_ms = token.expires_ms;
         let Some(session) = self.sessions.get_mut(key) else { return };
         session.state = State::Open(Identity::new(token));
+        session.agent = self.agents.take(hello.agent);
+        session.draw = self.random.session_draw();
+        let id = self.random.session_id_of(session.draw);
         self.users.insert(&mut self.sessions, key);
         let due = (self.tick(now) + super::time::ticks(self.config.heartbeat)).min(self.expiry(now, expires_ms));
         self.set_timer(key, due);
@@ -109,7 +112,7 @@ impl<V: VerifyToken> Shard<V> {
             version: VERSION,
             heartbeat_ms: u32::try_from(self.config.heartbeat.as_millis()).unwrap_or(u32::MAX),
             features: 0,
-            session: self.random.session_id(),
+            session: id,
             token_expires_ms: expires_ms,
             payload_bytes_max: self.config.payload_bytes_max,
             subscriptions_max: self.config.subscriptions_max,

@@ -186,6 +186,7 @@ impl<V: VerifyToken> Shard<V> {
                 let recovery = match catch.refused {
                     Some(code) => {
                         self.stats.resumes_refused_total += 1;
+                        self.note_reload(key, channel, code);
                         Recovery::Reload(code.number())
                     }
                     None => Recovery::Whole,

@@ -39,10 +39,16 @@ impl Random {
         self.key.hash_one(self.drawn)
     }
 
-    pub(super) fn session_id(&mut self) -> SessionId {
+    /// What a new session's id is drawn from: it says the id again at any time, in half of its bytes. Never 0.
+    pub(super) fn session_draw(&mut self) -> u64 {
+        self.drawn += 2;
+        self.drawn
+    }
+
+    pub(super) fn session_id_of(&self, draw: u64) -> SessionId {
         let mut id = [0; 16];
-        id[..8].copy_from_slice(&self.next().to_be_bytes());
-        id[8..].copy_from_slice(&self.next().to_be_bytes());
+        id[..8].copy_from_slice(&self.key.hash_one(draw - 1).to_be_bytes());
+        id[8..].copy_from_slice(&self.key.hash_one(draw).to_be_bytes());
         SessionId(id)
     }
 }

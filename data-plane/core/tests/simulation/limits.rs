@@ -29,6 +29,7 @@ pub(crate) fn config(random: &mut Random) -> Config {
         page_bytes_max: 900,
         replay_messages_max: u64::from(size(random, 30, 100_000)),
         grants_max: size(random, 2, 1_000),
+        incidents_max: 4,
         hop_requests_max: size(random, 20, 1_000),
         hop_deliveries_max: size(random, 2, 100),
         home: HomeConfig {

@@ -8,6 +8,7 @@ mod handshake;
 mod limits;
 mod link;
 mod messages;
+mod operate;
 mod oversize;
 mod slow_reader;
 mod support;

@@ -94,8 +94,13 @@ pub(crate) fn data(command: &Data) -> Result<()> {
             let (url, admin) = (format!("ws://{}", node.client_address), format!("http://{}", node.admin_address));
             ready(&json!({ "url": url, "admin": admin }))?;
         }
-        stop.asked().await;
-        drain(node, settings.data.drain, &mut stop).await
+        tokio::select! {
+            () = stop.asked() => drain(node, settings.data.drain, &mut stop).await,
+            () = node.ended() => {
+                tracing::info!("drained by order of the control plane, the process ends");
+                tokio::task::spawn_blocking(move || node.join()).await.context("wait for the data node")
+            }
+        }
     })
 }
 

@@ -47,6 +47,9 @@ pub(crate) struct Connection {
     /// API key of an application server
     #[arg(long, env = "MILLRACE_API_KEY", global = true, hide_env_values = true)]
     pub(crate) api_key: Option<String>,
+    /// Key of the operator
+    #[arg(long, env = "MILLRACE_OPERATOR_KEY", global = true, hide_env_values = true)]
+    pub(crate) operator_key: Option<String>,
     /// File with all of these
     #[arg(long, env = "MILLRACE_CREDENTIALS", global = true)]
     pub(crate) credentials: Option<PathBuf>,
@@ -74,6 +77,7 @@ impl Connection {
         lay(&mut credentials.api, &self.api);
         lay(&mut credentials.token, &self.token);
         lay(&mut credentials.api_key, &self.api_key);
+        lay(&mut credentials.operator_key, &self.operator_key);
         Ok(credentials)
     }
 }
@@ -118,6 +122,11 @@ impl Credentials {
     /// An application server's key.
     pub(crate) fn need_api_key(&self) -> Result<&str> {
         need(&self.api_key, "an API key", "--api-key (or MILLRACE_API_KEY)")
+    }
+
+    /// The operator's key.
+    pub(crate) fn need_operator_key(&self) -> Result<&str> {
+        need(&self.operator_key, "the operator's key", "--operator-key (or MILLRACE_OPERATOR_KEY)")
     }
 }
 

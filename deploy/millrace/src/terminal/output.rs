@@ -113,6 +113,18 @@ fn clock(time_ms: i64) -> String {
     whole.get(11..19).unwrap_or_default().to_owned()
 }
 
+/// A size for people.
+pub(crate) fn bytes(size: u64) -> String {
+    bytesize::ByteSize::b(size).display().iec().to_string()
+}
+
+/// How long ago a Unix time in ms was, in whole seconds.
+pub(crate) fn ago(time_ms: i64) -> String {
+    let time = SystemTime::UNIX_EPOCH + Duration::from_millis(u64::try_from(time_ms).unwrap_or_default());
+    let seconds = SystemTime::now().duration_since(time).unwrap_or_default().as_secs();
+    format!("{} ago", humantime::format_duration(Duration::from_secs(seconds)))
+}
+
 /// Writes one line to standard output. Unlike `println!`, a reader that has gone is an error, which the caller ends quietly with.
 ///
 /// # Errors

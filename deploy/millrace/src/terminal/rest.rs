@@ -11,7 +11,7 @@ use super::credentials::Credentials;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The API with an application server's key.
+/// The API with an application server's key, or the operator's.
 pub(crate) struct Api {
     agent: ureq::Agent,
     base: String,
@@ -36,12 +36,17 @@ struct FieldError {
 
 impl Api {
     pub(crate) fn new(credentials: &Credentials) -> Result<Self> {
+        Self::with(credentials, credentials.need_api_key()?)
+    }
+
+    /// With the operator's key.
+    pub(crate) fn operator(credentials: &Credentials) -> Result<Self> {
+        Self::with(credentials, credentials.need_operator_key()?)
+    }
+
+    fn with(credentials: &Credentials, key: &str) -> Result<Self> {
         let config = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(TIMEOUT)).build();
-        Ok(Self {
-            agent: config.into(),
-            base: credentials.need_api()?.to_owned(),
-            key: credentials.need_api_key()?.to_owned(),
-        })
+        Ok(Self { agent: config.into(), base: credentials.need_api()?.to_owned(), key: key.to_owned() })
     }
 
     /// A token for a user, for as long as asked or as long as the server thinks fit.

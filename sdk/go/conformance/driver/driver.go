@@ -163,7 +163,7 @@ func (d *driver) options(c *command) ([]millrace.Option, error) {
 	}
 	ms := func(number int) time.Duration { return time.Duration(number) * time.Millisecond }
 	if c.BackoffFirstMs != nil || c.BackoffMaxMs != nil {
-		options = append(options, millrace.WithBackoff(ms(or(c.BackoffFirstMs, 100)), ms(or(c.BackoffMaxMs, 20_000))))
+		options = append(options, millrace.WithBackoff(ms(or(c.BackoffFirstMs, 250)), ms(or(c.BackoffMaxMs, 30_000))))
 	}
 	for _, row := range []struct {
 		given *int

@@ -27,6 +27,8 @@ type Server struct {
 	cutBelow  uint64
 	dice      Dice
 	isStalled bool
+	// stalling counts frames that are read and kept from the model.
+	stalling int
 }
 
 // NewServer starts a server on a port of the system's choice.
@@ -90,6 +92,9 @@ func (s *Server) Stall(isStalled bool) {
 	s.isStalled = isStalled
 	s.tell()
 }
+
+// IsStalling tells whether a frame is read and kept from the model. Call it in [Server.Until].
+func (s *Server) IsStalling() bool { return s.stalling > 0 }
 
 // HangUp ends the session without a word.
 func (s *Server) HangUp() {
@@ -157,10 +162,13 @@ func (s *Server) read(ctx context.Context, socket *websocket.Conn, number int) {
 		_, frame, err := socket.Read(ctx)
 		s.mu.Lock()
 		for err == nil && s.isStalled && s.connections == number {
+			s.stalling++
+			s.tell()
 			changed := s.changed
 			s.mu.Unlock()
 			<-changed
 			s.mu.Lock()
+			s.stalling--
 		}
 		switch {
 		case err != nil:

@@ -92,7 +92,7 @@ impl Connect {
             builder = builder.window(self.window_messages.unwrap_or(256), self.window_bytes.unwrap_or(4 << 20));
         }
         if self.backoff_first_ms.is_some() || self.backoff_max_ms.is_some() {
-            let (first, max) = (self.backoff_first_ms.unwrap_or(100), self.backoff_max_ms.unwrap_or(20_000));
+            let (first, max) = (self.backoff_first_ms.unwrap_or(250), self.backoff_max_ms.unwrap_or(30_000));
             builder = builder.backoff(Duration::from_millis(first), Duration::from_millis(max));
         }
         let set = |builder: Builder, ms: Option<u64>, set: fn(Builder, Duration) -> Builder| match ms {

@@ -170,6 +170,14 @@ impl Engine {
         self.sync(now, key);
     }
 
+    /// Nobody waits for a page any more.
+    pub(crate) fn abandon_history(&mut self, now: Instant, key: Key, ticket: Ticket) {
+        if let Some(channel) = self.channels.get_mut(&key) {
+            channel.histories.retain(|history| history.ticket != ticket);
+            self.sync(now, key);
+        }
+    }
+
     /// The application took events of a subscription out of its queue.
     pub(crate) fn taken(&mut self, now: Instant, key: Key, events: u32, bytes: u64) {
         if let Some(subscription) = self.subscription(key) {

@@ -21,6 +21,10 @@ const STABLE_AFTER: Duration = Duration::from_secs(5);
 const TOKEN_MARGIN: Duration = Duration::from_secs(5);
 /// Between tries to get a new token, and before the first if the node's clock and ours disagree.
 const REFRESH_RETRY: Duration = Duration::from_secs(30);
+/// A complaint that is older says nothing about an end without a word: the session went on.
+const COMPLAINT_AGE: Duration = Duration::from_secs(5);
+/// How far the clock on the wall may move against ours before it means that somebody set it, or the machine slept.
+const CLOCK_DRIFT_MS: u64 = 2_500;
 /// Added to two heartbeats: how late a node may be to end a session, or we to hear it.
 const LINGER_SLACK: Duration = Duration::from_secs(5);
 
@@ -68,6 +72,8 @@ pub(super) struct GoAway {
 pub(super) struct Token {
     current: Option<Arc<str>>,
     expires_at: Option<Instant>,
+    /// The same as the node said it, in Unix time.
+    expires_unix_ms: Option<i64>,
     pub(super) refresh_at: Option<Instant>,
     is_fetching: bool,
     /// Fresh tokens in a row that a node refused.
@@ -94,6 +100,7 @@ impl Engine {
                 let waits = matches!(link, Link::AwaitingToken);
                 self.token.current = Some(token);
                 self.token.expires_at = None;
+                self.token.expires_unix_ms = None;
                 if waits {
                     self.connect(now);
                 } else if self.is_open() {
@@ -169,7 +176,6 @@ impl Engine {
         self.payload_bytes_max = welcome.payload_bytes_max as usize;
         self.ever_open = true;
         self.go_away = None;
-        self.session_error = None;
         self.endpoints.worked();
         self.token.refusals = 0;
         self.schedule_refresh(now, welcome.token_expires_ms);
@@ -207,18 +213,36 @@ impl Engine {
     /// A new token is fetched when three quarters of the time are over, or a little later, so that clients of one moment
     /// do not all ask at once.
     fn schedule_refresh(&mut self, now: Instant, expires_ms: i64) {
-        let (origin, unix_ms) = self.origin;
-        let elapsed_ms = i64::try_from(now.duration_since(origin).as_millis()).unwrap_or(i64::MAX);
-        let left_ms = expires_ms.saturating_sub(unix_ms.saturating_add(elapsed_ms));
+        let left_ms = expires_ms.saturating_sub(self.unix_ms(now));
         let left = Duration::from_millis(u64::try_from(left_ms).unwrap_or(0));
         // A token that was accepted has not expired: if it seems so, the clocks disagree and only the node knows.
         self.token.expires_at = if left.is_zero() { None } else { now.checked_add(left) };
+        self.token.expires_unix_ms = (!left.is_zero()).then_some(expires_ms);
         let wait = if left.is_zero() {
             REFRESH_RETRY
         } else {
             left * 3 / 4 + left / 1_000 * u32::try_from(self.random.below(150)).unwrap_or(0)
         };
         self.token.refresh_at = now.checked_add(wait).filter(|_| self.config.tokens_renew);
+    }
+
+    /// What the clock on the wall should show.
+    fn unix_ms(&self, now: Instant) -> i64 {
+        let (origin, unix_ms) = self.origin;
+        let elapsed_ms = i64::try_from(now.duration_since(origin).as_millis()).unwrap_or(i64::MAX);
+        unix_ms.saturating_add(elapsed_ms)
+    }
+
+    /// Compares the clock on the wall, at the same moment, with ours. A token ends by it, also after somebody set it, or a
+    /// machine slept and our clock stood still.
+    pub(crate) fn note_clock(&mut self, now: Instant, unix_ms: i64) {
+        if self.unix_ms(now).abs_diff(unix_ms) <= CLOCK_DRIFT_MS {
+            return;
+        }
+        self.origin = (now, unix_ms);
+        if let Some(expires_ms) = self.token.expires_unix_ms {
+            self.schedule_refresh(now, expires_ms);
+        }
     }
 
     /// Connects, with a token that is still good.
@@ -300,9 +324,9 @@ impl Engine {
 
     /// The connection is gone: wait and try again, or give up, as the error advises.
     fn lost(&mut self, now: Instant, error: Error) {
-        let error = match (error, self.session_error.take()) {
-            // What the node said before it closed tells more than how it closed.
-            (Error::Disconnected { .. }, Some(said)) => said,
+        let error = match (error, self.complaint.take()) {
+            // What the node said just before it closed tells more than how it closed.
+            (Error::Disconnected { .. }, Some((at, said))) if now.duration_since(at) <= COMPLAINT_AGE => said,
             (error, _) => error,
         };
         if let Link::Open(session) = &self.link
@@ -331,7 +355,7 @@ impl Engine {
             Some(go_away) => go_away.at.saturating_duration_since(now),
             None => delay,
         };
-        if is_awaited && now + delay > self.origin.0 + self.config.request_timeout {
+        if is_awaited && now + delay > self.made_at + self.config.request_timeout {
             return self.close_with(now, Some(error));
         }
         let attempt = self.backoff.attempt();

@@ -21,6 +21,8 @@ impl Engine {
             return;
         }
         self.heard(now);
+        // Whoever goes on speaking did not close for what was said before.
+        self.complaint = None;
         let frame = match decode_server(frame) {
             Ok(frame) => frame,
             Err(error) => return self.drop_connection(now, Error::Protocol(Arc::new(error))),
@@ -202,7 +204,7 @@ impl Engine {
             // An answer to what was taken back says nothing about the session.
             if request == 0 {
                 tracing::warn!(%error, "the node complains");
-                self.session_error = Some(error);
+                self.complaint = Some((now, error));
             }
             return;
         };

@@ -165,6 +165,8 @@ impl Subscription {
     /// The place behind the last message delivered; `None` before the first answer.
     pub(crate) fn position(&self) -> Option<Position> {
         match self.place {
+            // Of a channel that keeps nothing, only an answer to a subscription gives a place: the right to publish is none.
+            _ if !self.keeps_history && !self.begun => None,
             Place::At(position) => Some(position),
             Place::Offset(offset) => Some(Position { epoch: self.epoch, offset }),
             Place::Unknown => None,
@@ -187,13 +189,15 @@ impl Subscription {
         self.note_can_publish(answer.can_publish);
         let head = answer.position;
         if !self.keeps_history {
-            if self.begun && mode == Mode::Read {
-                self.tell(Event::Skipped(Skipped::Interrupted));
-            }
             self.flow = Flow::Live;
-            self.place = Place::At(head);
             // Attached only to read what there turns out not to be, it has heard nothing that could be interrupted.
-            self.begun |= mode == Mode::Read;
+            if mode == Mode::Read {
+                if self.begun {
+                    self.tell(Event::Skipped(Skipped::Interrupted));
+                }
+                self.place = Place::At(head);
+                self.begun = true;
+            }
             return;
         }
         match (mode, answer.recovery) {

@@ -10,7 +10,7 @@ use millrace_protocol::client::{
 };
 use millrace_protocol::ws::handshake::{ClientHandshake, ClientRequest};
 use millrace_protocol::ws::{Decoder, Event, Limits, Opcode, Role, close, encode};
-use millrace_protocol::{ChannelId, Code, Position, Producer, ProducerSequence};
+use millrace_protocol::{ChannelId, Code, Position, Producer, ProducerSequence, SessionId};
 
 use super::PATIENCE;
 
@@ -38,7 +38,7 @@ pub(crate) enum Got {
 /// Server frames, owned, as far as these tests look at them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Frame {
-    Welcome { subscriptions_max: u32 },
+    Welcome { session: SessionId, subscriptions_max: u32 },
     Subscribed { request: u32, channel: ChannelId, position: Position, whole: bool, reload: u16 },
     Published { request: u32, published: Published },
     Message(Message),
@@ -334,7 +334,9 @@ fn frame(payload: &[u8]) -> Option<Frame> {
     let request = frame.request;
     Some(match frame.body {
         ServerBody::Ping => return None,
-        ServerBody::Welcome(welcome) => Frame::Welcome { subscriptions_max: welcome.subscriptions_max },
+        ServerBody::Welcome(welcome) => {
+            Frame::Welcome { session: welcome.session, subscriptions_max: welcome.subscriptions_max }
+        }
         ServerBody::Subscribed(subscribed) => {
             use millrace_protocol::client::Recovery;
             let reload = match subscribed.recovery {

@@ -56,7 +56,13 @@ struct State {
     refused_proofs: usize,
     /// Publish orders that wait for their answer.
     orders: HashMap<u64, std::sync::mpsc::Sender<Result<PublishedAt, Refusal>>>,
+    /// Questions of an operator that wait for theirs.
+    questions: HashMap<u64, std::sync::mpsc::Sender<NodeBody>>,
+    asked: u64,
 }
+
+/// Questions are numbered from here, orders from 1.
+const QUESTIONS_FROM: u64 = 1 << 32;
 
 struct Channel {
     name: ChannelName,
@@ -183,6 +189,20 @@ impl Control {
         let history = self.state().channels[&channel].history;
         let order = PublishOrder { tenant: tenant(), channel, history, message };
         self.shared.pushes.send(NodeFrame { id, body: NodeBody::Publish(order) }).expect("a link is up");
+        answered.recv_timeout(PATIENCE).expect("an answer")
+    }
+
+    /// Asks in an operator's name: the node's answer.
+    pub(crate) fn ask(&self, question: NodeBody) -> NodeBody {
+        let (answer, answered) = std::sync::mpsc::channel();
+        let id = {
+            let mut state = self.state();
+            state.asked += 1;
+            let id = QUESTIONS_FROM + state.asked;
+            state.questions.insert(id, answer);
+            id
+        };
+        self.shared.pushes.send(NodeFrame { id, body: question }).expect("a link is up");
         answered.recv_timeout(PATIENCE).expect("an answer")
     }
 
@@ -330,6 +350,12 @@ async fn serve(
                 let state = shared.state.lock().expect("state");
                 // Kept, so that numbers are not used again.
                 state.orders[&frame.id].send(result).expect("the test waits");
+                continue;
+            }
+            answer if frame.id > QUESTIONS_FROM && frame.id >> 48 == 0 => {
+                let asked = shared.state.lock().expect("state").questions.remove(&frame.id);
+                // A test that gave up has failed already.
+                let _ = asked.expect("it was asked").send(answer);
                 continue;
             }
             request => shared.state.lock().expect("state").answer(term, request),

@@ -1,7 +1,9 @@
 //! Scripts: what a node says, what the engine does about it.
 
 use bytes::Bytes;
-use millrace_protocol::client::{HistoryRange, Published, Recovery, ServerBody, Start as WireStart};
+use millrace_protocol::client::{
+    HistoryClass, HistoryRange, Published, Recovery, ServerBody, Start as WireStart, Subscribed,
+};
 use millrace_protocol::code::{Advice, Code};
 use millrace_protocol::id::ProducerSequence;
 
@@ -468,4 +470,93 @@ fn a_dropped_handle_is_unsubscribed_after_its_messages() {
     bench.say(frames[0].0, ServerBody::Published(published));
     assert_eq!(bench.frames().remove(0).1, Asked::Unsubscribe(7));
     assert!(bench.engine.channels.is_empty());
+}
+
+#[test]
+fn a_complaint_explains_the_end_if_it_was_the_last_word() {
+    let complain = |bench: &mut Bench| bench.say(0, refusal(Code::Invalid));
+    let cut = |bench: &mut Bench| {
+        bench.log();
+        bench.engine.handle_disconnected(bench.now, Error::disconnected("cut".to_owned()));
+        bench.log()
+    };
+    let mut bench = Bench::welcomed(config());
+    complain(&mut bench);
+    assert!(cut(&mut bench)[0].starts_with("closed"), "said just before, it is the reason");
+
+    let mut bench = Bench::welcomed(config());
+    complain(&mut bench);
+    bench.say(0, ServerBody::Ping);
+    assert_eq!(cut(&mut bench), ["reconnecting 1"], "the session went on");
+
+    let mut bench = Bench::welcomed(config());
+    complain(&mut bench);
+    bench.pass(Duration::from_millis(5_001));
+    assert_eq!(cut(&mut bench), ["reconnecting 1"], "long ago");
+}
+
+/// The machine slept, and the engine's clock with it; or somebody set the clock.
+#[test]
+fn a_clock_that_stood_still_does_not_let_a_token_run_out() {
+    let mut bench = Bench::new(config());
+    bench.engine.handle_token(bench.now, Ok("first".into()));
+    bench.engine.handle_connected(bench.now);
+    let hello = bench.frames()[0].0;
+    let token_expires_ms = 1_700_000_000_000 + 3_600_000;
+    bench.say(hello, ServerBody::Welcome(millrace_protocol::client::Welcome { token_expires_ms, ..welcome() }));
+    bench.log();
+    bench.engine.note_clock(bench.now, 1_700_000_000_000 + 2_000);
+    bench.pass(Duration::from_secs(10));
+    assert_eq!(bench.log(), [""; 0], "clocks drift");
+    bench.engine.note_clock(bench.now, 1_700_000_000_000 + 59 * 60_000);
+    bench.say(0, ServerBody::Ping);
+    bench.pass(Duration::from_secs(44));
+    assert_eq!(bench.log(), [""; 0], "three quarters of the minute that is left, or a little more");
+    bench.say(0, ServerBody::Ping);
+    bench.pass(Duration::from_secs(10));
+    assert_eq!(bench.log(), ["token"]);
+}
+
+#[test]
+fn a_channel_without_history_is_read_when_it_says_so() {
+    let mut bench = Bench::welcomed(config());
+    let now = bench.now;
+    let answer = |bench: &mut Bench, request: u32| {
+        let ServerBody::Subscribed(live) = subscribed("typing", 0, Recovery::None) else { panic!("subscribed") };
+        bench.say(request, ServerBody::Subscribed(Subscribed { history: HistoryClass::None, ..live }));
+    };
+    bench.engine.open(now, "typing", None, 1).unwrap();
+    let mut attach = bench.frames()[0].0;
+    let starts = [Start::Live, Start::AfterOffset(3), Start::After(at(9))];
+    for start in starts {
+        let key = bench.engine.open(now, "typing", Some(start), 2).unwrap();
+        answer(&mut bench, attach);
+        assert!(bench.opened.iter().all(|&(ticket, _)| ticket == 1), "the right to publish is no subscription");
+        let read = bench.frames();
+        assert!(matches!(&read[..], [(_, Asked::Subscribe(_, asked))] if *asked == WireStart::Live), "{read:?}");
+        answer(&mut bench, read[0].0);
+        assert!(bench.opened.iter().any(|(ticket, result)| *ticket == 2 && result.is_ok()), "{start:?}");
+        assert_eq!(bench.events, [], "nothing was interrupted");
+        bench.opened.clear();
+        bench.engine.release(now, key, Handle::Reader);
+        bench.engine.release(now, key, Handle::Sender);
+        attach = bench.frames()[0].0;
+    }
+}
+
+#[test]
+fn a_page_that_nobody_waits_for_gives_its_place_back() {
+    let mut bench = Bench::welcomed(config());
+    let key = bench.open("general", None);
+    for ticket in 0..64 {
+        bench.engine.history(bench.now, key, ticket, HistoryRange::Newest, 1);
+    }
+    let asked = bench.frames().len();
+    for ticket in 0..asked {
+        bench.engine.abandon_history(bench.now, key, ticket);
+    }
+    assert_eq!(bench.frames().len(), asked, "others are asked for instead");
+    bench.engine.history(bench.now, key, 64, HistoryRange::Newest, 1);
+    bench.act();
+    assert!(bench.pages.is_empty(), "{:?}", bench.pages);
 }
