@@ -80,6 +80,8 @@ pub(crate) struct Outbox {
     pub(crate) unacked: VecDeque<ProducerSequence>,
     /// Sent on this connection up to here.
     sent: u64,
+    /// One was refused: those in flight are answered before more is sent (SPEC.md 6.2). In bad weather not everybody heeds that.
+    refused: bool,
     retry_at: u64,
 }
 
@@ -136,6 +138,7 @@ impl Client {
             next: ProducerSequence::FIRST,
             unacked: VecDeque::new(),
             sent: 0,
+            refused: false,
             retry_at: 0,
         });
         outbox.unacked.push_back(outbox.next);
@@ -213,6 +216,7 @@ impl Client {
         }
         for outbox in self.outboxes.values_mut() {
             outbox.sent = outbox.unacked.front().map_or(outbox.next.get(), |first| first.get()) - 1;
+            outbox.refused = false;
             outbox.retry_at = 0;
         }
     }
@@ -258,6 +262,11 @@ impl Client {
             if outbox.retry_at > now || want.state != WantState::Subscribed || !(want.can_publish || calm) {
                 continue;
             }
+            let of_channel = |request: &Request| matches!(request, Request::Publish(of, _) if *of == channel);
+            if calm && outbox.refused && connection.requests.values().any(of_channel) {
+                continue;
+            }
+            outbox.refused = false;
             let sent = outbox.sent;
             for &sequence in outbox.unacked.iter().filter(|sequence| sequence.get() > sent).take(8) {
                 let bytes = body(&self.user, channel, outbox.producer, sequence);
@@ -488,6 +497,7 @@ impl Client {
             Some(Request::Publish(channel, sequence)) => {
                 let outbox = self.outboxes.get_mut(&channel).unwrap();
                 outbox.sent = outbox.sent.min(sequence.get() - 1);
+                outbox.refused = true;
                 outbox.retry_at = back_off;
                 judge.publish_refused(&user, code);
             }
