@@ -1,7 +1,5 @@
-// The driver of sdk/conformance/DRIVER.md: does what it is told on standard input, over the SDK's public API, and tells on
-// standard output what it hears. It decides nothing.
-
-import { createInterface } from "node:readline";
+// The driver of sdk/conformance/DRIVER.md, wherever it runs: does what it is told, line by line, over the SDK's public API, and
+// tells what it hears. It decides nothing. `driver.ts` gives it standard input and output, `page.ts` a page of a browser.
 
 import {
   type Channel,
@@ -33,12 +31,24 @@ const CAPABILITIES = [
 /** A command, or a field of one, that this driver does not know. */
 class Unsupported extends Error {}
 
+/** What a platform gives the driver. */
+export interface Platform {
+  /** Tells one line, whose end is left out. */
+  tell(line: string): void;
+  /** Calls `then` behind everything that is ready now. */
+  later(then: () => void): void;
+}
+
+let platform: Platform;
+
 function emit(event: string, fields: Json): void {
-  process.stdout.write(`${JSON.stringify({ event, ...fields })}\n`);
+  platform.tell(JSON.stringify({ event, ...fields }));
 }
 
 function body(bytes: Uint8Array): Json {
-  return { base64: Buffer.from(bytes).toString("base64") };
+  let binary = "";
+  for (const byte of bytes) binary += String.fromCharCode(byte);
+  return { base64: btoa(binary) };
 }
 
 function told(message: Message): Json {
@@ -270,7 +280,7 @@ const COMMANDS: Readonly<Record<string, (command: Json) => Promise<Json> | Json>
     client.readers.set(name, reader);
     const { position, historyClass, canPublish } = channel;
     // What it tells comes behind the answer.
-    setImmediate(() => void reader.read());
+    platform.later(() => void reader.read());
     return { position, history: historyClass, can_publish: canPublish };
   },
   unsubscribe(command) {
@@ -287,7 +297,7 @@ const COMMANDS: Readonly<Record<string, (command: Json) => Promise<Json> | Json>
   unpause(command) {
     const reader = readerOf(command);
     reader.isPaused = false;
-    setImmediate(() => void reader.read());
+    platform.later(() => void reader.read());
     return {};
   },
   async send(command) {
@@ -296,7 +306,7 @@ const COMMANDS: Readonly<Record<string, (command: Json) => Promise<Json> | Json>
     const content =
       command.base64 === undefined
         ? text(command, "text")
-        : new Uint8Array(Buffer.from(text(command, "base64"), "base64"));
+        : Uint8Array.from(atob(text(command, "base64")), (char) => char.charCodeAt(0));
     const { receipt } = await channel.submit(content);
     emit("submitted", { id: command.id });
     return { position: (await receipt).position };
@@ -314,7 +324,7 @@ const COMMANDS: Readonly<Record<string, (command: Json) => Promise<Json> | Json>
     const token = command.token === undefined ? undefined : text(command, "token");
     const error = command.error === undefined ? undefined : text(command, "error");
     // The answer to the command comes first.
-    setImmediate(() => clientOf(command).answer(ask, token, error));
+    platform.later(() => clientOf(command).answer(ask, token, error));
     return {};
   },
   async close(command) {
@@ -331,6 +341,13 @@ function readerOf(command: Json): Reader {
   return reader;
 }
 
+/** Begins: what it returns takes each line. */
+export function drive(on: Platform): (line: string) => void {
+  platform = on;
+  emit("ready", { protocol: 1, sdk: "typescript", version: VERSION, capabilities: CAPABILITIES });
+  return (line) => void obey(line);
+}
+
 async function obey(line: string): Promise<void> {
   const command = JSON.parse(line) as Json;
   const { id } = command;
@@ -342,8 +359,3 @@ async function obey(line: string): Promise<void> {
     emit("failed", { id, error: errorOf(error) });
   }
 }
-
-emit("ready", { protocol: 1, sdk: "typescript", version: VERSION, capabilities: CAPABILITIES });
-const lines = createInterface({ input: process.stdin });
-lines.on("line", (line) => void obey(line));
-lines.on("close", () => process.exit(0));

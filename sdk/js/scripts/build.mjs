@@ -1,7 +1,10 @@
 // Makes dist/: an ES module for browsers and bundlers, one for Node, the React entry, one minified file for a script tag, and
 // types.
 //
-//   node scripts/build.mjs [--driver FILE]     FILE: only the conformance driver, in one file that needs nothing beside it
+//   node scripts/build.mjs [--driver FILE | --chromium FOLDER]
+//
+// FILE: only the conformance driver, in one file that needs nothing beside it. FOLDER: only the one for Chromium, with its host
+// and what the page loads.
 
 import { execFileSync } from "node:child_process";
 import { rmSync } from "node:fs";
@@ -22,8 +25,43 @@ const mainIsExternal = {
   },
 };
 
-const driver = process.argv.indexOf("--driver");
-if (driver < 0) {
+/** The one-file bundle, for a script tag. */
+const oneFile = (outfile) =>
+  build({ ...common, entryPoints: ["src/index.ts"], outfile, platform: "browser", minify: true });
+
+/** The page's driver names that bundle, so that it is the published file that is tested. */
+const oneFileIsExternal = {
+  name: "one-file-is-external",
+  setup({ onResolve }) {
+    onResolve({ filter: /^@millrace\/client$/ }, () => ({ path: "./millrace.min.js", external: true }));
+  },
+};
+
+/** A driver for Node. npm's `ws` is of the older kind of module. */
+const nodeDriver = {
+  ...common,
+  platform: "node",
+  format: "cjs",
+  alias: { "@millrace/client": "./src/node.ts" },
+  external: ["bufferutil", "utf-8-validate"],
+};
+
+const [what, where] = process.argv.slice(2);
+if (what === "--driver") {
+  await build({ ...nodeDriver, entryPoints: ["conformance/driver.ts"], outfile: where });
+} else if (what === "--chromium") {
+  await oneFile(`${where}/millrace.min.js`);
+  await build({
+    ...common,
+    entryPoints: ["conformance/page.ts"],
+    outfile: `${where}/page.js`,
+    platform: "browser",
+    plugins: [oneFileIsExternal],
+  });
+  const host = { entryPoints: ["conformance/chromium-host.ts"], outfile: `${where}/chromium-host.mjs` };
+  await build({ ...common, ...host, platform: "node" });
+  await build({ ...nodeDriver, entryPoints: ["conformance/chromium.ts"], outfile: `${where}/chromium.cjs` });
+} else {
   rmSync("dist", { recursive: true, force: true });
   await build({ ...esm, entryPoints: ["src/index.ts"], outfile: "dist/index.js", platform: "browser" });
   await build({ ...esm, entryPoints: ["src/node.ts"], outfile: "dist/node.js", platform: "node", external: ["ws"] });
@@ -35,24 +73,7 @@ if (driver < 0) {
     external: ["react"],
     plugins: [mainIsExternal],
   });
-  await build({
-    ...common,
-    entryPoints: ["src/index.ts"],
-    outfile: "dist/millrace.min.js",
-    platform: "browser",
-    minify: true,
-  });
+  await oneFile("dist/millrace.min.js");
   const tsc = ["node_modules/typescript/bin/tsc", "--project", "tsconfig.types.json"];
   execFileSync(process.execPath, tsc, { stdio: "inherit" });
-} else {
-  await build({
-    ...common,
-    entryPoints: ["conformance/driver.ts"],
-    outfile: process.argv[driver + 1],
-    platform: "node",
-    // npm's ws is of the older kind of module.
-    format: "cjs",
-    alias: { "@millrace/client": "./src/node.ts" },
-    external: ["bufferutil", "utf-8-validate"],
-  });
 }
