@@ -128,7 +128,8 @@ class Shared {
     const { name } = this.timeline.channel;
     if (!this.registry.has(name)) this.registry.set(name, this);
     const stop = this.timeline.subscribe(listener);
-    if (!this.isStarted) {
+    // A component that comes asks again for what was refused or taken away before it came.
+    if (!this.isStarted || this.timeline.view.status === "ended") {
       this.isStarted = true;
       const { after, afterOffset } = this.options;
       // The view tells why.

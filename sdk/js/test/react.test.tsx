@@ -133,21 +133,28 @@ test("components share a subscription", async () => {
   await unmount();
 });
 
-test("a refusal is rendered", async () => {
+test("a refusal is rendered, and a component that comes later asks again", async () => {
   const world = new World();
   const client = world.client();
   const container = document.createElement("div");
   const root = createRoot(container);
-  await act(async () => {
+  const render = (count: number) =>
     root.render(
       <MillraceProvider client={client}>
-        <Chat name="nowhere" />
+        {Array.from({ length: count }, (_, index) => (
+          // biome-ignore lint/suspicious/noArrayIndexKey: they are all the same
+          <Chat key={index} name="nowhere" />
+        ))}
       </MillraceProvider>,
     );
-  });
+  await act(async () => render(1));
   await act(() => world.flow());
   assert.equal(container.textContent, "connected ended");
   assert.equal(shown.error?.code, 4005);
+  world.node.add("nowhere", "durable");
+  await act(async () => render(2));
+  await act(() => world.flow());
+  assert.equal(container.textContent, "connected subscribedconnected subscribed");
   await act(async () => root.unmount());
   await Promise.all([client.close(), world.flow()]);
 });
