@@ -63,4 +63,7 @@ pub trait DataPlane: Send + Sync + 'static {
         question: NodeBody,
         patience: Duration,
     ) -> BoxFuture<'a, Result<NodeBody, Refusal>>;
+
+    /// URLs under which clients reach the data node that is linked, or was last; none before the first link.
+    fn endpoints(&self) -> Vec<String>;
 }

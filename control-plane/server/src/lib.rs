@@ -3,6 +3,7 @@
 
 mod bootstrap;
 mod config;
+mod console;
 mod data_plane;
 mod housekeeping;
 mod link;

@@ -178,6 +178,8 @@ struct Shared {
     metrics: LinkMetrics,
     handshakes: Semaphore,
     active: Mutex<Option<Arc<Active>>>,
+    /// Where clients reach the node that was made welcome last.
+    endpoints: Mutex<Vec<String>>,
     stopping: AtomicBool,
 }
 
@@ -226,6 +228,7 @@ impl LinkServer {
             metrics: LinkMetrics::register(registry)?,
             handshakes: Semaphore::new(config.handshakes_max.max(1)),
             active: Mutex::new(None),
+            endpoints: Mutex::default(),
             stopping: AtomicBool::new(false),
             config,
         })))
@@ -372,6 +375,10 @@ impl DataPlane for LinkServer {
     ) -> BoxFuture<'a, Result<NodeBody, Refusal>> {
         Box::pin(self.0.ask(node, question, patience))
     }
+
+    fn endpoints(&self) -> Vec<String> {
+        self.0.endpoints.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 /// Takes a waiting publish off the list, however its future ends.
@@ -384,6 +391,11 @@ impl Drop for Waiting<'_> {
 }
 
 impl Shared {
+    /// Notes where clients reach a node that was made welcome.
+    fn met(&self, endpoints: Vec<String>) {
+        *self.endpoints.lock().unwrap_or_else(PoisonError::into_inner) = endpoints;
+    }
+
     async fn publish(&self, order: PublishOrder) -> Result<PublishedAt, Refusal> {
         let unavailable = || Refusal::new(Code::Unavailable, "no data node is linked").after(Duration::from_secs(1));
         let unknown = |what: &str| {

@@ -9,6 +9,7 @@ mod call;
 mod caller;
 mod channels;
 mod docs;
+pub(crate) mod endpoints;
 mod fields;
 mod inspect;
 mod json;
@@ -54,6 +55,7 @@ use self::limiter::Limiter;
 use self::metrics::Metrics;
 use self::problem::{Kind, Problem, Unwritten, seconds};
 use crate::config::{OPERATOR_KEY_BYTES_MAX, OPERATOR_KEY_BYTES_MIN, RestConfig, ServeError};
+use crate::console;
 use crate::data_plane::DataPlane;
 use crate::operate::{Fleet, watch as watcher};
 use crate::secret;
@@ -84,7 +86,7 @@ pub(crate) struct Rest {
     operator_fingerprint: Option<String>,
 }
 
-type Shared = Arc<Rest>;
+pub(crate) type Shared = Arc<Rest>;
 
 /// The caller's address.
 #[derive(Debug, Clone, Copy)]
@@ -207,7 +209,11 @@ fn router(rest: &Shared, with_metrics: bool) -> Router {
     let mut document = document;
     document.merge(document_of_open);
     let document = openapi::finish(&document);
-    let mut router = api.layer(from_fn_with_state(rest.clone(), admit)).merge(open).merge(docs::routes(&document));
+    let mut router = api
+        .layer(from_fn_with_state(rest.clone(), admit))
+        .merge(open)
+        .merge(docs::routes(&document))
+        .merge(console::routes());
     if with_metrics {
         router = router.merge(system::metrics_route());
     }

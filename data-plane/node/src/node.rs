@@ -99,8 +99,10 @@ pub fn start(config: Config, link: LinkConfig) -> Result<DataNode, StartError> {
     }
 
     let (report_requests, reports) = mpsc::channel(REPORTS_MAX);
-    let identity =
-        Identity { node: config.core.node.clone(), endpoints: config.endpoints.clone(), secret: link.secret };
+    // Who asks the control plane where to connect gets an answer, also of a node that nobody gave a name.
+    let endpoints =
+        if config.endpoints.is_empty() { vec![format!("ws://{client_address}")] } else { config.endpoints.clone() };
+    let identity = Identity { node: config.core.node.clone(), endpoints, secret: link.secret };
     let surroundings = Surroundings {
         node: config.core.node,
         endpoints: config.endpoints,

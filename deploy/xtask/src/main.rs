@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 
 mod check;
 mod conformance;
+mod console;
 mod counts;
 mod fuzz;
 mod go;
@@ -55,6 +56,8 @@ enum Task {
     Conformance,
     /// The TypeScript SDK: format, lints, types, tests against a real server.
     Js,
+    /// The web console: builds what the control node serves; with a flag, checks or tests it.
+    Console(console::What),
     /// The scenarios that every SDK must hold, against a real server, with every SDK whose tools are there.
     SdkConformance {
         /// For the runner: `--sdk NAME`, `--short`, `--write`, names of scenarios; `--help` lists all.
@@ -94,6 +97,7 @@ fn main() -> ExitCode {
         Task::Go => go::setup(&workspace).and_then(|()| go::everything(&workspace, &mut tally)),
         Task::Conformance => conformance::everything(&workspace, &mut tally),
         Task::Js => js::install(&workspace).and_then(|()| js::everything(&workspace, &mut tally)),
+        Task::Console(what) => console::run(&workspace, &mut tally, what),
         Task::SdkConformance { arguments } => sdk_conformance::run(&workspace, &mut tally, &arguments),
         Task::Fuzz { seconds, targets } => fuzz::run(&workspace, &mut tally, seconds, &targets),
         Task::Counts { bless: false } => counts::everything(&workspace, &mut tally, Counts::Compare),
@@ -119,6 +123,7 @@ fn all(workspace: &Workspace, tally: &mut Tally, fuzz_seconds: u32) -> anyhow::R
         counts::everything(workspace, tally, Counts::Compare),
         conformance::everything(workspace, tally),
         js::everything(workspace, tally),
+        console::everything(workspace, tally),
         sdk_conformance::run(workspace, tally, &[]),
         perf::smoke(workspace, tally),
         fuzz::run(workspace, tally, fuzz_seconds, &[]),

@@ -43,6 +43,7 @@ pub(crate) fn everything(workspace: &Workspace) -> Result<()> {
     npm(workspace)?;
     crate::go::setup(workspace)?;
     crate::js::install(workspace)?;
+    crate::console::install(workspace)?;
     cargo_deny(workspace)
 }
 

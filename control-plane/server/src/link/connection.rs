@@ -73,6 +73,7 @@ async fn begin<'a, S: AsyncRead + AsyncWrite + Unpin>(
             let heartbeat_ms = u32::try_from(shared.config.heartbeat.as_millis()).unwrap_or(u32::MAX);
             handshake::send(stream, NodeBody::Welcome { term, heartbeat_ms }).await?;
             tracing::debug!(node = hello.node, endpoints = ?hello.endpoints, "data node welcome");
+            shared.met(hello.endpoints);
             Ok((claim, term))
         }
         Err(refusal) => {

@@ -2,7 +2,7 @@
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use prometheus::TextEncoder;
@@ -11,14 +11,18 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::Shared;
 use super::call::found;
 use super::problem::{Kind, Problem};
+use super::{Shared, endpoints};
 use crate::record::key;
 
 /// With documentation.
 pub(super) fn routes() -> OpenApiRouter<Shared> {
-    OpenApiRouter::new().routes(routes!(version)).routes(routes!(healthz)).routes(routes!(readyz))
+    OpenApiRouter::new()
+        .routes(routes!(version))
+        .routes(routes!(endpoints))
+        .routes(routes!(healthz))
+        .routes(routes!(readyz))
 }
 
 /// The same probes on another listener.
@@ -45,6 +49,24 @@ pub(crate) struct Version {
 #[utoipa::path(get, path = "/v1/version", tag = "system", responses((status = 200, description = "The version", body = Version)))]
 async fn version() -> Response {
     found(&Version { version: env!("CARGO_PKG_VERSION"), api: ["v1"] })
+}
+
+/// Where clients connect for live messages.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Endpoints {
+    /// URLs of WebSockets, each of one data node; empty as long as none has ever been linked.
+    #[schema(example = json!(["wss://chat.example"]))]
+    endpoints: Vec<String>,
+}
+
+/// Ask where clients connect for live messages.
+///
+/// To be given to an SDK as it is. A node that listens on every address is named by the host of this very request.
+#[utoipa::path(get, path = "/v1/endpoints", tag = "system", responses((status = 200, description = "Where", body = Endpoints)))]
+async fn endpoints(State(rest): State<Shared>, headers: HeaderMap) -> Response {
+    let body = found(&Endpoints { endpoints: endpoints::of(&*rest.data_plane, &headers) });
+    // A node that moved is to be found at once.
+    ([(header::CACHE_CONTROL, "no-store")], body).into_response()
 }
 
 /// How a node is.

@@ -3,6 +3,7 @@
 
 mod auth;
 mod channels;
+mod console;
 mod documents;
 #[allow(dead_code, reason = "the tests of the control link use the rest of it")]
 mod faulty;

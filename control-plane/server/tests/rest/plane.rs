@@ -20,6 +20,7 @@ pub(crate) struct FakePlane {
     nodes: Mutex<Vec<(LinkedNode, Option<Inspected>)>>,
     /// What operators asked, but for figures; and how often for those.
     asked: Mutex<(Vec<(String, NodeBody)>, u64)>,
+    endpoints: Mutex<Vec<String>>,
     /// One permit lets one publish pass; plenty unless a test takes them away.
     pub(crate) gate: Semaphore,
 }
@@ -32,6 +33,7 @@ impl Default for FakePlane {
             refusal: Mutex::default(),
             nodes: Mutex::default(),
             asked: Mutex::default(),
+            endpoints: Mutex::default(),
             gate: Semaphore::new(1_000),
         }
     }
@@ -106,6 +108,11 @@ impl FakePlane {
         }
     }
 
+    /// Is reached there from now on.
+    pub(crate) fn reached_at(&self, endpoints: &[&str]) {
+        *self.endpoints.lock().unwrap() = endpoints.iter().map(|&endpoint| endpoint.to_owned()).collect();
+    }
+
     fn accept(&self, order: &PublishOrder) -> PublishedAt {
         let mut orders = self.orders.lock().unwrap();
         let mut places = HashMap::new();
@@ -147,6 +154,10 @@ impl DataPlane for FakePlane {
 
     fn ask<'a>(&'a self, node: &'a str, question: NodeBody, _: Duration) -> BoxFuture<'a, Result<NodeBody, Refusal>> {
         Box::pin(async move { self.answer(node, question) })
+    }
+
+    fn endpoints(&self) -> Vec<String> {
+        self.endpoints.lock().unwrap().clone()
     }
 }
 

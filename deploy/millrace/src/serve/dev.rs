@@ -103,16 +103,25 @@ async fn serve(command: &Dev, settings: &Settings, begun: Instant) -> Result<()>
     control.stop().await
 }
 
+/// The web console, with everything that can be tried in it. What stands behind `#` is sent to nobody, and the page takes it out
+/// of the address.
+fn console(credentials: &Credentials) -> String {
+    let Credentials { api, token, api_key, operator_key, .. } = credentials;
+    format!("{api}/#token={token}&key={api_key}&key={operator_key}")
+}
+
 fn announce(command: &Dev, credentials: &Credentials, admin: &str, begun: Instant) -> Result<()> {
     let mut out = std::io::stdout().lock();
     if command.json {
         let mut ready = serde_json::to_value(credentials).context("write credentials as JSON")?;
         ready["admin"] = json!(admin);
+        ready["console"] = json!(console(credentials));
         ready["ready_ms"] = json!(u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX));
         writeln!(out, "{ready}")?;
     } else {
         let Credentials { url, api, user, token, api_key, .. } = credentials;
         writeln!(out, "Millrace is ready after {:.1} s.\n", begun.elapsed().as_secs_f64())?;
+        writeln!(out, "  Console: {}\n", console(credentials))?;
         writeln!(out, "  clients   {url}\n  REST      {api}/v1/docs\n  metrics   {admin}/metrics")?;
         writeln!(out, "  user      {user}\n  token     {token}\n  API key   {api_key}")?;
         writeln!(out, "  kept in   {}\n", command.dir.display())?;

@@ -68,14 +68,17 @@ async fn a_handshake_is_bounded_in_time_bytes_and_number() {
 #[tokio::test]
 async fn one_data_node_at_a_time_and_terms_rise() {
     let world = World::new();
+    assert!(world.server.endpoints().is_empty());
     let first = world.node().await;
     assert!(world.server.is_linked());
+    assert_eq!(world.server.endpoints(), ["ws://localhost"]);
     let refusal = world.greeted("second").await.map(|node| node.term).unwrap_err();
     assert_eq!(refusal.code, Code::Busy);
     assert!(refusal.message.contains("\"node\"") && !refusal.retry_after.is_zero(), "{refusal:?}");
 
     let first_term = first.term;
     drop(first);
+    assert_eq!(world.server.endpoints(), ["ws://localhost"], "it comes back where it was");
     let second = world.node().await;
     assert!(second.term > first_term);
 

@@ -1,0 +1,21 @@
+// What the parts of the chat share.
+
+import { createContext, useContext } from "react";
+
+import type { SignedInUser } from "../session/session.js";
+import type { Directory } from "./directory.js";
+import type { Marks } from "./marks.js";
+
+export interface ChatContext {
+  readonly me: SignedInUser;
+  readonly directory: Directory;
+  readonly marks: Marks;
+}
+
+export const Context = createContext<ChatContext | undefined>(undefined);
+
+export function useChat(): ChatContext {
+  const context = useContext(Context);
+  if (context === undefined) throw new Error("useChat is used outside of the chat");
+  return context;
+}

@@ -1,0 +1,144 @@
+// The channels of the user, and the names of people in them, as REST tells.
+
+import type { ChannelInfo, Member } from "../rest.js";
+import { segment, Unreachable, words } from "../rest.js";
+import type { Session } from "../session/session.js";
+import { Store } from "../store.js";
+
+export interface Listing {
+  readonly channels: readonly ChannelInfo[];
+  /** They were asked for at least once. */
+  readonly isLoaded: boolean;
+  /** Why the last question failed. */
+  readonly error: string | undefined;
+}
+
+/** Nobody tells a client that it was added to a channel, so it asks. */
+const POLL_MS = 10_000;
+const PAGES_MAX = 20;
+/** Dms whose members are asked for, for a name to show. */
+const DM_NAMES_MAX = 100;
+
+/** See the top of this file. */
+export class Directory {
+  readonly listing = new Store<Listing>({ channels: [], isLoaded: false, error: undefined });
+  /** Display names by user. */
+  readonly names = new Store<ReadonlyMap<string, string>>(new Map());
+  private readonly asked = new Set<string>();
+  /** Those of the first answer. */
+  private first: ReadonlySet<string> | undefined;
+  private timer: ReturnType<typeof setTimeout> | undefined;
+  private loading: Promise<void> | undefined;
+
+  constructor(private readonly session: Session) {}
+
+  /** Asks now and then, while the page is seen; returns what ends that. */
+  start(): () => void {
+    const tick = () => {
+      clearTimeout(this.timer);
+      if (document.visibilityState === "visible") void this.load();
+      this.timer = setTimeout(tick, POLL_MS);
+    };
+    tick();
+    document.addEventListener("visibilitychange", tick);
+    return () => {
+      clearTimeout(this.timer);
+      document.removeEventListener("visibilitychange", tick);
+    };
+  }
+
+  /** Asks now; once for all who want it. */
+  load(): Promise<void> {
+    this.loading ??= this.read().finally(() => {
+      this.loading = undefined;
+    });
+    return this.loading;
+  }
+
+  private async read(): Promise<void> {
+    try {
+      const channels: ChannelInfo[] = [];
+      let cursor: string | undefined;
+      for (let page = 0; page < PAGES_MAX; page++) {
+        const query = { limit: 100, cursor };
+        const answer = await this.session.call<{ channels: ChannelInfo[]; next: string | null }>({
+          path: "/v1/channels",
+          query,
+        });
+        channels.push(...answer.channels.filter(({ archived_ms }) => archived_ms === null));
+        cursor = answer.next ?? undefined;
+        if (cursor === undefined) break;
+      }
+      this.first ??= new Set(channels.map(({ name }) => name));
+      const before = this.listing.get();
+      const isSame = before.isLoaded && JSON.stringify(before.channels) === JSON.stringify(channels);
+      const kept = isSame ? before.channels : channels;
+      if (!isSame || before.error !== undefined) {
+        this.listing.set({ channels: kept, isLoaded: true, error: undefined });
+      }
+      void this.nameDms(channels);
+    } catch (error) {
+      // The connection's own line tells of a server that is away.
+      const before = this.listing.get();
+      const said = error instanceof Unreachable && before.isLoaded ? undefined : words(error);
+      this.listing.set({ ...before, error: said });
+    }
+  }
+
+  /** Whether the user was in the channel only after this page was opened. */
+  cameLater(name: string): boolean {
+    return this.first !== undefined && !this.first.has(name);
+  }
+
+  /** All members of a channel, and their names from now on. */
+  async members(channel: string, signal?: AbortSignal): Promise<readonly Member[]> {
+    const members: Member[] = [];
+    let cursor: string | undefined;
+    for (let page = 0; page < PAGES_MAX; page++) {
+      const answer = await this.session.call<{ members: Member[]; next: string | null }>({
+        path: `/v1/channels/${segment(channel)}/members`,
+        query: { limit: 100, cursor },
+        signal,
+      });
+      members.push(...answer.members);
+      cursor = answer.next ?? undefined;
+      if (cursor === undefined) break;
+    }
+    this.learn(members);
+    return members;
+  }
+
+  private learn(members: readonly Member[]): void {
+    const known = this.names.get();
+    const news = members.filter(({ user, display_name }) => display_name && known.get(user) !== display_name);
+    if (news.length === 0) return;
+    this.names.set(new Map([...known, ...news.map(({ user, display_name }) => [user, display_name ?? user] as const)]));
+  }
+
+  private async nameDms(channels: readonly ChannelInfo[]): Promise<void> {
+    const dms = channels.filter(({ kind, name }) => kind === "dm" && !this.asked.has(name)).slice(0, DM_NAMES_MAX);
+    for (const { name } of dms) {
+      this.asked.add(name);
+      // Without it, the id is shown.
+      await this.members(name).catch(() => {});
+    }
+  }
+}
+
+/** The other user of a dm, or the user of one with themselves. Names of dms are made of their members, unless those are too long. */
+export function peerOf(channel: string, me: string): string | undefined {
+  const rest = channel.startsWith("dm:") ? channel.slice(3) : "";
+  const at = rest.indexOf("~");
+  if (at <= 0) return undefined;
+  const [first, second] = [rest.slice(0, at), rest.slice(at + 1)];
+  return first === me ? second : first;
+}
+
+/** What a channel is called in front of people. */
+export function titleOf(channel: ChannelInfo, me: string, names: ReadonlyMap<string, string>): string {
+  if (channel.kind !== "dm") return channel.display_name ?? channel.name;
+  const peer = peerOf(channel.name, me);
+  if (peer === undefined) return channel.display_name ?? "Direct message";
+  const name = names.get(peer) ?? peer;
+  return peer === me ? `${name} (you)` : name;
+}

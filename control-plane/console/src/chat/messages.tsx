@@ -1,0 +1,211 @@
+// The messages of a channel: only those in sight are in the page, however many there are. It stays where the reader is when
+// older ones come in above, and at the end when somebody is there.
+
+import type { UseChannel } from "@millrace/client/react";
+import { useVirtualizer } from "@tanstack/react-virtual";
+import { type ReactElement, useCallback, useEffect, useLayoutEffect, useRef, useState } from "react";
+
+import { words } from "../rest.js";
+import { useStore } from "../store.js";
+import { Icon } from "../ui/icons.js";
+import { useChat } from "./context.js";
+import { isByOther, type Mark, newestMark, unreadAfter } from "./marks.js";
+import { MessageRow, placing, senderOf } from "./message-row.js";
+
+/** Room above the oldest message, for what is said there. */
+const HEAD_PX = 96;
+const ROW_PX = 30;
+/** So near to the end is at the end. */
+const END_PX = 60;
+/** So many rows above those in sight are kept loaded. */
+const AHEAD_ROWS = 40;
+
+export interface MessagesProps {
+  readonly name: string;
+  readonly title: string;
+  readonly channel: UseChannel;
+  /** Raised when the user sent something: they want to see it. */
+  readonly sent: number;
+}
+
+export function Messages({ name, title, channel, sent }: MessagesProps): ReactElement {
+  const { me, directory, marks } = useChat();
+  const names = useStore(directory.names);
+  const { entries, hasOlder, isLoading, error, status, loadOlder, retry, discard } = channel;
+  const scroller = useRef<HTMLDivElement>(null);
+  const [isAtEnd, setAtEnd] = useState(true);
+  const opened = useOpeningMark(name, channel);
+  const isSeen = usePageSeen();
+  const day = useToday();
+
+  const list = useVirtualizer({
+    count: entries.length,
+    getScrollElement: () => scroller.current,
+    estimateSize: () => ROW_PX,
+    getItemKey: useCallback((index: number) => entries[index]?.key ?? index, [entries]),
+    paddingStart: HEAD_PX,
+    paddingEnd: 12,
+    overscan: 8,
+    anchorTo: "end",
+    followOnAppend: true,
+    scrollEndThreshold: END_PX,
+    useFlushSync: false,
+  });
+  const rows = list.getVirtualItems();
+
+  const isShown = entries.length > 0;
+  useLayoutEffect(() => {
+    if (isShown) list.scrollToEnd();
+  }, [isShown, list]);
+  // biome-ignore lint/correctness/useExhaustiveDependencies: it is the sending that moves the reader, nothing else
+  useEffect(() => {
+    if (sent > 0) list.scrollToEnd();
+  }, [sent]);
+
+  const first = rows[0]?.index ?? 0;
+  const canLoad = hasOlder && !isLoading && error === undefined && status === "subscribed";
+  useEffect(() => {
+    if (canLoad && first < AHEAD_ROWS) void loadOlder();
+  }, [canLoad, first, loadOlder]);
+
+  // What was in sight of somebody is read.
+  useEffect(() => {
+    const newest = newestMark(entries);
+    if (isAtEnd && isSeen && newest !== undefined) marks.advance(name, newest);
+  }, [entries, isAtEnd, isSeen, marks, name]);
+
+  const onRetry = useCallback((key: string) => void retry(key), [retry]);
+  const onScroll = useCallback(() => {
+    const box = scroller.current;
+    if (box !== null) setAtEnd(box.scrollHeight - box.scrollTop - box.clientHeight <= END_PX);
+  }, []);
+
+  const mark = useStore(marks.store).get(name);
+  const unread = isAtEnd || mark === undefined ? 0 : unreadAfter(entries, mark, me.user);
+  return (
+    <div className="messages">
+      <div
+        ref={scroller}
+        className="scroller"
+        // biome-ignore lint/a11y/noNoninteractiveTabindex: what scrolls has to be reachable by keyboard
+        tabIndex={0}
+        role="log"
+        aria-label={`Messages in ${title}`}
+        aria-live={isAtEnd ? "polite" : "off"}
+        aria-busy={status === "subscribing"}
+        onScroll={onScroll}
+      >
+        <div className="sizer" style={{ height: list.getTotalSize() }}>
+          <div className="head" style={{ height: HEAD_PX }}>
+            <Head {...{ title, isLoading, hasOlder, status, error, onLoad: loadOlder, isEmpty: !isShown }} />
+          </div>
+          {rows.map((row) => {
+            const entry = entries[row.index];
+            if (entry === undefined) return null;
+            const previous = entries[row.index - 1];
+            const user = senderOf(entry, me.user);
+            return (
+              <div
+                key={row.key}
+                ref={list.measureElement}
+                data-index={row.index}
+                className="row"
+                style={{ transform: `translateY(${row.start}px)` }}
+              >
+                <MessageRow
+                  entry={entry}
+                  user={user}
+                  name={names.get(user) ?? (user === me.user ? (me.displayName ?? user) : user)}
+                  isMine={user === me.user}
+                  isFirstUnread={opened !== undefined && isFirstAfter(opened, entry, previous, me.user)}
+                  {...placing(entry, previous, me.user, day)}
+                  onRetry={onRetry}
+                  onDiscard={discard}
+                />
+              </div>
+            );
+          })}
+        </div>
+      </div>
+      {!isAtEnd && (
+        <button type="button" className="to-end" onClick={() => list.scrollToEnd({ behavior: "smooth" })}>
+          <Icon name="down" />
+          {unread > 0 ? `${unread > 99 ? "99+" : unread} new` : "Newest"}
+        </button>
+      )}
+    </div>
+  );
+}
+
+type Entry = UseChannel["entries"][number];
+
+/** Whether an entry is the first one of others behind what was read. */
+function isFirstAfter(mark: Mark, entry: Entry, previous: Entry | undefined, me: string): boolean {
+  const isBehind = ({ position }: Entry) =>
+    position !== undefined && (position.epoch !== mark.epoch || position.offset > mark.offset);
+  return isByOther(entry, me) && isBehind(entry) && previous !== undefined && !isBehind(previous);
+}
+
+/** How far the user had read when they opened the channel. */
+function useOpeningMark(name: string, channel: UseChannel): Mark | undefined {
+  const { marks } = useChat();
+  const [mark, setMark] = useState<Mark>();
+  const isSubscribed = channel.status === "subscribed";
+  useEffect(() => {
+    if (isSubscribed) setMark((before) => before ?? marks.store.get().get(name));
+  }, [isSubscribed, marks, name]);
+  return mark;
+}
+
+function Head(props: {
+  readonly title: string;
+  readonly isEmpty: boolean;
+  readonly isLoading: boolean;
+  readonly hasOlder: boolean;
+  readonly status: UseChannel["status"];
+  readonly error: UseChannel["error"];
+  readonly onLoad: () => Promise<void>;
+}): ReactElement | null {
+  const { title, isEmpty, isLoading, hasOlder, status, error, onLoad } = props;
+  if (error !== undefined && status === "subscribed") {
+    return (
+      <p role="alert">
+        {`Older messages could not be loaded. ${words(error)} `}
+        <button type="button" className="link" onClick={() => void onLoad()}>
+          Try again
+        </button>
+      </p>
+    );
+  }
+  if (isLoading || status === "subscribing") return <p className="loading">Loading messages…</p>;
+  if (hasOlder || status !== "subscribed") return null;
+  return (
+    <div className="beginning">
+      <strong>{title}</strong>
+      <p>{isEmpty ? "Nothing was said here yet. Be the first." : "This is where it began."}</p>
+    </div>
+  );
+}
+
+/** Whether somebody can see the page. */
+function usePageSeen(): boolean {
+  const [isSeen, setSeen] = useState(document.visibilityState === "visible");
+  useEffect(() => {
+    const look = () => setSeen(document.visibilityState === "visible");
+    document.addEventListener("visibilitychange", look);
+    return () => document.removeEventListener("visibilitychange", look);
+  }, []);
+  return isSeen;
+}
+
+/** A time of today; another one when the day has changed. */
+function useToday(): number {
+  const [now, setNow] = useState(Date.now);
+  useEffect(() => {
+    const midnight = new Date(now);
+    midnight.setHours(24, 0, 0, 0);
+    const timer = setTimeout(() => setNow(Date.now()), Math.max(1_000, midnight.getTime() - Date.now()));
+    return () => clearTimeout(timer);
+  }, [now]);
+  return now;
+}

@@ -1,0 +1,228 @@
+// Who is signed in, in this tab: a user's token with what renews it, and keys of servers. Kept in the tab's session storage, so
+// that a reload keeps it and another tab or a closed one does not have it.
+
+import { call, Problem, type TokenPair, Unreachable, words } from "../rest.js";
+import { Store } from "../store.js";
+import { type Given, readClaims } from "./credential.js";
+
+/** A user who is signed in. */
+export interface SignedInUser {
+  readonly tenant: number;
+  readonly user: string;
+  readonly displayName: string | undefined;
+}
+
+/** A key of an application server or an operator. */
+export interface Key {
+  readonly key: string;
+  readonly scope: "operator" | "application";
+}
+
+export type SessionState =
+  /** `notice` says why, if it was not wanted. */
+  | { readonly kind: "signed-out"; readonly notice: string | undefined }
+  /** The server is asked whether credentials hold; `waits` says why that takes long. */
+  | { readonly kind: "checking"; readonly waits: string | undefined }
+  | { readonly kind: "signed-in"; readonly user: SignedInUser | undefined; readonly keys: readonly Key[] };
+
+const STORAGE_KEY = "millrace.session";
+const RETRY_MS = 1_000;
+/** A token is renewed in the last part of its life. */
+const RENEW_AFTER = 0.6;
+
+/** See the top of this file. */
+export class Session {
+  readonly state = new Store<SessionState>({ kind: "signed-out", notice: undefined });
+  private token: string | undefined;
+  private refreshToken: string | undefined;
+  private keys: readonly Key[] = [];
+  private renewing: Promise<string> | undefined;
+  /** Counts sign-ins: what belongs to an earlier one comes to nothing. */
+  private generation = 0;
+
+  /** Goes on with what this tab kept. */
+  resume(): void {
+    const given = stored();
+    if (given !== undefined) void this.adopt(given);
+  }
+
+  /**
+   * Signs in with what was given, beside what is there already, as far as the server takes it.
+   *
+   * @returns Whether all of it was taken; if nothing was, the state says why.
+   */
+  async adopt(given: Given): Promise<boolean> {
+    this.generation += 1;
+    const { generation } = this;
+    if (this.state.get().kind !== "signed-in") this.state.set({ kind: "checking", waits: undefined });
+    const kept = this.keys.map(({ key }) => key);
+    if (given.token !== undefined) {
+      this.token = given.token;
+      this.refreshToken = given.refreshToken;
+    }
+    this.keep([...kept, ...given.keys]);
+    for (;;) {
+      try {
+        const keys = await Promise.all([...new Set([...kept, ...given.keys])].map(checkKey));
+        const notices = keys.filter((key): key is Problem => key instanceof Problem).map((problem) => problem.message);
+        let user: SignedInUser | undefined;
+        if (this.token !== undefined) {
+          try {
+            user = await this.checkUser();
+          } catch (error) {
+            if (!(error instanceof Problem) || error.status >= 500) throw error;
+            notices.push(error.message);
+            this.token = undefined;
+            this.refreshToken = undefined;
+          }
+        }
+        if (generation !== this.generation) return false;
+        this.keys = keys.filter((key): key is Key => !(key instanceof Problem));
+        this.keep(this.keys.map(({ key }) => key));
+        if (user === undefined && this.keys.length === 0) this.end(notices[0]);
+        else this.state.set({ kind: "signed-in", user, keys: this.keys });
+        return notices.length === 0;
+      } catch (error) {
+        if (generation !== this.generation) return false;
+        if (this.state.get().kind !== "signed-in") this.state.set({ kind: "checking", waits: words(error) });
+        await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+        if (generation !== this.generation) return false;
+      }
+    }
+  }
+
+  /** Signs in as a user of a key's tenant. */
+  async impersonate(key: string, user: string): Promise<void> {
+    const body = { user, device: "console" };
+    const pair = await call<TokenPair>({ method: "POST", path: "/v1/tokens", body, credential: key });
+    await this.adopt({ token: pair.token, refreshToken: pair.refresh_token, keys: [] });
+  }
+
+  /** Forgets everything. */
+  end(notice?: string): void {
+    this.generation += 1;
+    this.token = undefined;
+    this.refreshToken = undefined;
+    this.keys = [];
+    this.keep([]);
+    this.state.set({ kind: "signed-out", notice });
+  }
+
+  /**
+   * An access token that holds for a while: for the SDK, which asks in good time.
+   *
+   * @throws {Error} if there is none any more; the state says why.
+   */
+  readonly accessToken = async (): Promise<string> => {
+    const { token } = this;
+    if (token === undefined) throw new Error("nobody is signed in");
+    const claims = readClaims(token);
+    const life = (claims?.expiresMs ?? 0) - (claims?.issuedMs ?? 0);
+    const isYoung = claims !== undefined && Date.now() < claims.issuedMs + life * RENEW_AFTER;
+    if (isYoung || this.refreshToken === undefined) return token;
+    return this.renew();
+  };
+
+  /** Calls the API as the user; a token that is over is renewed once. */
+  async call<T>(request: Omit<Parameters<typeof call>[0], "credential">): Promise<T> {
+    try {
+      return await call<T>({ ...request, credential: await this.accessToken() });
+    } catch (error) {
+      if (!(error instanceof Problem) || error.status !== 401) throw error;
+      if (this.refreshToken === undefined) {
+        if (this.state.get().kind === "signed-in") this.end(`Your sign-in has ended: ${error.message}`);
+        throw error;
+      }
+      return call<T>({ ...request, credential: await this.renew() });
+    }
+  }
+
+  private async checkUser(): Promise<SignedInUser> {
+    const claims = readClaims(this.token ?? "");
+    if (claims === undefined) throw new Problem(401, "", "the access token cannot be read", []);
+    const { tenant, user } = claims;
+    const path = `/v1/users/${encodeURIComponent(user)}`;
+    const { display_name: displayName } = await this.call<{ display_name: string | null }>({ path });
+    return { tenant, user, displayName: displayName ?? undefined };
+  }
+
+  /** Exchanges the refresh token; once for all who wait. */
+  private renew(): Promise<string> {
+    this.renewing ??= this.exchange().finally(() => {
+      this.renewing = undefined;
+    });
+    return this.renewing;
+  }
+
+  private async exchange(): Promise<string> {
+    const { refreshToken, generation } = this;
+    if (refreshToken === undefined) throw new Error("nobody is signed in");
+    try {
+      const pair = await call<TokenPair>({
+        method: "POST",
+        path: "/v1/tokens/refresh",
+        body: { refresh_token: refreshToken },
+        // A tab that was duplicated, or did not hear the answer, asks for the same exchange: a second one would end the sign-in.
+        idempotencyKey: `console-${hash(refreshToken)}`,
+      });
+      if (generation !== this.generation) throw new Error("somebody else has signed in");
+      this.token = pair.token;
+      this.refreshToken = pair.refresh_token;
+      this.keep(this.keys.map(({ key }) => key));
+      return pair.token;
+    } catch (error) {
+      const isOver = error instanceof Problem && error.status === 401;
+      if (isOver && generation === this.generation && this.state.get().kind === "signed-in") {
+        this.end(`Your sign-in has ended: ${error.message}`);
+      }
+      throw error;
+    }
+  }
+
+  private keep(keys: readonly string[]): void {
+    try {
+      if (this.token === undefined && keys.length === 0) sessionStorage.removeItem(STORAGE_KEY);
+      else {
+        const { token, refreshToken } = this;
+        sessionStorage.setItem(STORAGE_KEY, JSON.stringify({ token, refreshToken, keys }));
+      }
+    } catch {
+      // A browser that keeps nothing asks again after a reload.
+    }
+  }
+}
+
+/** Whose key it is, or why it is nobody's. */
+async function checkKey(key: string): Promise<Key | Problem> {
+  try {
+    await call({ path: "/v1/tenants", query: { limit: 1 }, credential: key });
+    return { key, scope: "operator" };
+  } catch (error) {
+    if (error instanceof Problem && error.status === 403) return { key, scope: "application" };
+    if (error instanceof Problem && error.status < 500) return error;
+    throw error instanceof Problem ? new Unreachable(error.message, { cause: error }) : error;
+  }
+}
+
+function stored(): Given | undefined {
+  try {
+    const found = JSON.parse(sessionStorage.getItem(STORAGE_KEY) ?? "null") as Partial<Given> | null;
+    if (found === null || typeof found !== "object") return undefined;
+    const { token, refreshToken, keys } = found;
+    return { token, refreshToken, keys: Array.isArray(keys) ? keys.filter((key) => typeof key === "string") : [] };
+  } catch {
+    return undefined;
+  }
+}
+
+/** 64 bits of FNV-1a, in hex: the same name for the same text, and no way back worth having beside the text itself. */
+function hash(text: string): string {
+  let value = 0xcbf29ce484222325n;
+  for (const byte of new TextEncoder().encode(text)) {
+    value = BigInt.asUintN(64, (value ^ BigInt(byte)) * 0x100000001b3n);
+  }
+  return value.toString(16).padStart(16, "0");
+}
+
+/** The session of this tab. */
+export const session = new Session();

@@ -1,0 +1,136 @@
+import { expect, test } from "./support/world.js";
+
+test("two browsers chat", async ({ world }) => {
+  const alice = await world.person("alice");
+  const bob = await world.person("bob");
+  await alice.opened("General");
+  await bob.opened("General");
+  await expect(alice.log).toContainText("Nothing was said here yet");
+
+  await alice.say("Hello, Bob");
+  await expect(alice.message("Hello, Bob").getByRole("img", { name: "Sent" })).toBeVisible();
+  await expect(bob.message("Hello, Bob")).toBeVisible();
+  await expect(bob.log.getByText("Today")).toBeVisible();
+  await bob.field.fill("two");
+  await bob.field.press("Shift+Enter");
+  await bob.field.pressSequentially("lines");
+  await bob.field.press("Enter");
+  await expect(alice.message("two\nlines")).toBeVisible();
+  await expect(alice.message("two\nlines").getByText("Bob", { exact: true })).toBeVisible();
+  await expect(bob.field).toHaveValue("");
+  await expect(bob.field).toBeFocused();
+
+  // All of it is there for who comes later, and after a reload.
+  const carol = await world.person("carol");
+  await expect(carol.message("two\nlines")).toBeVisible();
+  await bob.page.reload();
+  await expect(bob.message("two\nlines")).toBeVisible();
+  expect(await bob.texts()).toEqual(["Hello, Bob", "two\nlines"]);
+});
+
+test("a one-click address signs in, and leaves no credential in the address", async ({ world }) => {
+  const { console: address, api } = world.server.ready;
+  const alice = await world.person("alice", { fragment: address.slice(address.indexOf("#") + 1) });
+  await alice.opened("General");
+  expect(alice.page.url()).toBe(`${api}/#/chat/general`);
+  expect(await alice.page.evaluate(() => history.length)).toBeLessThanOrEqual(2);
+  await alice.page.getByRole("button", { name: "Sign out" }).click();
+  await expect(alice.page.getByRole("textbox", { name: "Access token or key" })).toBeVisible();
+  expect(await alice.page.evaluate(() => sessionStorage.length)).toBe(0);
+
+  const field = alice.page.getByRole("textbox", { name: "Access token or key" });
+  await field.fill("nonsense");
+  await alice.page.getByRole("button", { name: "Sign in" }).click();
+  await expect(alice.page.getByRole("alert")).toContainText("neither an access token nor a key");
+  await field.fill(`${world.server.ready.token}x`);
+  await alice.page.getByRole("button", { name: "Sign in" }).click();
+  await expect(alice.page.getByRole("alert")).toBeVisible();
+  await field.fill(JSON.stringify(await world.signIn("bob")));
+  await alice.page.getByRole("button", { name: "Sign in" }).click();
+  await alice.opened("General");
+  await expect(alice.page.getByRole("banner")).toContainText("Bob");
+});
+
+test("channels, direct messages, and what is unread", async ({ world }) => {
+  const alice = await world.person("alice");
+  const bob = await world.person("bob");
+  await alice.opened("General");
+  await bob.opened("General");
+  const { page } = alice;
+
+  await page.getByRole("button", { name: "New channel" }).click();
+  const dialog = page.getByRole("dialog", { name: "New channel" });
+  await dialog.getByLabel("Name").fill("with blanks in it");
+  await dialog.getByRole("button", { name: "Create channel" }).click();
+  await expect(dialog.getByRole("alert")).toBeVisible();
+  await expect(dialog.getByLabel("Name")).toHaveAttribute("aria-invalid", "true");
+  await dialog.getByLabel("Name").fill("plans");
+  await dialog.getByLabel("Shown as").fill("Our plans");
+  await dialog.getByRole("button", { name: "Create channel" }).click();
+  await alice.opened("Our plans");
+  await page.getByRole("button", { name: "Members", exact: true }).click();
+  const members = page.getByRole("complementary", { name: "Members" });
+  await members.getByLabel("Invite").fill("bob");
+  await members.getByRole("button", { name: "Invite" }).click();
+  await expect(members.getByRole("listitem")).toHaveCount(2);
+  await expect(bob.page.getByRole("link", { name: "Our plans" })).toBeVisible();
+
+  await bob.page.getByRole("button", { name: "New direct message" }).click();
+  await bob.page.getByLabel("To").fill("alice");
+  await bob.page.getByRole("button", { name: "Open" }).click();
+  await bob.opened("Alice");
+  await bob.say("psst");
+  await bob.say("are you there?");
+  const link = page.getByRole("link", { name: /^Bob/ });
+  await expect(link).toContainText("2 unread");
+  await expect(page).toHaveTitle("(2) Millrace");
+  await page.keyboard.press("Alt+Shift+ArrowDown");
+  await alice.opened("Bob");
+  await expect(alice.message("are you there?")).toBeVisible();
+  await expect(link).not.toContainText("unread");
+  await expect(page).toHaveTitle("Millrace");
+
+  // By keys alone.
+  await page.keyboard.press("Control+k");
+  await page.keyboard.type("gen");
+  await page.keyboard.press("Enter");
+  await alice.opened("General");
+  await page.keyboard.press("Alt+ArrowDown");
+  await alice.opened("Our plans");
+  await page.keyboard.press("Alt+ArrowUp");
+  await alice.opened("General");
+  await expect(alice.field).toBeFocused();
+});
+
+test("a narrow screen shows the channels, then one", async ({ world }) => {
+  const alice = await world.person("alice", { place: "/chat", viewport: { width: 380, height: 700 } });
+  const channel = alice.page.getByRole("link", { name: "General" });
+  await channel.click();
+  await alice.opened("General");
+  await alice.say("from a phone");
+  await expect(alice.message("from a phone").getByRole("img", { name: "Sent" })).toBeVisible();
+  await alice.page.getByRole("link", { name: "All channels" }).click();
+  await expect(channel).toBeVisible();
+  await expect(alice.log).toBeHidden();
+  const overflow = await alice.page.evaluate(() => document.documentElement.scrollWidth > innerWidth);
+  expect(overflow).toBe(false);
+});
+
+test("a member who is removed while looking is told, and may come back", async ({ world }) => {
+  const bob = await world.person("bob");
+  await bob.opened("General");
+  await bob.say("still here");
+  await expect(bob.message("still here").getByRole("img", { name: "Sent" })).toBeVisible();
+  await world.api("DELETE", "/v1/channels/general/members/bob");
+  await expect(bob.page.getByText("You were removed from this channel.")).toBeVisible();
+  await expect(bob.message("still here")).toBeVisible();
+  await expect(bob.field).toBeHidden();
+  await expect(bob.page.getByRole("link", { name: "General" })).toBeHidden();
+
+  await world.api("POST", "/v1/channels/general/members", { user: "bob" });
+  await expect(bob.page.getByRole("link", { name: "General" })).toBeVisible({ timeout: 20_000 });
+  await expect(bob.field).toBeVisible();
+  await bob.say("back again");
+  await expect(bob.message("back again").getByRole("img", { name: "Sent" })).toBeVisible();
+  expect(await bob.texts()).toEqual(["still here", "back again"]);
+});
