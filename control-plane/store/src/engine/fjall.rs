@@ -36,7 +36,8 @@ pub struct FjallConfig {
     /// Journals on disk before older ones are forced out, in bytes; they are read again at a start after a crash. At least and by
     /// default 64 MiB and 96 MiB.
     pub journal_bytes_max: u64,
-    /// Threads that flush and compact. Default 2.
+    /// Threads that flush and compact. Default 1: with more, fjall's first one does nothing but hand itself compactions, as fast as a
+    /// processor can, while another one compacts.
     pub worker_threads: usize,
     /// The writer in front of the engine.
     pub writer: WriterConfig,
@@ -48,7 +49,7 @@ impl Default for FjallConfig {
             cache_bytes: 64 << 20,
             memtable_bytes: 8 << 20,
             journal_bytes_max: 96 << 20,
-            worker_threads: 2,
+            worker_threads: 1,
             writer: WriterConfig::default(),
         }
     }
