@@ -56,7 +56,10 @@ const chromium = spawn(process.env.CHROMIUM ?? "chromium", [...flags, `--user-da
 });
 const gone = once(chromium, "exit");
 
-async function end(status: number): Promise<never> {
+let isEnding = false;
+async function end(status: number): Promise<void> {
+  if (isEnding) return;
+  isEnding = true;
   chromium.kill();
   await gone.catch(() => {});
   rmSync(profile, { recursive: true, force: true, maxRetries: 5 });
@@ -64,6 +67,7 @@ async function end(status: number): Promise<never> {
 }
 
 process.stdin.resume().once("end", () => void end(0));
+for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => void end(1));
 chromium.once("error", (error) => {
   console.error(`chromium cannot be started: ${error.message}`);
   process.exit(1);
@@ -83,5 +87,5 @@ for await (const line of createInterface({ input: chromium.stderr })) {
   said = "";
 }
 // Its end before ours is a fault.
-console.error(`chromium has ended\n${said}`);
+if (!isEnding) console.error(`chromium has ended\n${said}`);
 await end(1);

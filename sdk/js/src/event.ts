@@ -35,7 +35,7 @@ export class Message {
     readonly sequence: bigint,
     /** What was sent. */
     readonly body: Uint8Array,
-    /** The ticket of this client's own message, if its acknowledgement has not come yet. */
+    /** The ticket of this client's own message, if its acknowledgement has not come yet, or it was given up as `unconfirmed`. */
     readonly ticket: number | undefined,
     /**
      * What was not delivered just before it, oldest first; of each kind of event one, which stands for all of them. Only

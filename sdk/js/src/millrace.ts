@@ -56,7 +56,8 @@ export interface MillraceOptions {
 
 /** Settings of {@link Millrace.connect}. */
 export interface ConnectOptions {
-  /** Close the client if the first try fails, instead of trying on: for a person who waits. */
+  /** Close the client if the first try fails, at each URL, instead of trying on: for a person who waits. A node that asks for another
+   * try gets it, within the request timeout. */
   readonly failFast?: boolean | undefined;
   /** Ends the wait, not the client. */
   readonly signal?: AbortSignal | undefined;

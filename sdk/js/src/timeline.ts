@@ -182,7 +182,10 @@ export class Timeline {
     return quiet(this.deliver(item));
   }
 
-  /** Sends a failed entry again, as a new message. One that was `unconfirmed` may then be there twice. */
+  /**
+   * Sends a failed entry again, as a new message. One that was `unconfirmed` may then be there twice; left alone, it becomes `sent`
+   * when its message comes after all.
+   */
   retry(key: string): Promise<Receipt> | undefined {
     const index = this.unsent.findIndex(({ entry }) => entry.key === key && entry.status === "failed");
     const [item] = index < 0 ? [] : this.unsent.splice(index, 1);
@@ -336,7 +339,8 @@ export class Timeline {
     const own = message.ticket === undefined ? undefined : this.unsent.find((item) => item.ticket === message.ticket);
     if (own !== undefined) {
       this.unsent = this.unsent.filter((item) => item !== own);
-      own.entry = { ...own.entry, status: "sent", position, message, timeMs };
+      // Also one that had failed because nobody knew.
+      own.entry = { ...own.entry, status: "sent", position, message, timeMs, error: undefined };
       return this.insert(own);
     }
     const number = `${message.producer}/${message.sequence}`;

@@ -168,6 +168,37 @@ test("a first connection may have to succeed", () => {
   assert.deepEqual(bench.log(), ["reconnecting 1"]);
 });
 
+// Who waits for a first connection waits for what passes: each URL is tried once, and a node that asks for another try gets it.
+test("a first connection is tried as long as a node asks for it", () => {
+  const started = (...endpoints: [string, ...string[]]) => {
+    const bench = new Bench({ failFast: true, endpoints });
+    bench.engine.handleToken(bench.now, { ok: "token" });
+    bench.log();
+    return bench;
+  };
+  const triesOn = (bench: Bench, error: MillraceError): boolean => {
+    bench.engine.handleDisconnected(bench.now, error);
+    const goesOn = bench.log().at(-1)?.startsWith("reconnecting") === true;
+    const at = bench.engine.nextTimeout();
+    if (!goesOn || at === undefined) return false;
+    bench.pass(at - bench.now);
+    bench.log();
+    return true;
+  };
+  let bench = started("ws://a/", "ws://b/");
+  assert.ok(triesOn(bench, disconnected("nobody there")), "there is another URL");
+  assert.ok(!triesOn(bench, disconnected("nobody there")), "each was tried");
+  bench = started("ws://a/", "ws://b/");
+  assert.ok(!triesOn(bench, refused(Code.BadToken, "no")), "it is bad everywhere");
+  for (const code of [Code.Busy, Code.Unavailable, Code.GoingAway]) {
+    bench = started("ws://a/");
+    const began = bench.now;
+    let tries = 0;
+    while (triesOn(bench, refused(code, "not now"))) tries += 1;
+    assert.ok(tries > 3 && bench.now <= began + 30_000, `${tries} tries`);
+  }
+});
+
 test("each subscription of a hello gets its own refusal", () => {
   const bench = new Bench();
   for (const [ticket, name] of ["a", "b", "c"].entries()) bench.engine.open(bench.now, name, LIVE, ticket);

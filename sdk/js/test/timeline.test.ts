@@ -187,3 +187,20 @@ test("what the node skips is read, and no hole is shown", async () => {
   assert.deepEqual(screen.lines, numbers(8, 11));
   await screen.close();
 });
+
+test("a line that failed because nobody knew is sent when its message comes after all", async () => {
+  const world = new World();
+  const client = world.client({ ...FAST, sendTimeoutMs: 1_000 });
+  const timeline = new Timeline(client.channel("general"));
+  await Promise.all([timeline.start(), world.flow()]);
+  world.isStalled = true;
+  const failed = assert.rejects(timeline.send("late"), { kind: "unconfirmed" });
+  await world.pass(2_000);
+  await failed;
+  const lines = () => timeline.view.entries.map(({ text, status, error }) => `${text} ${status} ${error?.kind}`);
+  assert.deepEqual(lines(), ["late failed unconfirmed"]);
+  world.isStalled = false;
+  await world.flow();
+  assert.deepEqual(lines(), ["late sent undefined"]);
+  await Promise.all([client.close(), world.flow()]);
+});

@@ -85,6 +85,7 @@ export function noToken(): Token {
 
 export function start(engine: Engine, now: number): void {
   if (engine.link.kind !== "idle") return;
+  engine.startedAt = now;
   engine.actions.push({ type: "state", state: { kind: "connecting" } });
   connect(engine, now);
 }
@@ -305,7 +306,8 @@ function lost(engine: Engine, now: number, cause: MillraceError): void {
   forgetConnection(engine, now);
   const { goAway } = engine;
   engine.goAway = undefined;
-  if (config.failFast && !engine.everOpen) return closeWith(engine, now, error);
+  const isAwaited = config.failFast && !engine.everOpen;
+  if (isAwaited && !isPassing(engine, error)) return closeWith(engine, now, error);
   if (error.advice === "do-not-retry") return closeWith(engine, now, error);
   if (error.advice === "authenticate" && error.kind === "refused") {
     token.refusals += 1;
@@ -314,12 +316,22 @@ function lost(engine: Engine, now: number, cause: MillraceError): void {
   }
   const wait = Math.max(engine.backoff.next(engine.random), error.retryAfterMs ?? 0);
   const delayMs = goAway === undefined ? wait : Math.max(0, goAway.at - now);
+  if (isAwaited && now + delayMs > engine.startedAt + config.requestTimeoutMs) return closeWith(engine, now, error);
   const isTold = goAway !== undefined || (error.retryAfterMs ?? 0) > 0;
   engine.link = { kind: "waiting", until: now + delayMs, since: now, isTold };
   const { attempt } = engine.backoff;
   engine.actions.push({ type: "state", state: { kind: "reconnecting", attempt, delayMs, error } });
   // What nobody wants any more is forgotten; deadlines run on.
   for (const key of [...engine.channels.keys()]) engine.sync(now, key);
+}
+
+/**
+ * Whether a connection that somebody waits for may well succeed at the next try: a node asks to try again, or there is a URL that
+ * was not tried.
+ */
+function isPassing({ backoff, config }: Engine, { kind, isRetryable }: MillraceError): boolean {
+  const isUntried = backoff.attempt + 1 < config.endpoints.length;
+  return isRetryable && (isUntried || kind === "refused");
 }
 
 /** Ends the client, if it is closing and every message has had its end or the time is over. */

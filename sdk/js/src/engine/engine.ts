@@ -39,7 +39,7 @@ export interface Config {
   readonly endpoints: readonly [string, ...string[]];
   /** A new token can be had by asking. */
   readonly tokensRenew: boolean;
-  /** The first connection must succeed at once. */
+  /** The first connection must succeed soon: each URL is tried once, and again only if a node asks for it. */
   failFast: boolean;
   readonly queue: QueueLimits;
   readonly backoff: BackoffLimits;
@@ -106,6 +106,7 @@ export class Engine {
   /** As whom the last hello spoke, if its token tells. */
   user: string | undefined;
   everOpen = false;
+  startedAt = 0;
   closing: number | undefined;
   /** How long a node may still read what a dead connection carried. */
   lingerMs = 60_000;

@@ -16,6 +16,9 @@ import { adviceOf, Code } from "../code.js";
 import { Backoff, type BackoffLimits } from "./backoff.js";
 import type { Random } from "./random.js";
 
+/** Most messages of unknown fate that are remembered. */
+const UNCONFIRMED_MAX = 256;
+
 interface Pending {
   sequence: number;
   readonly ticket: number;
@@ -32,10 +35,14 @@ interface Pending {
   isBlocked: boolean;
 }
 
-/** A message to be sent now. */
-export interface Outgoing {
+/** The number under which a message was sent. */
+interface Sent {
   readonly producer: bigint;
   readonly sequence: number;
+}
+
+/** A message to be sent now. */
+export interface Outgoing extends Sent {
   readonly body: Uint8Array;
 }
 
@@ -59,6 +66,8 @@ export class Outbox {
   /** Until when frames up to this sequence, from connections that are gone, may still reach the channel. */
   private stragglers: { readonly until: number; readonly sequence: number } | undefined;
   private readonly queue: Pending[] = [];
+  /** Messages given up with an unknown fate: one that comes late is known. The newest ones, oldest first. */
+  private unconfirmed: (Sent & { readonly ticket: number })[] = [];
   /** Everything in the queue before it was sent since the last rewind. */
   private cursor = 0;
   /** Requests whose answer is under way, those of given-up messages included. */
@@ -133,10 +142,11 @@ export class Outbox {
     return { producer: this.producer, sequence: pending.sequence, body: pending.body };
   }
 
-  /** The ticket of a message that has not had its end, by its number. */
+  /** The ticket of a message that has not had its end, or not a certain one, by its number. */
   ticketOf(producer: bigint, sequence: bigint): number | undefined {
-    if (producer !== this.producer) return undefined;
-    return this.queue[this.find(Number(sequence))]?.ticket;
+    const pending = producer === this.producer ? this.queue[this.find(Number(sequence))] : undefined;
+    if (pending !== undefined) return pending.ticket;
+    return this.unconfirmed.find((one) => one.producer === producer && BigInt(one.sequence) === sequence)?.ticket;
   }
 
   /** A message of `producer` is stored. `undefined` if it has had its end, or is of an earlier producer. */
@@ -162,7 +172,8 @@ export class Outbox {
     pending.sentAt = undefined;
     if (isForGood(code)) {
       this.remove(index);
-      if (!pending.uncertain) this.noteAbsent(pending.sequence);
+      if (pending.uncertain) this.noteUnconfirmed(pending);
+      else this.noteAbsent(pending.sequence);
       return { ticket: pending.ticket, uncertain: pending.uncertain };
     }
     switch (code) {
@@ -247,7 +258,9 @@ export class Outbox {
     const pending = this.remove(index);
     if (pending === undefined) return undefined;
     const uncertain = pending.uncertain || pending.sentAt !== undefined;
-    if (!uncertain) {
+    if (uncertain) {
+      this.noteUnconfirmed(pending);
+    } else {
       this.noteAbsent(pending.sequence);
       this.halted = true;
     }
@@ -272,6 +285,11 @@ export class Outbox {
   private remove(index: number): Pending | undefined {
     if (index < this.cursor) this.cursor -= 1;
     return index === 0 ? this.queue.shift() : this.queue.splice(index, 1)[0];
+  }
+
+  private noteUnconfirmed({ sequence, ticket }: Pending): void {
+    this.unconfirmed.push({ producer: this.producer, sequence, ticket });
+    if (this.unconfirmed.length > UNCONFIRMED_MAX) this.unconfirmed.shift();
   }
 
   private noteAbsent(sequence: number): void {
@@ -321,6 +339,8 @@ export class Outbox {
   private moveUp(absent: number): void {
     this.absent = undefined;
     this.next = absent;
+    // Their numbers are others' now: they never come.
+    this.unconfirmed = this.unconfirmed.filter((one) => one.producer !== this.producer || one.sequence < absent);
     for (const pending of this.queue) {
       if (pending.sequence < absent) continue;
       pending.sequence = this.next;
