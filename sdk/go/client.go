@@ -11,8 +11,8 @@ type Client struct {
 	shell *shell
 }
 
-// Connect connects to the node at a URL, such as ws://127.0.0.1:7400, and fails if the first try does; from then on the client
-// reconnects by itself. The path is /v1/connect unless the URL has one. ctx bounds only the first connection.
+// Connect connects to the node at a URL, such as ws://127.0.0.1:7400, and fails if the first try does, at each URL that it has; a
+// node that asks for another try gets it, within the request timeout. From then on the client reconnects by itself. The path is /v1/connect unless the URL has one. ctx bounds only the first connection.
 //
 // Its error is a [*URLError] or an [*InvalidError] for what cannot be used, a [*ConnectError] if no node answers there, a
 // [*TimeoutError] if none does in time, a [*RefusedError] if the node refuses the token or has no place, a [*TokenError] if the

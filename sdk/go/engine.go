@@ -23,7 +23,7 @@ type engineConfig struct {
 	endpoints []endpoint
 	// tokensRenew: a new token can be had by asking.
 	tokensRenew bool
-	// failFast: the first connection must succeed at once.
+	// failFast: the first connection must succeed soon: each URL is tried once, and again only if a node asks for it.
 	failFast       bool
 	queue          queueLimits
 	backoff        backoffLimits
@@ -155,6 +155,7 @@ type engine struct {
 	// complaint is what the node said last, if that was a complaint that answers nothing: it tells why the connection ends.
 	complaint *complaint
 	everOpen  bool
+	startedAt instant
 	// closingAt is the deadline of a close; 0 if none was asked for.
 	closingAt instant
 	// linger is how long a node may still read what a dead connection carried.

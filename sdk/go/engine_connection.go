@@ -85,6 +85,7 @@ type accessToken struct {
 // start begins to connect.
 func (e *engine) start(now instant) {
 	if e.link.phase == linkIdle {
+		e.startedAt = now
 		e.connect(now)
 	}
 }
@@ -333,8 +334,9 @@ func (e *engine) lost(now instant, err error) {
 	left := e.goAway
 	e.goAway = nil
 	advice := AdviceOf(err)
+	isAwaited := e.config.failFast && !e.everOpen
 	switch {
-	case e.config.failFast && !e.everOpen, advice == DoNotRetry:
+	case isAwaited && !e.isPassing(err), advice == DoNotRetry:
 		e.closeWith(now, err)
 		return
 	case advice == Authenticate && CodeOf(err) != 0:
@@ -349,10 +351,21 @@ func (e *engine) lost(now instant, err error) {
 	if left != nil {
 		delay = max(time.Duration(left.at-now), 0)
 	}
+	if isAwaited && now.after(delay) > e.startedAt.after(e.config.requestTimeout) {
+		e.closeWith(now, err)
+		return
+	}
 	e.link = link{phase: linkWaiting, deadline: now.after(delay)}
 	e.tellState(State{Phase: Reconnecting, Attempt: e.backoff.attempt, Delay: delay, Err: err})
 	// What nobody wants any more is forgotten; deadlines run on.
 	e.syncAll(now)
+}
+
+// isPassing tells whether a connection that somebody waits for may well succeed at the next try: a node asks to try again, or
+// there is a URL that was not tried.
+func (e *engine) isPassing(err error) bool {
+	isUntried := e.backoff.attempt+1 < len(e.config.endpoints)
+	return IsRetryable(err) && (isUntried || CodeOf(err) != 0)
 }
 
 // finishIfFlushed ends the client, if it is closing and every message has had its end or the time is over.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"math"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -277,6 +278,58 @@ func TestAFirstConnectionMayHaveToSucceed(t *testing.T) {
 	b = newWelcomedBench(t, config)
 	b.engine.handleDisconnected(b.now, disconnected("cut"))
 	b.expectLog("reconnecting 1")
+}
+
+// Who waits for a first connection waits for what passes: each URL is tried once, and a node that asks for another try gets it.
+func TestAFirstConnectionIsTriedAsLongAsANodeAsksForIt(t *testing.T) {
+	started := func(urls ...string) *bench {
+		config := testConfig()
+		config.failFast, config.endpoints = true, nil
+		for _, url := range urls {
+			config.endpoints = append(config.endpoints, must2(parseEndpoint(url)))
+		}
+		b := newBench(t, config)
+		b.engine.handleToken(b.now, "token", nil)
+		return b
+	}
+	triesOn := func(b *bench, err error) bool {
+		b.act()
+		b.log = nil
+		b.engine.handleDisconnected(b.now, err)
+		b.act()
+		if last := b.log[len(b.log)-1]; !strings.HasPrefix(last, "reconnecting") {
+			return false
+		}
+		b.pass(time.Duration(b.engine.nextTimeout() - b.now))
+		return true
+	}
+	b := started("ws://a", "ws://b")
+	if !triesOn(b, disconnected("nobody there")) {
+		t.Error("there is another URL")
+	}
+	if triesOn(b, disconnected("nobody there")) {
+		t.Error("each was tried")
+	}
+	if triesOn(started("ws://a", "ws://b"), &RefusedError{Code: CodeBadToken}) {
+		t.Error("it is bad everywhere")
+	}
+	for _, code := range []Code{CodeBusy, CodeUnavailable, CodeGoingAway} {
+		b := started("ws://a")
+		tries := 0
+		for triesOn(b, &RefusedError{Code: code}) {
+			tries++
+		}
+		if tries <= 3 || b.now > instant(1).after(b.engine.config.requestTimeout) {
+			t.Errorf("%v: %d tries", code, tries)
+		}
+	}
+}
+
+func must2[T any](value T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return value
 }
 
 func TestEachSubscriptionOfAHelloGetsItsOwnRefusal(t *testing.T) {
