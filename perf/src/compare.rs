@@ -21,6 +21,8 @@ const RUNS_MIN: usize = 3;
 const PROBABILITY_MAX: f64 = 0.05;
 /// The exit code when the reports could not be compared; 1 says that something got worse, as diff does.
 const TROUBLE: u8 = 2;
+/// The exit code when nothing is known to have got worse, but something that the old report could be held to was not judged.
+const UNJUDGED: u8 = 3;
 
 /// What to compare.
 #[derive(Debug, Args)]
@@ -34,6 +36,9 @@ pub(crate) struct Arguments {
     /// Only these subjects; all that are in both otherwise
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     subject: Vec<String>,
+    /// Only these scenarios; all that are in the old report otherwise
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    scenario: Vec<String>,
     /// Differences below this are not worth a verdict
     #[arg(long, value_name = "PERCENT", default_value = "5")]
     effect: f64,
@@ -56,7 +61,7 @@ pub(crate) enum Verdict {
     MachineMoved,
     /// No difference beyond noise.
     Unchanged,
-    /// The load generator was at its limit on one side: the value is a bound.
+    /// The load generator was at its limit on one side: the value is a bound, and what it bounds cannot be told.
     LoadBound,
     TooFewRuns,
     /// Another guarantee, unit or sense; or another machine, and no limit to measure it by.
@@ -103,7 +108,36 @@ pub(crate) struct Pair<'a> {
     #[serde(skip)]
     sample: Option<Sample>,
     #[serde(skip)]
+    bound: Bound,
+    #[serde(skip)]
     figure: &'a Figure,
+}
+
+/// Which side was measured with a load generator at its limit, so that the real value is at least that good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Bound {
+    None,
+    Old,
+    New,
+    Both,
+}
+
+impl Bound {
+    fn of(old: &Figure, new: &Figure) -> Self {
+        match (old.load_bound > 0, new.load_bound > 0) {
+            (false, false) => Self::None,
+            (true, false) => Self::Old,
+            (false, true) => Self::New,
+            (true, true) => Self::Both,
+        }
+    }
+}
+
+/// A figure of the old report that the new one could not be held to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Unjudged {
+    figure: String,
+    why: String,
 }
 
 /// Two reports, compared.
@@ -120,6 +154,10 @@ pub(crate) struct Comparison<'a> {
     regressions: usize,
     improvements: usize,
     pairs: Vec<Pair<'a>>,
+    /// Subjects of which nothing is left, by scenario.
+    gone: Vec<String>,
+    /// What has a better and a worse, and a value in the old report, and no verdict.
+    unjudged: Vec<Unjudged>,
     only_in_old: Vec<String>,
     only_in_new: Vec<String>,
 }
@@ -132,11 +170,11 @@ pub(crate) struct LimitMoved<'a> {
     figures: usize,
 }
 
-/// Compares, prints, and says by the exit code whether something got worse: 0 no, 1 yes, 2 that it could not be found out.
+/// Compares, prints, and says by the exit code whether something got worse: 0 no, 1 yes, 2 that the reports could not be compared, 3 that
+/// nothing is known to have got worse, but not everything was judged.
 pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     match print_comparison(arguments) {
-        Ok(0) => ExitCode::SUCCESS,
-        Ok(_) => ExitCode::FAILURE,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("Error: {error:#}");
             ExitCode::from(TROUBLE)
@@ -144,7 +182,7 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     }
 }
 
-fn print_comparison(arguments: &Arguments) -> Result<usize> {
+fn print_comparison(arguments: &Arguments) -> Result<ExitCode> {
     ensure!(
         arguments.effect.is_finite() && (0.0..=1000.0).contains(&arguments.effect),
         "--effect has to be 0 to 1000 percent"
@@ -156,23 +194,41 @@ fn print_comparison(arguments: &Arguments) -> Result<usize> {
             "subject {name:?} is not in both reports"
         );
     }
-    let comparison = compare(&old, &new, &arguments.subject, arguments.effect);
+    for name in &arguments.scenario {
+        let is_there = old.figures.iter().any(|figure| figure.scenario == *name);
+        ensure!(is_there, "scenario {name:?} is not in the old report");
+    }
+    let asked = Asked { subjects: &arguments.subject, scenarios: &arguments.scenario };
+    let comparison = compare(&old, &new, asked, arguments.effect);
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&comparison).context("write the comparison as JSON")?);
     } else {
         print::table(&old, &new, &comparison, arguments.all);
     }
-    Ok(comparison.regressions)
+    Ok(match (comparison.regressions, comparison.unjudged.len()) {
+        (0, 0) => ExitCode::SUCCESS,
+        (0, _) => ExitCode::from(UNJUDGED),
+        _ => ExitCode::FAILURE,
+    })
+}
+
+/// What is compared; empty: all.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Asked<'a> {
+    subjects: &'a [String],
+    scenarios: &'a [String],
+}
+
+impl Asked<'_> {
+    fn has(self, figure: &Figure) -> bool {
+        (self.subjects.is_empty() || self.subjects.contains(&figure.subject))
+            && (self.scenarios.is_empty() || self.scenarios.contains(&figure.scenario))
+    }
 }
 
 /// Pairs figures by scenario, subject, point and metric, and judges each pair.
-pub(crate) fn compare<'a>(
-    old: &'a Report,
-    new: &'a Report,
-    subjects: &[String],
-    effect_percent: f64,
-) -> Comparison<'a> {
-    let is_asked = |figure: &&Figure| subjects.is_empty() || subjects.contains(&figure.subject);
+pub(crate) fn compare<'a>(old: &'a Report, new: &'a Report, asked: Asked<'_>, effect_percent: f64) -> Comparison<'a> {
+    let is_asked = |figure: &&Figure| asked.has(figure);
     let machine_differs = hardware(old, new);
     let basis = if machine_differs.is_empty() { Basis::Value } else { Basis::RatioToLimit };
     let mut pairs: Vec<Pair<'a>> = Vec::new();
@@ -184,8 +240,9 @@ pub(crate) fn compare<'a>(
         }
     }
     let is_gone = |figure: &&Figure| !new.figures.iter().any(|other| is_same(figure, other));
-    let only_in_old = old.figures.iter().filter(is_asked).filter(is_gone).map(name).collect();
+    let only_in_old: Vec<&Figure> = old.figures.iter().filter(is_asked).filter(is_gone).collect();
     judge(&mut pairs, effect_percent);
+    let unjudged = unjudged(&only_in_old, &pairs);
     let number = |verdict| pairs.iter().filter(|pair| pair.verdict == verdict).count();
     Comparison {
         notes: notes(old, new),
@@ -196,9 +253,45 @@ pub(crate) fn compare<'a>(
         regressions: number(Verdict::Regression),
         improvements: number(Verdict::Improvement),
         pairs,
-        only_in_old,
+        gone: gone(&only_in_old, new),
+        unjudged,
+        only_in_old: only_in_old.into_iter().map(name).collect(),
         only_in_new,
     }
+}
+
+/// Subjects that have no figure left in a scenario, though they had some.
+fn gone(only_in_old: &[&Figure], new: &Report) -> Vec<String> {
+    let mut gone: Vec<String> = only_in_old
+        .iter()
+        .filter(|old| !new.figures.iter().any(|one| one.subject == old.subject && one.scenario == old.scenario))
+        .map(|old| format!("{} in {}", old.subject, old.scenario))
+        .collect();
+    gone.dedup();
+    gone
+}
+
+/// Whether a figure is something that a new report can be held to.
+fn is_judged(figure: &Figure) -> bool {
+    figure.better != Better::Neither && !figure.subject.starts_with("bare")
+}
+
+/// What could have got worse without anybody being told. What neither report, nor any report of another machine, could have shown is not
+/// among it.
+fn unjudged(only_in_old: &[&Figure], pairs: &[Pair<'_>]) -> Vec<Unjudged> {
+    let gone = only_in_old
+        .iter()
+        .filter(|figure| is_judged(figure))
+        .map(|figure| Unjudged { figure: name(figure), why: "it is not in the new report".to_owned() });
+    let is_open = |pair: &&Pair<'_>| match pair.verdict {
+        Verdict::LoadBound => pair.bound != Bound::Both,
+        Verdict::TooFewRuns => pair.old_runs >= RUNS_MIN,
+        Verdict::NotComparable => pair.sample.is_some(),
+        _ => false,
+    };
+    let open =
+        pairs.iter().filter(is_open).map(|pair| Unjudged { figure: name(pair.figure), why: pair.reason.clone() });
+    gone.chain(open).collect()
 }
 
 fn is_same(one: &Figure, other: &Figure) -> bool {
@@ -229,6 +322,7 @@ fn pair<'a>((old, before): (&Report, &Figure), (new, after): (&Report, &'a Figur
             (before.median(), after.median(), Some(Sample::new(&before.runs, &after.runs, is_less_better)))
         }
     };
+    let bound = Bound::of(before, after);
     let runs = sample.as_ref().map_or((before.runs.len(), after.runs.len()), Sample::runs);
     let (verdict, reason) = if after.better == Better::Neither {
         (Verdict::NotJudged, "neither way is better")
@@ -240,8 +334,8 @@ fn pair<'a>((old, before): (&Report, &Figure), (new, after): (&Report, &'a Figur
         (Verdict::NotComparable, "the unit is another, or which way is better")
     } else if sample.is_none() {
         (Verdict::NotComparable, "another machine, and no limit to measure it by")
-    } else if before.load_bound > 0 || after.load_bound > 0 {
-        (Verdict::LoadBound, "the load generator was at its limit")
+    } else if bound == Bound::Both {
+        (Verdict::LoadBound, "the load generator was at its limit on both sides")
     } else if runs.0 < RUNS_MIN || runs.1 < RUNS_MIN {
         (Verdict::TooFewRuns, "fewer than 3 runs on one side")
     } else {
@@ -265,6 +359,7 @@ fn pair<'a>((old, before): (&Report, &Figure), (new, after): (&Report, &'a Figur
         verdict,
         reason: reason.to_owned(),
         sample,
+        bound,
         figure: after,
     }
 }
@@ -292,6 +387,22 @@ fn settle(pair: &mut Pair<'_>, worse: f64, better: f64, effect_percent: f64) {
     let is_worse = pair.worse_percent > 0.0;
     let probability = if is_worse { worse } else { better };
     pair.probability = Some(probability);
+    decide(pair, probability, effect_percent, is_worse);
+    // A bound says something in one direction only: worse than what was at least so good is worse; all else has two readings.
+    let (is_known, reason) = match pair.bound {
+        Bound::None | Bound::Both => return,
+        Bound::Old => (pair.verdict == Verdict::Regression, "the old value is a bound: it was at least so good"),
+        Bound::New => (
+            matches!(pair.verdict, Verdict::Improvement | Verdict::Unchanged),
+            "the new value is a bound: it is at least so good",
+        ),
+    };
+    if !is_known {
+        (pair.verdict, pair.reason) = (Verdict::LoadBound, reason.to_owned());
+    }
+}
+
+fn decide(pair: &mut Pair<'_>, probability: f64, effect_percent: f64, is_worse: bool) {
     if pair.worse_percent.abs() < effect_percent || pair.worse_percent == 0.0 {
         return;
     }

@@ -16,6 +16,10 @@ pub(super) fn text(old: &Report, new: &Report, comparison: &Comparison<'_>, is_a
         format!("old: {}, {}", report::time(old.started), short(&old.command)),
         format!("new: {}, {}", report::time(new.started), short(&new.command)),
     ];
+    if !comparison.gone.is_empty() {
+        lines.push("\nGONE, nothing of it is in the new report:".to_owned());
+        lines.extend(comparison.gone.iter().map(|gone| format!("  {gone}")));
+    }
     if !comparison.machine_differs.is_empty() {
         lines.push("\nNot the same machine: figures are compared in multiples of their limit, and not at all where there is none.".to_owned());
         lines.extend(comparison.machine_differs.iter().map(|difference| format!("  {difference}")));
@@ -39,6 +43,18 @@ pub(super) fn text(old: &Report, new: &Report, comparison: &Comparison<'_>, is_a
         pairs.sort_by(|one, other| other.worse_percent.abs().total_cmp(&one.worse_percent.abs()));
         lines.push(format!("\n{title}:"));
         lines.extend(pairs.into_iter().map(row));
+    }
+    if !comparison.unjudged.is_empty() {
+        lines.push(format!(
+            "\n{} figures of the old report were NOT JUDGED (exit code 3 unless something got worse; --scenario and --subject leave out what is not meant):",
+            comparison.unjudged.len()
+        ));
+        let (shown, rest) = comparison.unjudged.split_at(comparison.unjudged.len().min(UNJUDGED_SHOWN));
+        let shown = if is_all { &comparison.unjudged[..] } else { shown };
+        lines.extend(shown.iter().map(|one| format!("  {}: {}", one.figure, one.why)));
+        if !is_all && !rest.is_empty() {
+            lines.push(format!("  and {} more; --all names them", rest.len()));
+        }
     }
     for (what, names) in [("old", &comparison.only_in_old), ("new", &comparison.only_in_new)] {
         if is_all && !names.is_empty() {
@@ -66,6 +82,9 @@ pub(super) fn text(old: &Report, new: &Report, comparison: &Comparison<'_>, is_a
     ));
     lines.join("\n") + "\n"
 }
+
+/// Of those that were not judged so many are named.
+const UNJUDGED_SHOWN: usize = 20;
 
 const TITLES: [(Verdict, &str); 8] = [
     (Verdict::Regression, "Regressions"),

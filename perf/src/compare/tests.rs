@@ -38,7 +38,7 @@ fn verdict(comparison: &Comparison<'_>, subject: &str, metric: &str) -> Vec<Verd
 #[test]
 fn a_report_is_no_worse_than_itself() {
     let report = example();
-    let comparison = compare(&report, &report, &[], 5.0);
+    let comparison = compare(&report, &report, Asked::default(), 5.0);
     assert_eq!((comparison.regressions, comparison.improvements), (0, 0));
     assert_eq!(comparison.pairs.len(), report.figures.len());
     assert!(comparison.only_in_old.is_empty() && comparison.only_in_new.is_empty());
@@ -50,17 +50,18 @@ fn what_got_worse_is_told_from_what_got_better_and_from_the_others() {
     let is_cpu = |figure: &Figure| figure.subject == "millrace" && figure.metric == "cpu per delivery";
     let old = steady(example());
     let new = steady(changed(is_cpu, 1.15));
-    let comparison = compare(&old, &new, &[], 5.0);
+    let comparison = compare(&old, &new, Asked::default(), 5.0);
     assert_eq!(verdict(&comparison, "millrace", "cpu per delivery"), [Verdict::Regression]);
     assert_eq!(verdict(&comparison, "nats", "cpu per delivery"), [Verdict::Unchanged]);
     assert_eq!(comparison.regressions, 2, "one at each rate");
-    let back = compare(&new, &old, &[], 5.0);
+    let back = compare(&new, &old, Asked::default(), 5.0);
     assert_eq!(verdict(&back, "millrace", "cpu per delivery"), [Verdict::Improvement]);
     assert_eq!((back.regressions, back.improvements), (0, 2));
     // Less than the effect that was asked for.
-    assert_eq!(compare(&old, &new, &[], 20.0).regressions, 0);
+    assert_eq!(compare(&old, &new, Asked::default(), 20.0).regressions, 0);
     // Of other subjects only.
-    assert_eq!(compare(&old, &new, &["nats".to_owned()], 5.0).regressions, 0);
+    let nats = Asked { subjects: &["nats".to_owned()], ..Asked::default() };
+    assert_eq!(compare(&old, &new, nats, 5.0).regressions, 0);
 }
 
 #[test]
@@ -68,7 +69,7 @@ fn where_more_is_better_less_is_worse() {
     let is_saturation = |figure: &Figure| figure.subject == "millrace" && figure.metric == "deliveries at saturation";
     let comparison_of = |factor| {
         let (old, new) = (steady(example()), steady(changed(is_saturation, factor)));
-        verdict(&compare(&old, &new, &[], 5.0), "millrace", "deliveries at saturation")
+        verdict(&compare(&old, &new, Asked::default(), 5.0), "millrace", "deliveries at saturation")
     };
     assert_eq!(comparison_of(0.8), [Verdict::Regression]);
     assert_eq!(comparison_of(1.2), [Verdict::Improvement]);
@@ -77,7 +78,7 @@ fn where_more_is_better_less_is_worse() {
 #[test]
 fn a_slower_machine_is_no_regression() {
     let (old, new) = (steady(example()), steady(changed(|figure| figure.unit == "µs" || figure.unit == "ms", 1.3)));
-    let comparison = compare(&old, &new, &[], 5.0);
+    let comparison = compare(&old, &new, Asked::default(), 5.0);
     assert_eq!(verdict(&comparison, "millrace", "cpu per delivery"), [Verdict::MachineMoved]);
     assert!(
         comparison.limit_moved.iter().any(|moved| moved.metric == "cpu per delivery" && moved.worse_percent > 29.0)
@@ -92,14 +93,14 @@ fn on_another_machine_only_the_distance_to_the_limit_counts() {
     let is_cpu = |figure: &Figure| figure.metric == "cpu per delivery";
     let mut new = steady(changed(is_cpu, 0.4));
     new.machine.processor = "another".to_owned();
-    let comparison = compare(&old, &new, &[], 5.0);
+    let comparison = compare(&old, &new, Asked::default(), 5.0);
     assert_eq!(comparison.machine_differs.len(), 1);
     assert_eq!(verdict(&comparison, "millrace", "cpu per delivery"), [Verdict::Unchanged]);
     assert_eq!(verdict(&comparison, "millrace", "memory per session"), [Verdict::NotComparable]);
     let is_own = |figure: &Figure| figure.subject == "millrace" && figure.metric == "cpu per delivery";
     let mut worse = steady(changed(is_own, 1.3));
     worse.machine.cores = 64;
-    let comparison = compare(&old, &worse, &[], 5.0);
+    let comparison = compare(&old, &worse, Asked::default(), 5.0);
     assert_eq!(verdict(&comparison, "millrace", "cpu per delivery"), [Verdict::Regression]);
 }
 
@@ -119,7 +120,7 @@ fn what_cannot_be_judged_is_not() {
             _ => {}
         }
     }
-    let comparison = compare(&old, &new, &[], 5.0);
+    let comparison = compare(&old, &new, Asked::default(), 5.0);
     for (metric, expect) in [
         ("latency p50", Verdict::LoadBound),
         ("latency p99", Verdict::TooFewRuns),
@@ -143,9 +144,60 @@ fn figures_of_one_side_are_named() {
     let mut added = gone.clone();
     added.metric = "something new".to_owned();
     new.figures.push(added);
-    let comparison = compare(&old, &new, &[], 5.0);
+    let comparison = compare(&old, &new, Asked::default(), 5.0);
     assert!(comparison.only_in_old.len() == 1 && comparison.only_in_old[0].contains(&gone.metric));
     assert!(comparison.only_in_new.len() == 1 && comparison.only_in_new[0].contains("something new"));
+}
+
+/// A report with some of millrace's figures load-bound.
+fn bound(mut report: Report) -> Report {
+    for figure in report.figures.iter_mut().filter(|figure| is_saturation(figure)) {
+        (figure.load_bound, figure.load_bound_in) = (1, vec![1]);
+    }
+    report
+}
+
+fn is_saturation(figure: &Figure) -> bool {
+    figure.subject == "millrace" && figure.metric == "deliveries at saturation"
+}
+
+/// What a bound bounds is on one side of it: a verdict in that direction holds, and all else is told, loudly.
+#[test]
+fn a_bound_on_one_side_is_judged_as_far_as_it_goes() {
+    let (same, worse, better) =
+        (steady(example()), steady(changed(is_saturation, 0.8)), steady(changed(is_saturation, 1.3)));
+    for (old, new, expect, is_open) in [
+        (bound(same.clone()), worse.clone(), Verdict::Regression, false),
+        (bound(same.clone()), same.clone(), Verdict::LoadBound, true),
+        (bound(same.clone()), better.clone(), Verdict::LoadBound, true),
+        (same.clone(), bound(worse.clone()), Verdict::LoadBound, true),
+        (same.clone(), bound(same.clone()), Verdict::Unchanged, false),
+        (same.clone(), bound(better), Verdict::Improvement, false),
+        (bound(same), bound(worse), Verdict::LoadBound, false),
+    ] {
+        let comparison = compare(&old, &new, Asked::default(), 5.0);
+        assert_eq!(verdict(&comparison, "millrace", "deliveries at saturation"), [expect]);
+        assert_eq!(!comparison.unjudged.is_empty(), is_open, "{expect:?}: {:?}", comparison.unjudged);
+    }
+}
+
+#[test]
+fn a_subject_that_is_gone_is_not_passed_over() {
+    let old = steady(example());
+    let mut new = old.clone();
+    new.figures.retain(|figure| figure.subject != "millrace" || figure.scenario != "idle");
+    let comparison = compare(&old, &new, Asked::default(), 5.0);
+    assert_eq!(comparison.gone, ["millrace in idle"]);
+    assert_eq!(comparison.unjudged.len(), 2, "{:?}", comparison.unjudged);
+    let text = print::text(&old, &new, &comparison, false);
+    assert!(text.contains("GONE") && text.contains("millrace in idle") && text.contains("NOT JUDGED"), "{text}");
+    let fanout = ["fanout".to_owned()];
+    let asked = Asked { scenarios: &fanout, ..Asked::default() };
+    assert!(compare(&old, &new, asked, 5.0).unjudged.is_empty(), "idle was not asked for");
+    // The limit is nobody's regression.
+    new = old.clone();
+    new.figures.retain(|figure| figure.subject != "bare send");
+    assert!(compare(&old, &new, Asked::default(), 5.0).unjudged.is_empty());
 }
 
 #[test]
@@ -159,12 +211,23 @@ fn the_exit_code_tells_worse_from_trouble() {
     let old = write("old.json", &steady(example()));
     let worse = write("new.json", &steady(changed(|figure| figure.subject == "millrace", 1.3)));
     let code = |old: &PathBuf, new: &PathBuf| {
-        let arguments =
-            Arguments { old: old.clone(), new: new.clone(), subject: Vec::new(), effect: 5.0, json: true, all: false };
+        let arguments = Arguments {
+            old: old.clone(),
+            new: new.clone(),
+            subject: Vec::new(),
+            scenario: Vec::new(),
+            effect: 5.0,
+            json: true,
+            all: false,
+        };
         format!("{:?}", run(&arguments))
     };
     let expect = |code: u8| format!("{:?}", ExitCode::from(code));
     assert_eq!(code(&old, &old), expect(0));
     assert_eq!(code(&old, &worse), expect(1));
+    let mut less = steady(example());
+    less.figures.retain(|figure| figure.subject != "millrace");
+    assert_eq!(code(&old, &write("less.json", &less)), expect(3));
+    assert_eq!(code(&write("bound.json", &bound(steady(example()))), &old), expect(3));
     assert_eq!(code(&old, &folder.path().join("none.json")), expect(2));
 }
