@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -79,6 +80,24 @@ impl Cores {
         Ok(())
     }
 
+    /// How long these cores had nothing to do so far, together. `None` where the system does not tell.
+    pub(crate) fn idle(&self) -> Option<Duration> {
+        self.idle_in(&std::fs::read_to_string("/proc/stat").ok()?)
+    }
+
+    fn idle_in(&self, stat: &str) -> Option<Duration> {
+        let per_second = rustix::param::clock_ticks_per_second().max(1);
+        let idle = |core: &usize| -> Option<Duration> {
+            let mut fields =
+                stat.lines().find_map(|line| line.strip_prefix(&format!("cpu{core} ")))?.split_whitespace();
+            // User, nice, system; then idle, and idle while something waits for a disk.
+            let mut ticks = |skip| fields.nth(skip).and_then(|ticks| ticks.parse::<u64>().ok());
+            let ticks = ticks(3)?.saturating_add(ticks(0)?);
+            Some(Duration::from_micros(ticks.saturating_mul(1_000_000) / per_second))
+        };
+        self.0.iter().map(idle).sum()
+    }
+
     fn set(&self) -> CpuSet {
         let mut set = CpuSet::new();
         for &core in &self.0 {
@@ -153,7 +172,7 @@ impl Seats {
                     needed + 1,
                     all.len()
                 ),
-                install: format!("a machine with {} cores or more", needed + 1),
+                install: String::new(),
             });
         }
         Ok(Cores(if needed <= self.subject.count() { &self.subject.0 } else { &self.spare.0 }[..needed].to_vec()))
@@ -220,6 +239,16 @@ mod tests {
             assert!(error.contains(what) && error.contains(&none.to_string()), "{error}");
         }
         Seats::new(Some(&allowed), Some(&allowed)).expect("all of them exist");
+    }
+
+    #[test]
+    fn the_time_in_which_cores_were_idle_is_read() {
+        let stat = "cpu  1 1 1 700 50 0 0 0 0 0\ncpu0 1 1 1 300 20 0 0 0 0 0\ncpu1 0 0 0 400 30 0 0 0 0 0\nintr 5\n";
+        let per_second = rustix::param::clock_ticks_per_second();
+        let idle = |cores: &str| cores.parse::<Cores>().expect(cores).idle_in(stat);
+        let ticks = |count: u64| Some(Duration::from_micros(count * 1_000_000 / per_second));
+        assert_eq!((idle("1"), idle("0,1"), idle("0,2")), (ticks(430), ticks(750), None));
+        assert!(Cores::allowed().expect("cores").idle().is_some());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use crate::limit::{self, Limit};
 use crate::report::{self, Report};
+use crate::subject::Missing;
 
 /// Prints medians, spreads and ratios to the limit, point by point.
 pub(crate) fn table(report: &Report) {
@@ -29,7 +30,9 @@ pub(crate) fn table(report: &Report) {
     }
     limits(&report.limits);
     for missing in &report.missing {
-        println!("\nmissing: {}; {}", missing.name, missing.missing.install);
+        let Missing { why, install } = &missing.missing;
+        let install = if install.is_empty() { String::new() } else { format!("; {install}") };
+        println!("\nmissing: {}: {why}{install}", missing.name);
     }
     for failure in &report.failures {
         println!("\nfailed: {failure}");

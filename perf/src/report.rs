@@ -149,6 +149,7 @@ pub(crate) const SATURATION: Metric = metric("deliveries at saturation", "/s", B
 pub(crate) const LOST: Metric = metric("lost", "%", Better::Lower);
 pub(crate) const CAME_AGAIN: Metric = metric("came again", "%", Better::Lower);
 pub(crate) const SUBJECT_BUSY: Metric = metric("subject busy", "%", Better::Neither);
+pub(crate) const OTHERS: Metric = metric("others on the subject's cores", "%", Better::Neither);
 pub(crate) const LOAD_BUSY: Metric = metric("load generator busy", "%", Better::Neither);
 pub(crate) const LOAD_WAITED: Metric = metric("load generator waited for its core", "%", Better::Neither);
 pub(crate) const LOAD_LATE: Metric = metric("load generator late, p99", "ms", Better::Neither);

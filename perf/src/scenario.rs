@@ -408,11 +408,26 @@ impl Workload {
     }
 }
 
+/// How fast messages go.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Pace {
+    /// What the scenario gives, and how much of it per second: `rate` or `deliveries`.
+    pub(crate) name: &'static str,
+    pub(crate) value: f64,
+    /// Messages per second.
+    pub(crate) rate: f64,
+}
+
 impl Fanout {
-    /// Messages per second to all channels together, where each has so many subscribers.
-    pub(crate) fn rates_for(&self, subscribers: u32) -> Vec<f64> {
-        let by_deliveries = self.deliveries.iter().map(|deliveries| deliveries / f64::from(subscribers.max(1)));
-        self.rates.iter().copied().chain(by_deliveries).collect()
+    /// How fast messages go to all channels together, where each has so many subscribers.
+    pub(crate) fn paces(&self, subscribers: u32) -> Vec<Pace> {
+        let by_rate = self.rates.iter().map(|&rate| Pace { name: "rate", value: rate, rate });
+        let by_deliveries = self.deliveries.iter().map(|&deliveries| Pace {
+            name: "deliveries",
+            value: deliveries,
+            rate: deliveries / f64::from(subscribers.max(1)),
+        });
+        by_rate.chain(by_deliveries).collect()
     }
 
     fn check(&self) -> Result<()> {
@@ -500,7 +515,7 @@ mod tests {
         let deliveries: Vec<f64> = fanout
             .subscribers
             .iter()
-            .flat_map(|&count| fanout.rates_for(count).into_iter().map(move |rate| rate * f64::from(count)))
+            .flat_map(|&count| fanout.paces(count).into_iter().map(move |pace| pace.rate * f64::from(count)))
             .collect();
         assert!(deliveries.len() >= 3 && deliveries.windows(2).all(|two| (two[0] - two[1]).abs() < 1e-6));
         assert_eq!((fanout.subscribers.first(), fanout.subscribers.last()), (Some(&100), Some(&15_000)));

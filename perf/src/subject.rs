@@ -65,6 +65,7 @@ pub(crate) enum History {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Missing {
     pub(crate) why: String,
+    /// A command; empty where none helps.
     pub(crate) install: String,
 }
 
@@ -132,6 +133,8 @@ pub(crate) struct Running {
     pub(crate) family: Family,
     /// Those of them that hold the sessions, where others do other work; the same as `family` otherwise.
     pub(crate) session_family: Family,
+    /// The cores that only it is meant to use; `None` if they are not its own.
+    pub(crate) cores: Option<Cores>,
     /// What ends with it, in this order.
     #[expect(dead_code, reason = "held until the end")]
     pub(crate) owned: Vec<Owned>,
@@ -144,7 +147,8 @@ impl Running {
     /// A subject of one process tree.
     pub(crate) fn one(address: SocketAddr, dialect: Rc<dyn Dialect>, version: String, owned: Owned) -> Self {
         let family = Family::of(vec![owned.id()]);
-        Self { address, dialect, version, session_family: family.clone(), family, owned: vec![owned], folder: None }
+        let (session_family, owned) = (family.clone(), vec![owned]);
+        Self { address, dialect, version, session_family, family, cores: None, owned, folder: None }
     }
 }
 

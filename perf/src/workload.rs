@@ -60,8 +60,14 @@ pub(crate) fn run(run: &mut Run<'_>) -> Result<()> {
 impl Run<'_> {
     /// Starts the subject; `None` if it has no such class of history.
     pub(crate) fn start(&mut self, needs: &Needs) -> Result<Option<(Running, &'static str)>> {
-        let Some(guarantee) = self.subject.guarantee(needs.history) else { return Ok(None) };
-        let running = self.subject.start(needs)?;
+        let Some(guarantee) = self.subject.guarantee(needs.history) else {
+            self.cannot("it does not keep messages as this asks for");
+            return Ok(None);
+        };
+        let mut running = self.subject.start(needs)?;
+        if !running.family.is_empty() && !needs.cores.overlaps(&self.seats.load) {
+            running.cores = Some(needs.cores.clone());
+        }
         let info = report::SubjectInfo { name: self.subject.name().to_owned(), version: running.version.clone() };
         if !self.report.subjects.contains(&info) {
             self.report.subjects.push(info);
@@ -75,22 +81,29 @@ impl Run<'_> {
         let found = if self.subject.takes_shards() {
             self.seats.for_shards(shards)
         } else {
-            Err(Missing {
-                why: "how many shards it has is not for this run to say".to_owned(),
-                install: "leave it out of scenarios with shards".to_owned(),
-            })
+            Err(Missing { why: "how many shards it has is not for this run to say".to_owned(), install: String::new() })
         };
         match found {
             Ok(cores) => Some(cores),
             Err(missing) => {
                 let name = format!("{} with {shards} shard{}", self.subject.name(), if shards == 1 { "" } else { "s" });
-                (self.progress)(&format!("missing: {name} ({})", missing.why));
-                let missing = MissingSubject { name, missing };
-                if !self.report.missing.contains(&missing) {
-                    self.report.missing.push(missing);
-                }
+                self.is_missing(name, missing);
                 None
             }
+        }
+    }
+
+    /// The report names a subject that cannot do what the scenario asks for: silence would look like forgetting it.
+    pub(crate) fn cannot(&mut self, why: &str) {
+        let name = format!("{} in {}", self.subject.name(), self.scenario.name);
+        self.is_missing(name, Missing { why: why.to_owned(), install: String::new() });
+    }
+
+    fn is_missing(&mut self, name: String, missing: Missing) {
+        (self.progress)(&format!("missing: {name} ({})", missing.why));
+        let missing = MissingSubject { name, missing };
+        if !self.report.missing.contains(&missing) {
+            self.report.missing.push(missing);
         }
     }
 
@@ -123,8 +136,10 @@ impl Run<'_> {
 /// What a stretch of time cost both sides.
 pub(crate) struct Stopwatch<'a> {
     family: &'a Family,
+    cores: Option<&'a Cores>,
     books: Books,
     began: Instant,
+    idle: Option<Duration>,
     load: Turns,
 }
 
@@ -134,23 +149,36 @@ pub(crate) struct Cost {
     pub(crate) wall: Duration,
     /// Of the subject; `None` if it runs elsewhere.
     pub(crate) cpu: Option<Cpu>,
+    /// Share of its cores that others than the subject used, 0 to 1; `None` if they are not its own, or the system does not tell.
+    pub(crate) others: Option<f64>,
     /// Of the load generator's thread.
     pub(crate) load: Turns,
 }
+
+/// Others who use more than this share of the subject's cores make a figure that of a noisy minute.
+const OTHERS_MAX: f64 = 0.1;
 
 /// Above this share of the time the load generator's thread had nothing left to give.
 const LOAD_FULL: f64 = 0.95;
 
 impl<'a> Stopwatch<'a> {
-    pub(crate) fn start(family: &'a Family) -> Result<Self> {
+    pub(crate) fn start(running: &'a Running) -> Result<Self> {
+        let (family, cores) = (&running.family, running.cores.as_ref());
         let books = family.books()?;
-        Ok(Self { family, books, began: Instant::now(), load: Turns::of_this_thread() })
+        let idle = cores.and_then(Cores::idle);
+        Ok(Self { family, cores, books, began: Instant::now(), idle, load: Turns::of_this_thread() })
     }
 
     pub(crate) fn read(&self) -> Result<Cost> {
         let (wall, load) = (self.began.elapsed(), Turns::of_this_thread().since(self.load));
+        let idle = self.cores.and_then(Cores::idle);
         let cpu = self.family.books_after(&self.books)?.since(&self.books);
-        Ok(Cost { wall, cpu: (!self.family.is_empty()).then_some(cpu), load })
+        let others = self.cores.zip(self.idle.zip(idle)).map(|(cores, (before, now))| {
+            let cores = count_f64(cores.count() as u64) * wall.as_secs_f64();
+            1.0 - (now.saturating_sub(before) + cpu.total).as_secs_f64() / cores.max(1e-9)
+        });
+        let others = others.map(|share| share.clamp(0.0, 1.0));
+        Ok(Cost { wall, cpu: (!self.family.is_empty()).then_some(cpu), others, load })
     }
 }
 
@@ -162,12 +190,12 @@ impl Cost {
     }
 
     /// Share of the time that the load generator ran, 0 to 1.
-    fn load_busy(&self) -> f64 {
+    pub(crate) fn load_busy(&self) -> f64 {
         self.load.ran.as_secs_f64() / self.wall.as_secs_f64().max(1e-9)
     }
 
     /// Share of the time that it could have run, but somebody else had its core.
-    fn load_waited(&self) -> f64 {
+    pub(crate) fn load_waited(&self) -> f64 {
         self.load.waited.as_secs_f64() / self.wall.as_secs_f64().max(1e-9)
     }
 
@@ -181,13 +209,20 @@ impl Cost {
         self.cpu.map_or(0.0, |cpu| cpu.total.as_secs_f64() / self.wall.as_secs_f64().max(1e-9))
     }
 
+    /// Others were on the cores of the subject or of the load generator for so long that the figures are theirs, too.
+    pub(crate) fn is_disturbed(&self) -> bool {
+        self.others.is_some_and(|others| others > OTHERS_MAX) || self.load_waited() > OTHERS_MAX
+    }
+
     /// What explains the other figures.
-    pub(crate) fn explains(&self) -> [(Metric, f64); 3] {
-        [
+    pub(crate) fn explains(&self) -> Vec<(Metric, f64)> {
+        let mut explains = vec![
             (report::SUBJECT_BUSY, self.subject_busy() * 100.0),
             (report::LOAD_BUSY, self.load_busy() * 100.0),
             (report::LOAD_WAITED, self.load_waited() * 100.0),
-        ]
+        ];
+        explains.extend(self.others.map(|others| (report::OTHERS, others * 100.0)));
+        explains
     }
 }
 
@@ -215,10 +250,13 @@ mod tests {
         let cost = |ran_ms, waited_ms| Cost {
             wall: Duration::from_secs(1),
             cpu: None,
+            others: None,
             load: Turns { ran: Duration::from_millis(ran_ms), waited: Duration::from_millis(waited_ms) },
         };
         assert!(cost(960, 0).load_bound());
         assert!(cost(500, 460).load_bound());
         assert!(!cost(500, 0).load_bound() && !cost(300, 300).load_bound());
+        assert!(cost(300, 300).is_disturbed() && !cost(500, 0).is_disturbed());
+        assert!(Cost { others: Some(0.2), ..cost(500, 0) }.is_disturbed());
     }
 }

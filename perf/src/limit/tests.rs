@@ -1,7 +1,7 @@
 //! That limits are measured, and stand beside the figures that they limit.
 
 use super::*;
-use crate::report::{ACKNOWLEDGED, CPU_PER_CONNECT, CPU_PER_DELIVERY, Entry, LATENCY, Metric};
+use crate::report::{ACKNOWLEDGED, CPU_PER_CONNECT, CPU_PER_DELIVERY, Entry, LATENCY, Metric, PAGE, POST};
 use crate::subject::bare;
 
 /// Every probe of this list runs on every machine that the tests run on.
@@ -80,6 +80,9 @@ fn figures_stand_beside_the_limit_that_they_have_by_nature() {
     check("millrace", DURABLE, ACKNOWLEDGED, 40_000.0, Some("20 per fdatasync of 4 KiB, p50"));
     check("millrace", DURABLE, LATENCY[0].0, 1.25, Some("2.50 × fdatasync of 4 KiB, p50"));
     check("millrace", "at most once", LATENCY[0].0, 1.25, None);
+    // A page waits for no disk, and a post for whoever is away.
+    check("millrace", DURABLE, PAGE[0].0, 1.25, None);
+    check("millrace", DURABLE, POST[0].0, 1.25, None);
     check("millrace", "", CPU_PER_CONNECT, 44.0, Some("11 × accept and close"));
     check("millrace", "", CPU_PER_DELIVERY, 7.0, Some("3.50 × tcp send, 170 B"));
     check(bare::NAME, "", CPU_PER_DELIVERY, 7.0, None);

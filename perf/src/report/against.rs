@@ -6,7 +6,7 @@ use super::{Better, Figure, Report, median};
 use crate::print::number;
 use crate::subject::bare;
 
-/// What can be said of a figure beside its limit.
+/// What can be said of a figure beside its limit, where it has one that is not 0.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Against {
     Ratio(Ratio),
@@ -55,16 +55,18 @@ impl fmt::Display for Against {
 impl Report {
     /// How a figure stands to its limit; `None` if the report has no such limit.
     pub(crate) fn against(&self, figure: &Figure) -> Option<Against> {
-        let limit = self.limit_of(figure)?;
+        let limit = self.limit_of(figure).filter(|_| figure.better != Better::Neither)?;
         let paired = figure.paired_with(limit);
         let ratios = paired.ratios();
+        if ratios.is_empty() && !paired.of.is_empty() {
+            // Nothing is a multiple of 0, such as of no loss.
+            return None;
+        }
         Some(if ratios.is_empty() {
             let why = if paired.left_out > 0 {
                 format!("{} was load-bound in {} of {} runs", bare::NAME, limit.load_bound, limit.runs.len())
-            } else if paired.of.is_empty() {
-                format!("no run of {} is of the same minute", bare::NAME)
             } else {
-                format!("{} is 0", bare::NAME)
+                format!("no run of {} is of the same minute", bare::NAME)
             };
             Against::Unknown { why }
         } else {
@@ -144,7 +146,7 @@ impl Figure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::{CPU_PER_DELIVERY, Entry, Metric, SATURATION, example};
+    use crate::report::{CPU_PER_DELIVERY, Entry, LOST, Metric, SATURATION, example};
 
     /// A report of one metric: subject, run number, value, load-bound.
     fn report(metric: Metric, values: &[(&str, u32, f64, bool)]) -> Report {
@@ -180,6 +182,12 @@ mod tests {
         assert_eq!(report.figures[1].ratios_to(&report.figures[0]), [2.0, 2.0, 2.0]);
         let apart = [("bare send", 1, 1.0, false), ("nats", 2, 2.0, false)];
         check(CPU_PER_DELIVERY, &apart, "no ratio: no run of bare send is of the same minute");
+    }
+
+    #[test]
+    fn nothing_is_a_multiple_of_nothing() {
+        let report = report(LOST, &[("bare send", 1, 0.0, false), ("nats", 1, 0.0, false)]);
+        assert_eq!(report.against(&report.figures[1]), None);
     }
 
     #[test]

@@ -218,7 +218,10 @@ fn surroundings(report: &Report) -> Markup {
                 h3 #missing { "Missing subjects" }
                 dl {
                     @for subject in &report.missing {
-                        dt { (subject.name) } dd { (subject.missing.why) "; install it with " code { (subject.missing.install) } }
+                        dt { (subject.name) } dd {
+                            (subject.missing.why)
+                            @if !subject.missing.install.is_empty() { "; install it with " code { (subject.missing.install) } }
+                        }
                     }
                 }
             }

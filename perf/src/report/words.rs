@@ -3,7 +3,7 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use crate::print::number;
-use crate::report::{Figure, Report};
+use crate::report::{self, Figure, Report};
 
 /// A Unix time as date and minute, UTC.
 pub(crate) fn time(seconds: u64) -> String {
@@ -29,6 +29,7 @@ pub(crate) fn value_of(name: &str, value: f64) -> String {
         "channels" | "subscribers" | "sessions" | "publishers" | "users" | "messages" | "shards" if is_one => {
             format!("{text} {}", name.trim_end_matches('s'))
         }
+        "deliveries" => format!("{text} deliveries/s"),
         "channels each" if is_one => "1 channel each".to_owned(),
         "depth" => format!("depth {text}"),
         "from sessions" => format!("from {text} sessions"),
@@ -90,6 +91,9 @@ pub(crate) fn in_order<T: PartialEq>(values: impl Iterator<Item = T>) -> Vec<T> 
     known
 }
 
+/// More than this share of a core, in percent, that is somebody else's is worth a word.
+const NOISE_MAX: f64 = 10.0;
+
 /// What a reader should not conclude, in short and why; what this report gives reason for comes first.
 pub(crate) fn cautions(report: &Report) -> Vec<(String, String)> {
     let mut cautions: Vec<(String, &str)> = Vec::new();
@@ -116,6 +120,16 @@ pub(crate) fn cautions(report: &Report) -> Vec<(String, String)> {
         cautions.push((
             "Subject and load generator shared a core.".to_owned(),
             "Latency, rates and saturation are of both together. Only CPU time and memory are the subject's own.",
+        ));
+    }
+    let is_noisy = |figure: &Figure| {
+        [report::OTHERS.name, report::LOAD_WAITED.name].contains(&figure.metric.as_str())
+            && figure.runs.iter().any(|share| *share > NOISE_MAX)
+    };
+    if report.figures.iter().any(is_noisy) {
+        cautions.push((
+            "Somebody else was at work.".to_owned(),
+            "In some runs others used more than a tenth of the subject's cores, or kept the load generator from its own; the figures of that name say in which.",
         ));
     }
     if report.machine.cores <= 2 {
@@ -170,6 +184,9 @@ mod tests {
             ("rate", 1.0, "1 message/s"),
             ("rate", 100.0, "100 messages/s"),
             ("payload", 1024.0, "1,024 B"),
+            ("deliveries", 30_000.0, "30,000 deliveries/s"),
+            ("shards", 1.0, "1 shard"),
+            ("new user with an hs256 token", 1.0, "new user with an hs256 token"),
             ("subscribers", 1.0, "1 subscriber"),
             ("channels", 1000.0, "1,000 channels"),
             ("side by side", 64.0, "64 side by side"),
@@ -196,6 +213,11 @@ mod tests {
         assert!(!has(&report, "shared a core") && !has(&report, "interrupted") && !has(&report, "are of"));
         report.load_cores = "2,0".to_owned();
         report.interrupted = true;
+        let mut others = report.figures[0].clone();
+        (others.metric, others.runs[1]) = (report::OTHERS.name.to_owned(), 12.0);
+        assert!(!has(&report, "Somebody else"));
+        report.figures.push(others);
+        assert!(has(&report, "Somebody else"));
         report.figures[0].runs.truncate(1);
         assert!(cautions(&report)[0].0.contains("interrupted"));
         assert!(has(&report, "shared a core") && has(&report, "are of 1 run."));

@@ -83,7 +83,7 @@ impl Subject for Millrace {
         let family = Family::of(vec![data.id(), control.id()]);
         let version = version(&binary)?;
         let (owned, folder) = (vec![data, control], Some(folder));
-        Ok(Running { address, dialect, version, family, session_family, owned, folder })
+        Ok(Running { address, dialect, version, family, session_family, cores: None, owned, folder })
     }
 }
 

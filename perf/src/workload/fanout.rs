@@ -15,7 +15,7 @@ use super::{Cost, PATIENCE, Run, Stopwatch, count_f64, histogram, quantile_ms};
 use crate::dialect::{Event, Plan};
 use crate::load::{Fleet, Sink};
 use crate::report;
-use crate::scenario::Fanout;
+use crate::scenario::{Fanout, Pace};
 use crate::subject::{Algorithm, Needs, Running, Users};
 
 /// Clients that connect at a time, while subscribers are brought in.
@@ -24,6 +24,8 @@ const CONNECTING_MAX: usize = 64;
 const BURST_MAX: u32 = 64;
 /// Messages that have not come this long after the last was sent are lost.
 const DRAIN: Duration = Duration::from_secs(3);
+/// Failures in a search that are blamed on others who were at work, at most.
+const DISTURBED_MAX: u32 = 6;
 /// CPU time below which no share of it is told.
 const SHARE_LEAST: Duration = Duration::from_secs(1);
 
@@ -61,7 +63,7 @@ fn population(fanout: &Fanout, crowd: Crowd, shards: Option<u16>, run: &mut Run<
     };
     let Some((running, guarantee)) = run.start(&needs)? else { return Ok(()) };
     if running.dialect.channels_max() < crowd.channels_of(0).len() {
-        (run.progress)("cannot be in so many channels with one client");
+        run.cannot("it cannot be in so many channels with one client");
         return Ok(());
     }
     (run.progress)(&format!("{} clients join {} channels", crowd.clients, crowd.channels));
@@ -73,7 +75,7 @@ fn population(fanout: &Fanout, crowd: Crowd, shards: Option<u16>, run: &mut Run<
             ("payload", count_f64(payload as u64)),
         ];
         shape.extend(shards.map(|shards| ("shards", f64::from(shards))));
-        for rate in fanout.rates_for(crowd.subscribers) {
+        for Pace { name, value, rate } in fanout.paces(crowd.subscribers) {
             (run.progress)(&format!("{payload} bytes, {rate:.0}/s"));
             room.measure(&running, rate, payload, fanout.warm_up.min(fanout.measure), run.stop)?;
             let found = room.measure(&running, rate, payload, fanout.measure, run.stop)?;
@@ -81,7 +83,7 @@ fn population(fanout: &Fanout, crowd: Crowd, shards: Option<u16>, run: &mut Run<
                 // Cut short: it would tell of loss that was none.
                 return Ok(());
             }
-            let point: Vec<_> = shape.iter().copied().chain([("rate", rate)]).collect();
+            let point: Vec<_> = shape.iter().copied().chain([(name, value)]).collect();
             run.record(guarantee, &point, found.load_bound(), &found.values());
             if found.lost() > 0 {
                 // More of the same would only show the queue of what is still on its way.
@@ -165,13 +167,23 @@ fn saturate(
     let mut best: Option<Best> = None;
     // Whether the load generator was at its own limit where the search ended: that is not the subject's.
     let mut load_bound = false;
+    let mut disturbed = 0;
     while let Some(rate) = search.next() {
         let found = room.measure(running, rate, payload, fanout.measure, run.stop)?;
         if (run.stop)() {
             return Ok(None);
         }
         let held = found.lost() == 0 && quantile_ms(&found.latencies, 0.99) <= within.as_secs_f64() * 1e3;
-        (run.progress)(&format!("{payload} bytes, {rate:.0}/s {}", if held { "holds" } else { "does not hold" }));
+        if !held && found.cost.is_disturbed() && disturbed < DISTURBED_MAX {
+            disturbed += 1;
+            (run.progress)(&format!("{payload} bytes, {rate:.0}/s again, others were at work: {}", found.summary()));
+            continue;
+        }
+        (run.progress)(&format!(
+            "{payload} bytes, {rate:.0}/s {}: {}",
+            if held { "holds" } else { "does not hold" },
+            found.summary()
+        ));
         search.tried(rate, held);
         if held {
             let deliveries = found.deliveries_per_second();
@@ -236,7 +248,7 @@ impl Room {
         let schedule = Schedule { first_ns: 0, interval_ns: 1e9 / rate, messages };
         let mut ledger = Ledger::new(self.crowd.seats(), messages.div_ceil(self.crowd.channels.into()))?;
         let expected = messages * u64::from(self.crowd.subscribers);
-        let watch = Stopwatch::start(&running.family)?;
+        let watch = Stopwatch::start(running)?;
         let schedule = Schedule { first_ns: self.fleet.now_ns() + 1_000_000, ..schedule };
         let first = Instant::now() + Duration::from_millis(1);
         std::mem::swap(&mut self.sink.ledger, &mut ledger);
@@ -410,6 +422,21 @@ struct Found {
 impl Found {
     fn lost(&self) -> u64 {
         self.expected.saturating_sub(self.delivered)
+    }
+
+    /// For who watches.
+    fn summary(&self) -> String {
+        format!(
+            "p99 {:.1} ms, {} lost, subject {:.0} % busy, others {:.0} %, load {:.0} % (waited {:.0} %, late {:.1} ms, held back {:.1} ms)",
+            quantile_ms(&self.latencies, 0.99),
+            self.lost(),
+            self.cost.subject_busy() * 100.0,
+            self.cost.others.unwrap_or_default() * 100.0,
+            self.cost.load_busy() * 100.0,
+            self.cost.load_waited() * 100.0,
+            quantile_ms(&self.punctuality.late, 0.99),
+            quantile_ms(&self.punctuality.held_back, 0.99),
+        )
     }
 
     fn deliveries_per_second(&self) -> f64 {

@@ -38,7 +38,7 @@ pub(crate) fn run(paging: &HistoryPaging, run: &mut Run<'_>) -> Result<()> {
     fleet.until(&mut sink, PATIENCE, "the client joins", |_, sink| sink.ready == 1)?;
     for depth in DEPTHS {
         let mut times = histogram();
-        let watch = Stopwatch::start(&running.family)?;
+        let watch = Stopwatch::start(&running)?;
         for number in 0..paging.pages {
             if (run.stop)() {
                 return Ok(());
@@ -47,7 +47,7 @@ pub(crate) fn run(paging: &HistoryPaging, run: &mut Run<'_>) -> Result<()> {
             let began = Instant::now();
             sink.page = None;
             if !fleet.history(client, 0, before, number) {
-                (run.progress)("has no history to page through");
+                run.cannot("it has no history to page through");
                 return Ok(());
             }
             fleet.until(&mut sink, PATIENCE, "a page comes", |_, sink| sink.page.is_some())?;

@@ -41,7 +41,7 @@ pub(crate) fn run(idle: &Idle, run: &mut Run<'_>) -> Result<()> {
         }
         fleet.until(&mut sink, PATIENCE, "all sessions join", |fleet, sink| sink.ready == fleet.len())?;
         wait(&mut fleet, &mut sink, SETTLE, run)?;
-        let watch = Stopwatch::start(&running.family)?;
+        let watch = Stopwatch::start(&running)?;
         wait(&mut fleet, &mut sink, idle.hold, run)?;
         let cost = watch.read()?;
         readings.push(Reading {

@@ -44,7 +44,7 @@ pub(crate) fn run(mix: &Mix, run: &mut Run<'_>) -> Result<()> {
     for &posts in &mix.posts {
         (run.progress)(&format!("{posts:.0} posts/s"));
         town.live(posts, mix.warm_up, run.stop)?;
-        let watch = Stopwatch::start(&running.family)?;
+        let watch = Stopwatch::start(&running)?;
         let actions = town.live(posts, mix.measure, run.stop)?;
         let cost = watch.read()?;
         if (run.stop)() {

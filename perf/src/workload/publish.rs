@@ -26,7 +26,7 @@ pub(crate) fn run(publish: &Publish, run: &mut Run<'_>) -> Result<()> {
     };
     let Some((running, guarantee)) = run.start(&needs)? else { return Ok(()) };
     if running.dialect.channels_max() < channels_each(publish) {
-        (run.progress)("cannot be in so many channels with one client");
+        run.cannot("it cannot be in so many channels with one client");
         return Ok(());
     }
     for &in_flight in &publish.in_flight {
@@ -36,7 +36,7 @@ pub(crate) fn run(publish: &Publish, run: &mut Run<'_>) -> Result<()> {
         (run.progress)(&format!("{} publishers with {in_flight} under way each", publish.publishers));
         let mut crowd = Crowd::gather(publish, in_flight, &running)?;
         crowd.go(publish.warm_up)?;
-        let watch = Stopwatch::start(&running.family)?;
+        let watch = Stopwatch::start(&running)?;
         crowd.sink.reset();
         crowd.go(publish.measure)?;
         let answered = crowd.sink.answered;

@@ -27,6 +27,7 @@ fn warm_up(storm: &Storm) -> u32 {
 
 pub(crate) fn run(storm: &Storm, run: &mut Run<'_>) -> Result<()> {
     if storm.missed > 0 && !run.subject.resumes() {
+        run.cannot("nobody can come back to what they missed");
         return Ok(());
     }
     for (&tokens, &algorithm) in
@@ -45,13 +46,13 @@ pub(crate) fn run(storm: &Storm, run: &mut Run<'_>) -> Result<()> {
         };
         let Some((running, guarantee)) = run.start(&needs)? else { continue };
         if running.dialect.channels_max() < storm.channels_each as usize {
-            (run.progress)("cannot be in so many channels with one session");
+            run.cannot("it cannot be in so many channels with one session");
             continue;
         }
         let mut gate = Gate::open(storm, needs.users.tokens, &running)?;
         gate.pass(warm_up(storm))?;
         (run.progress)(&format!("{} sessions", storm.sessions));
-        let watch = Stopwatch::start(&running.family)?;
+        let watch = Stopwatch::start(&running)?;
         gate.pass(storm.sessions)?;
         let cost = watch.read()?;
         let point = [

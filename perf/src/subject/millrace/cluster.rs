@@ -87,6 +87,7 @@ impl Subject for Cluster {
             version: format!("at {}", self.address),
             session_family: family.clone(),
             family,
+            cores: None,
             owned: Vec::new(),
             folder: None,
         })
