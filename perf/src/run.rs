@@ -84,7 +84,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let place = limit::Place { subject: &seats.subject, load: &seats.load, folder: &arguments.out };
     report.limits = limit::measure(place, &|what| eprintln!("note: {what}"));
     measure(arguments, &scenarios, &subjects, &seats, &stop, &mut report);
-    write(arguments, &report)?;
+    write(arguments, &scenarios, &report)?;
     ensure!(!report.figures.is_empty(), "nothing was measured");
     let failed = report.failures.len() - before;
     ensure!(failed == 0, "{failed} of the runs failed; the report says which and why");
@@ -206,7 +206,7 @@ fn make_folder(folder: &Path) -> Result<()> {
     std::fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))
 }
 
-fn write(arguments: &Arguments, report: &Report) -> Result<()> {
+fn write(arguments: &Arguments, measured: &[Scenario], report: &Report) -> Result<()> {
     let text = serde_json::to_string_pretty(report).context("write the report as JSON")?;
     let path = arguments.out.join("report.json");
     std::fs::write(&path, &text).with_context(|| format!("write {}", path.display()))?;
@@ -214,7 +214,10 @@ fn write(arguments: &Arguments, report: &Report) -> Result<()> {
     if arguments.json {
         println!("{text}");
     } else {
-        print::table(report);
+        // Of a report in parts only this one.
+        let mut part = report.clone();
+        part.figures.retain(|figure| measured.iter().any(|scenario| scenario.name == figure.scenario));
+        print::table(&part);
     }
     eprintln!("wrote {}", path.display());
     Ok(())

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::rc::Rc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::{History, Missing, Needs, Running, Subject, launch};
@@ -110,6 +110,7 @@ fn node(binary: &Path, folder: &Path, name: &str, cores: &Cores, settings: &[&st
     }
     let mut owned = cores.while_pinned(|| Owned::start(command.stdin(Stdio::null()).stdout(Stdio::piped())))?;
     let line = owned.first_line(launch::PATIENCE).with_context(|| format!("wait for the {name} node"))?;
+    ensure!(!line.is_empty(), "the {name} node ended; why stands on standard error");
     let ready = serde_json::from_str(&line).with_context(|| format!("the {name} node said {line:?}"))?;
     Ok((owned, ready))
 }

@@ -29,6 +29,8 @@ const DISTURBED_MAX: u32 = 6;
 /// CPU time below which no share of it is told.
 const SHARE_LEAST: Duration = Duration::from_secs(1);
 
+/// Channels that a publisher has where the subject sets no lower bound.
+const PUBLISHES_TO: u32 = 1_000;
 /// Different users at most: each is made a member of a channel by a call of its own. More subscribers than that share them, as people do
 /// who have several devices.
 const USERS_MAX: u32 = 5_000;
@@ -55,8 +57,8 @@ fn population(fanout: &Fanout, crowd: Crowd, shards: Option<u16>, run: &mut Run<
     let needs = Needs {
         channels: crowd.channels,
         history: fanout.history,
-        // Subscribers, and publishers where one cannot be in several channels.
-        clients: crowd.clients + crowd.channels,
+        // Subscribers, and publishers; a peer that needs one for each channel has no such bound.
+        clients: crowd.clients + crowd.channels.div_ceil(PUBLISHES_TO),
         users: Users::of((0..crowd.users()).map(|user| crowd.channels_of_user(user)).collect()),
         algorithm: Algorithm::default(),
         cores,

@@ -16,13 +16,18 @@ use crate::subject::{Algorithm, History, Needs, Users};
 
 /// Depths into the past, as shares of the channel: the newest page, and the oldest.
 const DEPTHS: [f64; 4] = [0.0, 0.25, 0.75, 1.0];
+/// Pages that one client reads: half of what a server lets it ask for at once by default.
+const PAGES_OF_A_CLIENT: u64 = 1_000;
 const PAGE: u64 = dialect::PAGE as u64;
 
 pub(crate) fn run(paging: &HistoryPaging, run: &mut Run<'_>) -> Result<()> {
+    // A person may only turn so many pages at once: these are several people's, in turn.
+    let pages = u64::from(paging.pages) * DEPTHS.len() as u64;
+    let clients = u32::try_from(pages.div_ceil(PAGES_OF_A_CLIENT))?;
     let needs = Needs {
         channels: 1,
         history: History::Durable,
-        clients: 2,
+        clients: clients + 1,
         users: Users::default(),
         algorithm: Algorithm::default(),
         cores: run.seats.subject.clone(),
@@ -34,8 +39,12 @@ pub(crate) fn run(paging: &HistoryPaging, run: &mut Run<'_>) -> Result<()> {
     }
     let mut fleet = Fleet::new(running.address, running.dialect.clone())?;
     let mut sink = Pages { ready: 0, page: None };
-    let client = fleet.open(Plan { publish: vec![0], ..Plan::default() })?;
-    fleet.until(&mut sink, PATIENCE, "the client joins", |_, sink| sink.ready == 1)?;
+    let mut readers = Vec::new();
+    for number in 1..=clients as usize {
+        readers.push(fleet.open(Plan { publish: vec![0], ..Plan::default() })?);
+        fleet.until(&mut sink, PATIENCE, "a client joins", |_, sink| sink.ready == number)?;
+    }
+    let mut in_turn = readers.iter().copied().cycle();
     for depth in DEPTHS {
         let mut times = histogram();
         let watch = Stopwatch::start(&running)?;
@@ -46,6 +55,7 @@ pub(crate) fn run(paging: &HistoryPaging, run: &mut Run<'_>) -> Result<()> {
             let before = before(paging.messages, depth, number.into());
             let began = Instant::now();
             sink.page = None;
+            let Some(client) = in_turn.next() else { return Ok(()) };
             if !fleet.history(client, 0, before, number) {
                 run.cannot("it has no history to page through");
                 return Ok(());
