@@ -29,7 +29,9 @@ test("half a minute in a tunnel, then whole again", async ({ browser }) => {
     for (let index = 0; index < 5; index++) {
       await world.api("POST", "/v1/channels/general/messages", { user: "bob", text: `meanwhile ${index}` });
     }
-    await expect(alice.page.getByRole("status").getByText("You are offline.")).toBeVisible({ timeout: 60_000 });
+    await expect(alice.page.getByRole("status").filter({ hasText: "You are offline." })).toBeVisible({
+      timeout: 60_000,
+    });
     expect(await alice.field.boundingBox()).toEqual(place);
     await alice.say("still in the dark");
     await expect
@@ -55,8 +57,10 @@ test("half a minute in a tunnel, then whole again", async ({ browser }) => {
 });
 
 test("the server is killed and comes back under somebody who types", async ({ world }) => {
-  const alice = await world.person("alice");
-  const bob = await world.person("bob");
+  // So high that every message is in the page.
+  const viewport = { width: 1200, height: 2_400 };
+  const alice = await world.person("alice", { viewport });
+  const bob = await world.person("bob", { viewport });
   await alice.opened("General");
   await bob.opened("General");
   const said: string[] = [];

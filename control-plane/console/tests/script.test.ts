@@ -27,7 +27,10 @@ test("scripts in every text field stay text", async ({ world }) => {
   });
   for (const text of ATTEMPTS) await world.api("POST", "/v1/channels/marked/messages", { user: "bob", text });
   const { console: address } = world.server.ready;
-  const alice = await world.person("alice", { fragment: address.slice(address.indexOf("#") + 1) });
+  const alice = await world.person("alice", {
+    fragment: address.slice(address.indexOf("#") + 1),
+    place: "/chat/general",
+  });
   const { page } = alice;
   const isWhole = async () => {
     expect(await page.evaluate(() => (window as { hacked?: number }).hacked)).toBeUndefined();
@@ -80,7 +83,7 @@ test("scripts in every text field stay text", async ({ world }) => {
     await isWhole();
   }
   await page.keyboard.press("Control+k");
-  await page.getByRole("combobox").fill(everything);
+  await page.getByRole("combobox", { name: "Channel" }).fill(everything);
   await isWhole();
   await page.keyboard.press("Escape");
 

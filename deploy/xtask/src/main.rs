@@ -124,6 +124,7 @@ fn all(workspace: &Workspace, tally: &mut Tally, fuzz_seconds: u32) -> anyhow::R
         conformance::everything(workspace, tally),
         js::everything(workspace, tally),
         console::everything(workspace, tally),
+        console::everything(workspace, tally),
         sdk_conformance::run(workspace, tally, &[]),
         perf::smoke(workspace, tally),
         fuzz::run(workspace, tally, fuzz_seconds, &[]),

@@ -103,7 +103,7 @@ export class World {
     const signedIn = fragment === undefined ? await this.signIn(user) : undefined;
     const given = fragment ?? `token=${signedIn?.token}&refresh_token=${signedIn?.refresh_token}`;
     await page.goto(`${this.server.ready.api}/#${given}`);
-    if (fragment === undefined) {
+    if (fragment === undefined || options.place !== undefined) {
       await expect(page.getByRole("navigation", { name: "Views" })).toBeVisible();
       await page.evaluate((where) => {
         location.hash = where;
