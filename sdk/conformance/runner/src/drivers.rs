@@ -7,6 +7,8 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
+use crate::host::Host;
+
 /// One SDK's driver: how it is built and started.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -22,6 +24,9 @@ pub struct DriverSpec {
     /// Builds it; nothing to do if empty.
     #[serde(default)]
     pub build: Vec<String>,
+    /// Starts what its processes share, whose first line is `{host}` in `run`; nothing is shared if empty.
+    #[serde(default)]
+    pub host: Vec<String>,
     /// Starts it.
     pub run: Vec<String>,
 }
@@ -45,6 +50,11 @@ impl DriverSpec {
         let specs: BTreeMap<String, Self> = toml::from_str(&text).with_context(|| path.display().to_string())?;
         for (name, spec) in &specs {
             ensure!(!spec.run.is_empty(), "{name} has nothing to run");
+            let names_host = spec.run.iter().any(|word| word.contains("{host}"));
+            ensure!(
+                names_host != spec.host.is_empty(),
+                "{name} must have both `host` and {{host}} in `run`, or neither"
+            );
         }
         Ok(specs)
     }
@@ -69,6 +79,22 @@ impl DriverSpec {
         let status = status.with_context(|| format!("build the driver of {name}: {:?}", self.build))?;
         ensure!(status.success(), "build the driver of {name}: {status}");
         Ok(())
+    }
+
+    /// Starts what its processes share, if there is anything, and lets them know. It ends when the host is dropped.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub fn start_host(&mut self, name: &str, places: &Places) -> Result<Option<Host>> {
+        if self.host.is_empty() {
+            return Ok(None);
+        }
+        let mut command = self.command(name, &self.host, places)?;
+        let host = Host::start(&mut command).with_context(|| format!("start the host of {name}"))?;
+        for word in &mut self.run {
+            *word = word.replace("{host}", &host.line);
+        }
+        Ok(Some(host))
     }
 
     /// The process to start.

@@ -5,13 +5,14 @@
 //! word in a scenario: whatever happened, a reader saw exactly what is stored, in order, once; what was acknowledged is stored where the
 //! SDK said, what was refused is not; and no bad news came that the scenario did not expect.
 //!
-//! In reading order: [`scenario`] is what is written; [`play`] carries it out on a [`world`] through a [`driver`]; the [`ledger`] keeps
+//! In reading order: [`scenario`] is what is written; [`play`] carries it out on a [`world`] through a [`driver`], beside a [`host`] if drivers share one; the [`ledger`] keeps
 //! what was said, the [`judge`] compares that with what is stored; [`suite`] runs many and [`table`] shows the outcome.
 //! `ledger` and `judge` are pure.
 #![forbid(unsafe_code)]
 
 pub mod driver;
 pub mod drivers;
+pub mod host;
 pub mod judge;
 pub mod ledger;
 pub mod play;

@@ -74,17 +74,20 @@ fn run(arguments: &Arguments) -> Result<usize> {
     let places = Places { root: root.clone(), target };
     let mut skipped = 0;
     let mut drivers = BTreeMap::new();
+    let mut hosts = Vec::new();
     for (name, spec) in &declared {
         if !arguments.sdk.is_empty() && !arguments.sdk.contains(name) {
             continue;
         }
         if let Some(program) = spec.missing() {
-            println!("{name:8} not run: this machine has no {program}");
+            println!("{name:11} not run: this machine has no {program}");
             skipped += all.len();
             continue;
         }
         spec.build(name, &places)?;
-        drivers.insert(name.clone(), spec.clone());
+        let mut spec = spec.clone();
+        hosts.extend(spec.start_host(name, &places)?);
+        drivers.insert(name.clone(), spec);
     }
     let is_wanted = |scenario: &&Scenario| {
         let by_name = arguments.scenarios.is_empty()
@@ -103,6 +106,7 @@ fn run(arguments: &Arguments) -> Result<usize> {
             break;
         }
     }
+    drop(hosts);
     let page = root.join("docs/sdk-conformance.md");
     let mut failed = reports.iter().filter(|report| matches!(report.outcome, Outcome::Failed { .. })).count();
     if arguments.write {
@@ -129,11 +133,11 @@ fn tell(report: &Report) {
     let Report { sdk, scenario, outcome, elapsed } = report;
     let seconds = elapsed.as_secs_f32();
     match outcome {
-        Outcome::Passed => println!("{sdk:8} {scenario}: passed ({seconds:.1} s)"),
-        Outcome::NotSupported(missing) => println!("{sdk:8} {scenario}: not supported, lacks {}", missing.join(", ")),
+        Outcome::Passed => println!("{sdk:11} {scenario}: passed ({seconds:.1} s)"),
+        Outcome::NotSupported(missing) => println!("{sdk:11} {scenario}: not supported, lacks {}", missing.join(", ")),
         Outcome::Failed { faults, detail } => {
             let faults = faults.join("\n  ");
-            println!("{sdk:8} {scenario}: FAILED ({seconds:.1} s)\n  {faults}\n{detail}");
+            println!("{sdk:11} {scenario}: FAILED ({seconds:.1} s)\n  {faults}\n{detail}");
         }
     }
 }

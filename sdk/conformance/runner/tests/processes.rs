@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use millrace_conformance::driver::Driver;
+use millrace_conformance::drivers::{DriverSpec, Places};
 use serde_json::json;
 
 const READY: &str = r#"{"event":"ready","protocol":1,"sdk":"sh","version":"1","capabilities":["lazy"]}"#;
@@ -59,4 +60,37 @@ fn commands_are_numbered_lines() {
     let echo = echo.expect("as told");
     assert_eq!(echo["one"], json!({ "id": 1, "command": "close", "client": "a" }));
     assert_eq!(echo["two"], json!({ "id": 2, "command": "close", "client": "ö\n" }));
+}
+
+fn spec(text: &str) -> DriverSpec {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("drivers.toml");
+    std::fs::write(&file, format!("[one]\ntitle = \"One\"\n{text}")).expect("written");
+    DriverSpec::load_all(&file).map(|mut all| all.remove("one").expect("declared")).expect("as declared")
+}
+
+#[test]
+fn what_drivers_share_is_started_once_and_ends_behind_them() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let places = Places { root: folder.path().to_path_buf(), target: folder.path().to_path_buf() };
+    let mut spec = spec(
+        r#"host = ["sh", "-c", "echo here; cat > /dev/null; echo ended > {out}/end"]
+           run = ["sh", "-c", "echo {host}"]"#,
+    );
+    let host = spec.start_host("one", &places).expect("it starts").expect("there is one");
+    let output = spec.process("one", &places).expect("a process").output().expect("it runs");
+    assert_eq!(output.stdout, b"here\n");
+    let end = folder.path().join("conformance/one/end");
+    assert!(!end.exists());
+    drop(host);
+    assert!(end.exists(), "it was waited for");
+}
+
+#[test]
+fn a_host_that_does_not_start_is_told() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let places = Places { root: folder.path().to_path_buf(), target: folder.path().to_path_buf() };
+    let mut spec = spec("host = [\"sh\", \"-c\", \"printf half\"]\nrun = [\"echo\", \"{host}\"]");
+    let error = spec.start_host("one", &places).err().expect("it does not start");
+    assert!(format!("{error:#}").contains("has ended"), "{error:#}");
 }
