@@ -139,7 +139,7 @@ fn a_drain_is_ordered_once_and_says_what_it_means() {
     let again = drain("one");
     assert_eq!((again.expect(202), again.header("idempotency-replayed")), (body.clone(), "true"));
     let order = ("data-1".to_owned(), NodeBody::Drain { over_ms: 500 });
-    assert_eq!(world.plane.asked(), [order.clone()]);
+    assert_eq!(world.plane.asked(), std::slice::from_ref(&order));
     // Another order goes to the node, which goes on as it was told first.
     assert_eq!(drain("two").expect(202)["ends_by_ms"], body["ends_by_ms"]);
     assert_eq!(world.plane.asked(), [order.clone(), order]);
