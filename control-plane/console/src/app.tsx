@@ -39,8 +39,7 @@ export function App(): ReactElement {
 function SignedIn({ user, keys }: SessionState & { readonly kind: "signed-in" }): ReactElement {
   const { view: asked } = useStore(route);
   const [showsShortcuts, setShowsShortcuts] = useState(false);
-  const isOperator = keys.some(({ scope }) => scope === "operator");
-  const tabs = TABS.filter(({ view }) => view !== "operate" || isOperator);
+  const tabs = TABS.filter(({ view }) => view !== "operate" || keys.length > 0);
   const view = tabs.some(({ view }) => view === asked) ? asked : user === undefined ? "try" : "chat";
   useEffect(() => {
     const onKeyDown = (event: KeyboardEvent) => {
@@ -90,7 +89,7 @@ function SignedIn({ user, keys }: SessionState & { readonly kind: "signed-in" })
           <Chat key={`${user.tenant}/${user.user}`} me={user} isShown={view === "chat"} />
         )}
         {view === "try" && <Try user={user} keys={keys} />}
-        {view === "operate" && <Operate />}
+        {view === "operate" && <Operate keys={keys} />}
       </main>
       {showsShortcuts && <Shortcuts onClose={() => setShowsShortcuts(false)} />}
     </>

@@ -1,64 +1,62 @@
-// How the deployment is, for operators.
+// The operator's view: nodes and their figures, what became of a client's messages, keys.
 
-import { type ReactElement, useEffect, useState } from "react";
+import { type ReactElement, useMemo } from "react";
 
-import { call, words } from "../rest.js";
+import { formatRoute, route } from "../route.js";
+import type { Key } from "../session/session.js";
+import { useStore } from "../store.js";
+import { OperateApi } from "./api.js";
+import { Find } from "./find.js";
+import { Keys } from "./keys.js";
+import { NodePage } from "./node.js";
+import { Overview } from "./overview.js";
 
-const ASK_MS = 5_000;
+const SECTIONS = [
+  { place: "nodes", title: "Nodes" },
+  { place: "find", title: "Find a user or a channel" },
+  { place: "keys", title: "Keys" },
+] as const;
 
-interface Health {
-  readonly version: string;
-  readonly data_plane: boolean;
+/** The key of an operator, or else one that may at least look up what is its tenant's. */
+export function keyFor(keys: readonly Key[]): Key | undefined {
+  return keys.find(({ scope }) => scope === "operator") ?? keys[0];
 }
 
-export function Operate(): ReactElement {
-  const [health, setHealth] = useState<Health>();
-  const [error, setError] = useState<string>();
-  useEffect(() => {
-    const stop = new AbortController();
-    const ask = async () => {
-      try {
-        const { signal } = stop;
-        const { version } = await call<{ version: string }>({ path: "/v1/version", signal });
-        const { data_plane } = await call<{ data_plane: boolean }>({ path: "/readyz", signal });
-        setHealth({ version, data_plane });
-        setError(undefined);
-      } catch (failure) {
-        if (!stop.signal.aborted) setError(words(failure));
-      }
-    };
-    void ask();
-    const timer = setInterval(ask, ASK_MS);
-    return () => {
-      stop.abort();
-      clearInterval(timer);
-    };
-  }, []);
+export function Operate({ keys }: { readonly keys: readonly Key[] }): ReactElement {
+  const { place } = useStore(route);
+  const key = keyFor(keys);
+  const api = useMemo(() => (key === undefined ? undefined : new OperateApi(key.key)), [key]);
+  if (key === undefined || api === undefined) {
+    return (
+      <p className="whole-page empty">
+        Sign in with an operator key to see nodes, or with an API key to look into your tenant.
+      </p>
+    );
+  }
+  const isOperator = key.scope === "operator";
+  const sections = isOperator ? SECTIONS : SECTIONS.filter(({ place }) => place !== "nodes");
+  const [asked = "", ...rest] = (place ?? "").split("/");
+  const section = sections.find(({ place }) => place === asked)?.place ?? (isOperator ? "nodes" : "find");
+  const detail = rest.join("/");
   return (
-    <section className="operate" aria-label="Operate">
-      <h2>This deployment</h2>
-      {error !== undefined && (
-        <p className="failure" role="alert">
-          {error}
-        </p>
-      )}
-      {health === undefined && error === undefined && <p className="loading">Asking the control node…</p>}
-      {health !== undefined && (
-        <dl className="headers">
-          <div>
-            <dt>Version</dt>
-            <dd>{health.version}</dd>
-          </div>
-          <div>
-            <dt>Store</dt>
-            <dd>{error === undefined ? "answers" : "unknown"}</dd>
-          </div>
-          <div>
-            <dt>Data node</dt>
-            <dd>{health.data_plane ? "linked" : "not linked: messages cannot be sent"}</dd>
-          </div>
-        </dl>
-      )}
-    </section>
+    <div className="operate">
+      <nav className="sidebar" aria-label="Operate">
+        <ul>
+          {sections.map(({ place, title }) => (
+            <li key={place}>
+              <a href={formatRoute("operate", place)} aria-current={place === section ? "page" : undefined}>
+                <span className="name">{title}</span>
+              </a>
+            </li>
+          ))}
+        </ul>
+      </nav>
+      <div className="operate-body">
+        {section === "nodes" &&
+          (detail === "" ? <Overview api={api} /> : <NodePage key={detail} api={api} id={detail} />)}
+        {section === "find" && <Find api={api} isOperator={isOperator} place={detail} />}
+        {section === "keys" && <Keys api={api} isOperator={isOperator} />}
+      </div>
+    </div>
   );
 }
