@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::run::{Workspace, each_line, step};
+use crate::run::{Workspace, each_line};
 use crate::tally::Tally;
 
 /// Short, so that the suite need not wait ten seconds for what a client that says nothing is told.
@@ -39,10 +39,7 @@ fn vectors(workspace: &Workspace, tally: &mut Tally) {
 }
 
 fn echo(workspace: &Workspace, tally: &mut Tally) -> Result<()> {
-    step(
-        "build the echo server",
-        workspace.cargo().args(["build", "--quiet", "--package", "millrace-protocol", "--example", "ws-echo"]),
-    )?;
+    workspace.build("build the echo server", &["--package", "millrace-protocol", "--example", "ws-echo"])?;
     let server =
         Server::start(workspace.command(workspace.target().join("debug/examples/ws-echo")).args(["--port", "0"]))?;
     let address =
@@ -59,7 +56,7 @@ fn echo(workspace: &Workspace, tally: &mut Tally) -> Result<()> {
 }
 
 fn node(workspace: &Workspace, tally: &mut Tally) -> Result<()> {
-    step("build millrace", workspace.cargo().args(["build", "--quiet", "--package", "millrace"]))?;
+    workspace.build("build millrace", &["--package", "millrace"])?;
     let binary = workspace.target().join("debug/millrace");
     let folder = Folder::new(workspace)?;
     let handshake = format!("limits.handshake={HANDSHAKE}s");

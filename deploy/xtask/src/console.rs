@@ -85,7 +85,7 @@ fn tests(workspace: &Workspace, tally: &mut Tally) -> Result<()> {
 }
 
 fn build_server(workspace: &Workspace) -> Result<()> {
-    step("build millrace", workspace.cargo().args(["build", "--quiet", "--package", "millrace"]))
+    workspace.build("build millrace", &["--package", "millrace"])
 }
 
 fn npm(workspace: &Workspace, script: &str) -> std::process::Command {

@@ -25,7 +25,7 @@ pub(crate) fn everything(workspace: &Workspace, tally: &mut Tally) -> Result<()>
     let mut lint = workspace.command(staticcheck(workspace));
     let lint = step("go: staticcheck", lint.current_dir(workspace.path("sdk/go")).arg("./..."));
     tally.check("go: staticcheck", &lint);
-    step("build millrace", workspace.cargo().args(["build", "--quiet", "--package", "millrace"]))?;
+    workspace.build("build millrace", &["--package", "millrace"])?;
     test(workspace, tally);
     Ok(())
 }

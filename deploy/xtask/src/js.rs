@@ -25,7 +25,7 @@ pub(crate) fn install(workspace: &Workspace) -> Result<()> {
 }
 
 pub(crate) fn everything(workspace: &Workspace, tally: &mut Tally) -> Result<()> {
-    step("build millrace", workspace.cargo().args(["build", "--quiet", "--package", "millrace"]))?;
+    workspace.build("build millrace", &["--package", "millrace"])?;
     let check = step("sdk/js: format, lints, types", &mut npm(workspace, "check"));
     tally.check("sdk/js: npm run check", &check);
     let before = tally.failed();

@@ -119,6 +119,7 @@ fn all(workspace: &Workspace, tally: &mut Tally, fuzz_seconds: u32) -> anyhow::R
     let stages = [
         check::everything(workspace, tally),
         test::everything(workspace, tally),
+        workspace.build_all(),
         go::everything(workspace, tally),
         counts::everything(workspace, tally, Counts::Compare),
         conformance::everything(workspace, tally),

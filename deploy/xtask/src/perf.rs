@@ -17,10 +17,7 @@ pub(crate) fn smoke(workspace: &Workspace, tally: &mut Tally) -> Result<()> {
 }
 
 fn run(workspace: &Workspace) -> Result<()> {
-    step(
-        "build millrace and millrace-perf",
-        workspace.cargo().args(["build", "--quiet", "--package", "millrace", "--package", "millrace-perf"]),
-    )?;
+    workspace.build("build millrace and millrace-perf", &["--package", "millrace", "--package", "millrace-perf"])?;
     let out = workspace.target().join("perf-smoke");
     let began = Instant::now();
     let mut perf = workspace.command(workspace.target().join("debug/millrace-perf"));

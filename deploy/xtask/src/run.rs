@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -10,13 +11,15 @@ use anyhow::{Context, Result, bail};
 /// The checkout that this task was built from.
 pub(crate) struct Workspace {
     root: PathBuf,
+    /// Every program of the workspace is built as it stands.
+    built: AtomicBool,
 }
 
 impl Workspace {
     pub(crate) fn find() -> Self {
         let here = Path::new(env!("CARGO_MANIFEST_DIR"));
         let root = here.ancestors().nth(2).unwrap_or(here).to_path_buf();
-        Self { root }
+        Self { root, built: AtomicBool::new(false) }
     }
 
     pub(crate) fn path(&self, relative: &str) -> PathBuf {
@@ -48,6 +51,28 @@ impl Workspace {
 
     pub(crate) fn cargo(&self) -> Command {
         self.command(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    }
+
+    /// Builds what a suite needs, `arguments` of `cargo build`, unless everything is built.
+    ///
+    /// # Errors
+    /// If it does not compile.
+    pub(crate) fn build(&self, title: &str, arguments: &[&str]) -> Result<()> {
+        if self.built.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        step(title, self.cargo().args(["build", "--quiet"]).args(arguments))
+    }
+
+    /// Builds all programs at once, with the features that the tests were built with: each suite by itself would ask for others, and
+    /// have most of the graph compiled anew.
+    ///
+    /// # Errors
+    /// If something does not compile.
+    pub(crate) fn build_all(&self) -> Result<()> {
+        self.build("build all programs", &["--workspace", "--lib", "--bins", "--tests", "--examples"])?;
+        self.built.store(true, Ordering::Relaxed);
+        Ok(())
     }
 }
 

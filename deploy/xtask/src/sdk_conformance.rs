@@ -2,14 +2,13 @@
 
 use anyhow::Result;
 
-use crate::run::{Workspace, each_line, step};
+use crate::run::{Workspace, each_line};
 use crate::tally::Tally;
 
 /// Builds the server and the runner, and runs it; it builds the SDKs' drivers.
 pub(crate) fn run(workspace: &Workspace, tally: &mut Tally, arguments: &[String]) -> Result<()> {
-    let mut build = workspace.cargo();
-    build.args(["build", "--quiet", "--package", "millrace", "--package", "millrace-conformance"]);
-    step("build millrace and the runner", &mut build)?;
+    let packages = ["--package", "millrace", "--package", "millrace-conformance"];
+    workspace.build("build millrace and the runner", &packages)?;
     let mut runner = workspace.command(workspace.target().join("debug/millrace-conformance"));
     runner.arg("--target").arg(workspace.target()).args(arguments);
     let before = tally.failed();

@@ -39,12 +39,17 @@ pub(crate) fn everything(workspace: &Workspace) -> Result<()> {
     // Every system's, not only this one's: cargo-deny reads the licences of all, without the network.
     step("fetch crates", workspace.cargo().args(["fetch", "--quiet", "--locked"]))?;
     debian(workspace)?;
-    python(workspace)?;
-    npm(workspace)?;
-    crate::go::setup(workspace)?;
-    crate::js::install(workspace)?;
-    crate::console::install(workspace)?;
-    cargo_deny(workspace)
+    // What waits for the network goes beside what waits for the compiler.
+    std::thread::scope(|scope| {
+        let deny = scope.spawn(|| cargo_deny(workspace));
+        let others = python(workspace)
+            .and_then(|()| npm(workspace))
+            .and_then(|()| crate::go::setup(workspace))
+            .and_then(|()| crate::js::install(workspace))
+            .and_then(|()| crate::console::install(workspace));
+        let deny = deny.join().map_err(|_| anyhow::anyhow!("the installation of cargo-deny panicked"))?;
+        others.and(deny)
+    })
 }
 
 fn debian(workspace: &Workspace) -> Result<()> {
