@@ -14,6 +14,7 @@ use super::producers::Check;
 use super::{Context, Home, Lease, Reading, State};
 use crate::hop::Outcome;
 use crate::run::{Run, RunBuilder};
+use crate::wheel::TICK_MS;
 
 /// Runs are cut at this size, in bytes: a slow session drops and a fast one writes in steps of it.
 const RUN_BYTES: usize = 32 << 10;
@@ -100,7 +101,9 @@ impl Home {
         if self.lease != Lease::Held || waits {
             return None;
         }
-        let old = u128::from(context.now_ms - oldest) >= limits.write_behind.as_millis();
+        // At the tick, not as soon as a publish finds it old: what is due goes in one frame with what other channels have due, in place
+        // of a frame, a wake and an answer for each.
+        let old = context.now_ms >= (oldest + as_ms(limits.write_behind)).next_multiple_of(TICK_MS);
         let last = context.draining || self.state == State::Archived;
         if !old && !last && behind.unsaved_bytes < limits.batch_bytes_max as usize / 2 {
             return None;
