@@ -14,6 +14,7 @@ mod go;
 mod js;
 mod peers;
 mod perf;
+mod quickstart;
 mod run;
 mod sdk_conformance;
 mod setup;
@@ -80,6 +81,8 @@ enum Task {
     },
     /// Installs the servers that the benchmarks compare with, and lists which are there. Not part of `test`.
     Peers,
+    /// Every block of docs/quickstart.md, executed, for each language.
+    Quickstart,
     /// Every scenario of the benchmark, small: that it runs.
     PerfSmoke,
     /// Writes the generated Cap'n Proto code and the golden vectors anew.
@@ -103,6 +106,7 @@ fn main() -> ExitCode {
         Task::Counts { bless: false } => counts::everything(&workspace, &mut tally, Counts::Compare),
         Task::Counts { bless: true } => counts::everything(&workspace, &mut tally, Counts::Bless),
         Task::Peers => peers::everything(&workspace),
+        Task::Quickstart => quickstart::everything(&workspace, &mut tally),
         Task::PerfSmoke => perf::smoke(&workspace, &mut tally),
         Task::Generate => test::generate(&workspace),
     };
@@ -127,6 +131,7 @@ fn all(workspace: &Workspace, tally: &mut Tally, fuzz_seconds: u32) -> anyhow::R
         console::everything(workspace, tally),
         console::everything(workspace, tally),
         sdk_conformance::run(workspace, tally, &[]),
+        quickstart::everything(workspace, tally),
         perf::smoke(workspace, tally),
         fuzz::run(workspace, tally, fuzz_seconds, &[]),
     ];
