@@ -106,7 +106,9 @@ fn main() -> ExitCode {
         Task::Counts { bless: false } => counts::everything(&workspace, &mut tally, Counts::Compare),
         Task::Counts { bless: true } => counts::everything(&workspace, &mut tally, Counts::Bless),
         Task::Peers => peers::everything(&workspace),
-        Task::Quickstart => quickstart::everything(&workspace, &mut tally),
+        Task::Quickstart => {
+            quickstart::install(&workspace).and_then(|()| quickstart::everything(&workspace, &mut tally))
+        }
         Task::PerfSmoke => perf::smoke(&workspace, &mut tally),
         Task::Generate => test::generate(&workspace),
     };

@@ -25,6 +25,16 @@ const LANGUAGES: [&str; 3] = ["Rust", "TypeScript", "Go"];
 /// What the TypeScript SDK's folder has that a fresh clone has not.
 const BUILT: [&str; 4] = ["node_modules", "dist", "build", "docs"];
 
+/// Fetches what readers fetch: the document is executed without the network.
+///
+/// # Errors
+/// If cargo, npm or go cannot.
+pub(crate) fn install(workspace: &Workspace) -> Result<()> {
+    step("fetch crates", workspace.cargo().args(["fetch", "--quiet", "--locked"]))?;
+    crate::js::install(workspace)?;
+    crate::go::setup(workspace)
+}
+
 pub(crate) fn everything(workspace: &Workspace, tally: &mut Tally) -> Result<()> {
     step("build millrace", workspace.cargo().args(["build", "--quiet", "--package", "millrace"]))?;
     std::fs::create_dir_all(workspace.tools()).context("create the tools folder")?;
