@@ -127,7 +127,7 @@ function Who({ user, keys }: { readonly user: SignedInUser | undefined; readonly
         <Avatar user={user?.user ?? scopes} name={name} />
         <span className="wide-only">{name}</span>
       </span>
-      <button type="button" className="quiet" aria-label="Sign out" title="Sign out" onClick={() => session.end()}>
+      <button type="button" className="quiet" aria-label="Sign out" title="Sign out" onClick={() => session.signOut()}>
         <Icon name="leave" />
       </button>
     </>

@@ -3,7 +3,7 @@
 import type { Entry } from "@millrace/client";
 import { expect, test } from "@playwright/test";
 
-import { unreadAfter } from "../src/chat/marks.js";
+import { type Mark, merge, unreadAfter } from "../src/chat/marks.js";
 import { parseRoute } from "../src/route.js";
 import { parseFragment, parsePasted, readClaims } from "../src/session/credential.js";
 import { readDocument } from "../src/try/openapi.js";
@@ -29,6 +29,28 @@ test("addresses in a text become links, and nothing else does", () => {
   check('https://a.example/"onmouseover="x', ["https://a.example/"]);
   check("https://a.example/<b>", ["https://a.example/"]);
   check("xhttps://a.example", []);
+  check("https://a.example/((b)))", ["https://a.example/((b))"]);
+  check("https://a.example/)", ["https://a.example/"]);
+  check("https://...", []);
+});
+
+test("an address of any length is read once", () => {
+  // Read again for each of its characters, these would take many minutes.
+  const many = 1_000_000;
+  for (const tail of [`${")".repeat(many)}x`, `${".".repeat(many)}x`, `${"(".repeat(many)}${")".repeat(many)}`]) {
+    const text = `https://a.example/${tail}`;
+    expect(parts(text)).toEqual([{ text, href: text }]);
+  }
+});
+
+test("of two marks, the further one counts", () => {
+  const marks = (rows: Readonly<Record<string, Mark>>) => new Map(Object.entries(rows));
+  const own = marks({ a: { epoch: 1, offset: 5 }, b: { epoch: 2, offset: 1 } });
+  expect(merge(own, marks({ a: { epoch: 1, offset: 5 }, b: { epoch: 1, offset: 9 } }))).toBe(own);
+  expect(merge(own, marks({ a: { epoch: 1, offset: 6 }, c: { epoch: 1, offset: 0 } }))).toEqual(
+    marks({ a: { epoch: 1, offset: 6 }, b: { epoch: 2, offset: 1 }, c: { epoch: 1, offset: 0 } }),
+  );
+  expect(merge(own, marks({ a: { epoch: 2, offset: 1 } })).get("a")).toEqual({ epoch: 2, offset: 1 });
 });
 
 /** A token of these claims; nobody signed it. */

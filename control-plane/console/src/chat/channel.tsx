@@ -49,7 +49,9 @@ export function ChannelPane({ name }: { readonly name: string }): ReactElement {
         </a>
         <h2>
           <ChannelSign info={info} />
-          {title}
+          <span className="title" title={title}>
+            {title}
+          </span>
         </h2>
         {info !== undefined && <span className="about">{about(info, me.user)}</span>}
         <button

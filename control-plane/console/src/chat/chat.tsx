@@ -10,7 +10,7 @@ import { type SignedInUser, session } from "../session/session.js";
 import { useStore } from "../store.js";
 import { ChannelPane } from "./channel.js";
 import { endpoints, watchForMoves } from "./connection.js";
-import { Context } from "./context.js";
+import { type ChatContext, Context } from "./context.js";
 import { Directory, titleOf } from "./directory.js";
 import { Marks } from "./marks.js";
 import { useShortcuts } from "./shortcuts.js";
@@ -25,7 +25,12 @@ const NAME = /^[\w\-.:@~]{1,128}$/;
 export function Chat({ me, isShown }: { readonly me: SignedInUser; readonly isShown: boolean }): ReactElement | null {
   const [client, setClient] = useState<Millrace>();
   const [waits, setWaits] = useState<string>();
-  const [context] = useState(() => ({ me, directory: new Directory(session), marks: new Marks(me.tenant, me.user) }));
+  const [context] = useState<ChatContext>(() => ({
+    me,
+    directory: new Directory(session),
+    marks: new Marks(me.tenant, me.user),
+    drafts: new Map(),
+  }));
   useEffect(() => {
     const stop = new AbortController();
     let made: Millrace | undefined;
@@ -82,15 +87,7 @@ async function findNode(signal: AbortSignal, onWait: (reason: string) => void): 
   }
 }
 
-function ChatView({
-  me,
-  directory,
-  isShown,
-}: {
-  me: SignedInUser;
-  directory: Directory;
-  isShown: boolean;
-}): ReactElement {
+function ChatView({ me, directory, marks, isShown }: ChatContext & { readonly isShown: boolean }): ReactElement {
   const { place } = useStore(route);
   const { channels, isLoaded } = useStore(directory.listing);
   const names = useStore(directory.names);
@@ -98,6 +95,7 @@ function ChatView({
   const [isSwitching, setSwitching] = useState(false);
   const open = isShown ? place : undefined;
   useEffect(() => directory.start(), [directory]);
+  useEffect(() => marks.start(), [marks]);
 
   const all = ordered(channels, (channel) => titleOf(channel, me.user, names));
   const first = all[0]?.name;
@@ -112,6 +110,12 @@ function ChatView({
     const sum = [...unread.values()].reduce((total, one) => total + one, 0);
     document.title = sum > 0 ? `(${sum > 99 ? "99+" : sum}) Millrace` : "Millrace";
   }, [unread]);
+  useEffect(
+    () => () => {
+      document.title = "Millrace";
+    },
+    [],
+  );
 
   const step = (by: number, isWanted: (name: string) => boolean) => {
     const at = all.findIndex(({ name }) => name === place);

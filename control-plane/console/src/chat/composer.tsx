@@ -5,10 +5,9 @@ import { type KeyboardEvent, type ReactElement, useEffect, useId, useLayoutEffec
 import { useStore } from "../store.js";
 import { Icon } from "../ui/icons.js";
 import { moved, useConnectionWords } from "./connection.js";
+import { useChat } from "./context.js";
 
 const LINES_PX_MAX = 200;
-
-const drafts = new Map<string, string>();
 
 export function Composer(props: {
   readonly name: string;
@@ -16,6 +15,7 @@ export function Composer(props: {
   readonly onSend: (text: string) => void;
 }): ReactElement {
   const { name, title, onSend } = props;
+  const { drafts } = useChat();
   const [text, setText] = useState(drafts.get(name) ?? "");
   const field = useRef<HTMLTextAreaElement>(null);
   const hintId = useId();

@@ -27,9 +27,12 @@ export function watchForMoves(client: Millrace, known: readonly string[], signal
   const timer = setInterval(async () => {
     if (client.state.kind !== "reconnecting") return moved.set(false);
     const found = await endpoints(signal).catch(() => []);
-    if (found.length > 0) moved.set(found.some((endpoint) => !known.includes(endpoint)));
+    if (found.length > 0 && !signal.aborted) moved.set(found.some((endpoint) => !known.includes(endpoint)));
   }, LOOK_MS);
-  signal.addEventListener("abort", () => clearInterval(timer));
+  signal.addEventListener("abort", () => {
+    clearInterval(timer);
+    moved.set(false);
+  });
 }
 
 /** What to say of the connection; `undefined` if nothing. */

@@ -10,6 +10,8 @@ export interface ChatContext {
   readonly me: SignedInUser;
   readonly directory: Directory;
   readonly marks: Marks;
+  /** What is not sent yet, by channel: this user's, and gone with them. */
+  readonly drafts: Map<string, string>;
 }
 
 export const Context = createContext<ChatContext | undefined>(undefined);

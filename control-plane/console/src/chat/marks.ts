@@ -21,8 +21,19 @@ export class Marks {
     this.store = new Store(read(this.key));
   }
 
+  /** Follows what other tabs of this browser read; returns what ends that. */
+  start(): () => void {
+    const take = ({ key }: StorageEvent) => {
+      if (key === this.key) this.take();
+    };
+    addEventListener("storage", take);
+    return () => removeEventListener("storage", take);
+  }
+
   /** Everything up to here was read; never back within an epoch. */
   advance(channel: string, mark: Mark): void {
+    // Another tab may have written since.
+    this.take();
     const marks = this.store.get();
     const before = marks.get(channel);
     if (before !== undefined && before.epoch === mark.epoch && before.offset >= mark.offset) return;
@@ -38,6 +49,21 @@ export class Marks {
       // It is known until the page is closed.
     }
   }
+
+  private take(): void {
+    const marks = this.store.get();
+    const merged = merge(marks, read(this.key));
+    if (merged !== marks) this.store.set(merged);
+  }
+}
+
+/** The further mark of each channel; the first map itself if the second has nothing new. A later epoch is further. */
+export function merge(marks: ReadonlyMap<string, Mark>, others: ReadonlyMap<string, Mark>): ReadonlyMap<string, Mark> {
+  const news = [...others].filter(([channel, { epoch, offset }]) => {
+    const known = marks.get(channel);
+    return known === undefined || epoch > known.epoch || (epoch === known.epoch && offset > known.offset);
+  });
+  return news.length === 0 ? marks : new Map([...marks, ...news]);
 }
 
 function read(key: string): ReadonlyMap<string, Mark> {

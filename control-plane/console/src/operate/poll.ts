@@ -35,12 +35,14 @@ export function usePolled<T>(
   useEffect(() => {
     const stop = new AbortController();
     let timer: ReturnType<typeof setTimeout> | undefined;
+    let isAsking = false;
     if (of.current !== key) {
       of.current = key;
       newest.current = undefined;
     }
     const step = async () => {
       timer = undefined;
+      isAsking = true;
       try {
         const value = await asking.current(newest.current, stop.signal);
         if (stop.signal.aborted) return;
@@ -50,10 +52,12 @@ export function usePolled<T>(
         if (stop.signal.aborted) return;
         setState({ key, value: newest.current, error: words(failure) });
       }
+      isAsking = false;
       if (!document.hidden) timer = setTimeout(() => void step(), intervalMs);
     };
     const onVisible = () => {
-      if (!document.hidden && timer === undefined) void step();
+      // A question that is on its way goes on by itself: two would both go on, for ever.
+      if (!document.hidden && timer === undefined && !isAsking) void step();
     };
     document.addEventListener("visibilitychange", onVisible);
     void step();

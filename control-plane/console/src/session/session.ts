@@ -27,6 +27,7 @@ export type SessionState =
 
 const STORAGE_KEY = "millrace.session";
 const RETRY_MS = 1_000;
+const OTHER = "somebody else has signed in";
 /** A token is renewed in the last part of its life. */
 const RENEW_AFTER = 0.6;
 
@@ -54,7 +55,8 @@ export class Session {
   async adopt(given: Given): Promise<boolean> {
     this.generation += 1;
     const { generation } = this;
-    if (this.state.get().kind !== "signed-in") this.state.set({ kind: "checking", waits: undefined });
+    // What one user has open is closed before another one's token is there to be used.
+    if (!this.isShown(given.token)) this.state.set({ kind: "checking", waits: undefined });
     const kept = this.keys.map(({ key }) => key);
     if (given.token !== undefined) {
       this.token = given.token;
@@ -70,7 +72,7 @@ export class Session {
           try {
             user = await this.checkUser();
           } catch (error) {
-            if (!(error instanceof Problem) || error.status >= 500) throw error;
+            if (generation !== this.generation || !(error instanceof Problem) || error.status >= 500) throw error;
             notices.push(error.message);
             this.token = undefined;
             this.refreshToken = undefined;
@@ -91,11 +93,30 @@ export class Session {
     }
   }
 
+  /** Whether somebody is signed in who stays so with this token. */
+  private isShown(token: string | undefined): boolean {
+    const state = this.state.get();
+    if (state.kind !== "signed-in" || token === undefined || state.user === undefined)
+      return state.kind === "signed-in";
+    const claims = readClaims(token);
+    return claims?.tenant === state.user.tenant && claims.user === state.user.user;
+  }
+
   /** Signs in as a user of a key's tenant. */
   async impersonate(key: string, user: string): Promise<void> {
     const body = { user, device: "console" };
+    const { generation } = this;
     const pair = await call<TokenPair>({ method: "POST", path: "/v1/tokens", body, credential: key });
+    if (generation !== this.generation) throw new Error(OTHER);
     await this.adopt({ token: pair.token, refreshToken: pair.refresh_token, keys: [] });
+  }
+
+  /** Signs out: here at once, and on the server, where nobody who copied them can renew these tokens any more. */
+  signOut(): void {
+    const { token, refreshToken } = this;
+    this.end();
+    // A token that nothing renews was made by somebody else, who may use it elsewhere; it ends by itself.
+    if (token !== undefined && refreshToken !== undefined) revoke(token, refreshToken).catch(() => {});
   }
 
   /** Forgets everything. */
@@ -123,17 +144,23 @@ export class Session {
     return this.renew();
   };
 
-  /** Calls the API as the user; a token that is over is renewed once. */
+  /** Calls the API as the user; a token that is over is renewed once. What one user asked for is never asked as another. */
   async call<T>(request: Omit<Parameters<typeof call>[0], "credential">): Promise<T> {
+    const { generation } = this;
+    const asBefore = (credential: string) => {
+      if (generation !== this.generation) throw new Error(OTHER);
+      return call<T>({ ...request, credential });
+    };
     try {
-      return await call<T>({ ...request, credential: await this.accessToken() });
+      return await asBefore(await this.accessToken());
     } catch (error) {
       if (!(error instanceof Problem) || error.status !== 401) throw error;
+      if (generation !== this.generation) throw new Error(OTHER, { cause: error });
       if (this.refreshToken === undefined) {
         if (this.state.get().kind === "signed-in") this.end(`Your sign-in has ended: ${error.message}`);
         throw error;
       }
-      return call<T>({ ...request, credential: await this.renew() });
+      return asBefore(await this.renew());
     }
   }
 
@@ -158,14 +185,8 @@ export class Session {
     const { refreshToken, generation } = this;
     if (refreshToken === undefined) throw new Error("nobody is signed in");
     try {
-      const pair = await call<TokenPair>({
-        method: "POST",
-        path: "/v1/tokens/refresh",
-        body: { refresh_token: refreshToken },
-        // A tab that was duplicated, or did not hear the answer, asks for the same exchange: a second one would end the sign-in.
-        idempotencyKey: `console-${hash(refreshToken)}`,
-      });
-      if (generation !== this.generation) throw new Error("somebody else has signed in");
+      const pair = await refreshed(refreshToken);
+      if (generation !== this.generation) throw new Error(OTHER);
       this.token = pair.token;
       this.refreshToken = pair.refresh_token;
       this.keep(this.keys.map(({ key }) => key));
@@ -189,6 +210,29 @@ export class Session {
     } catch {
       // A browser that keeps nothing asks again after a reload.
     }
+  }
+}
+
+/** Exchanges a refresh token. */
+function refreshed(refreshToken: string): Promise<TokenPair> {
+  return call<TokenPair>({
+    method: "POST",
+    path: "/v1/tokens/refresh",
+    body: { refresh_token: refreshToken },
+    // A tab that was duplicated, or did not hear the answer, asks for the same exchange: a second one would end the sign-in.
+    idempotencyKey: `console-${hash(refreshToken)}`,
+  });
+}
+
+/** Ends a sign-in on the server. */
+async function revoke(token: string, refreshToken: string): Promise<void> {
+  const end = (credential: string) => call<void>({ method: "POST", path: "/v1/tokens/revoke", body: {}, credential });
+  try {
+    await end(token);
+  } catch (error) {
+    // One that is over cannot end what renews it, but its successor can.
+    if (!(error instanceof Problem) || error.status !== 401) throw error;
+    await end((await refreshed(refreshToken)).token);
   }
 }
 

@@ -7,7 +7,7 @@ export type Part = { readonly text: string; readonly href: string | undefined };
 
 const CANDIDATE = /\bhttps?:\/\/[^\s<>"'`]+/gi;
 /** What ends a sentence, not an address. */
-const TRAILING = /[.,;:!?\])}»”’…]+$/;
+const TRAILING = ".,;:!?])}»”’…";
 
 /** Cuts a text into its parts; joined, they are the text again. */
 export function parts(text: string): Part[] {
@@ -25,15 +25,17 @@ export function parts(text: string): Part[] {
   return found;
 }
 
-/** Takes off what ends a sentence; a bracket stays that was opened inside. */
+/** Takes off what ends a sentence; a bracket stays that was opened inside. Each character is looked at once: a stranger chose how many there are. */
 function trimmed(address: string): string {
-  const tail = TRAILING.exec(address)?.[0] ?? "";
-  let cut = address.slice(0, address.length - tail.length);
-  for (const character of tail) {
-    if (character !== ")" || cut.split("(").length <= cut.split(")").length) break;
-    cut += character;
+  let end = address.length;
+  while (TRAILING.includes(address.charAt(end - 1)) && end > 0) end -= 1;
+  let isOpen = 0;
+  for (let index = 0; index < end; index++) {
+    const character = address.charAt(index);
+    isOpen += character === "(" ? 1 : character === ")" ? -1 : 0;
   }
-  return cut;
+  for (; isOpen > 0 && address.charAt(end) === ")"; isOpen--) end += 1;
+  return address.slice(0, end);
 }
 
 /** Where an address leads, as the browser will read it; `undefined` unless that is a page on the web. */

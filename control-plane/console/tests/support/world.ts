@@ -114,7 +114,7 @@ export class World {
 }
 
 /** For work on the console: the page and its parts from a folder, under the server's own headers, instead of from the binary. */
-async function serveFrom(page: Page, folder: string): Promise<void> {
+export async function serveFrom(page: Page, folder: string): Promise<void> {
   await page.route(
     ({ pathname }) => pathname === "/" || pathname.startsWith("/console/"),
     async (route) => {

@@ -1,0 +1,179 @@
+// What belongs to one user is never another's, and no text of a stranger stops the page.
+
+import type { Page } from "@playwright/test";
+
+import { expect, serveFrom, test } from "./support/world.js";
+
+/** What the page knows of how far channels are read: from then on, messages in them are news. */
+const known = (page: Page) => page.evaluate(() => Object.values(localStorage).join(" "));
+
+test("who signs in next in the same tab finds nothing of the user before", async ({ world }) => {
+  const alice = await world.person("alice");
+  await alice.opened("General");
+  await world.api("POST", "/v1/channels", {
+    kind: "group",
+    name: "news",
+    members: [{ user: "alice", role: "owner" }, { user: "bob" }],
+  });
+  await expect.poll(() => known(alice.page), { timeout: 20_000 }).toContain('["news"');
+  await alice.field.fill("a secret of Alice’s");
+  await world.api("POST", "/v1/channels/news/messages", { user: "bob", text: "one" });
+  await expect(alice.page).toHaveTitle("(1) Millrace");
+  await alice.page.getByRole("button", { name: "Sign out" }).click();
+  const credential = alice.page.getByRole("textbox", { name: "Access token or key" });
+  await expect(credential).toBeVisible();
+  await expect(alice.page).toHaveTitle("Millrace");
+  await credential.fill(JSON.stringify(await world.signIn("bob")));
+  await alice.page.getByRole("button", { name: "Sign in" }).click();
+  await alice.opened("General");
+  await expect(alice.page.getByRole("banner")).toContainText("Bob");
+  await expect(alice.field).toHaveValue("");
+});
+
+for (const width of [1_200, 320]) {
+  test(`names and words without an end stay in their places, ${width} px wide`, async ({ world }) => {
+    const name = "W".repeat(250);
+    await world.api("PUT", "/v1/users/bob", { display_name: name });
+    await world.api("POST", "/v1/channels", {
+      kind: "group",
+      name: "n".repeat(120),
+      display_name: name,
+      members: [{ user: "alice", role: "owner" }, { user: "bob" }],
+    });
+    const texts = ["x".repeat(16_000), `https://a.example/${"(".repeat(4_000)}${")".repeat(4_000)}`, "😀".repeat(500)];
+    for (const text of texts) {
+      await world.api("POST", `/v1/channels/${"n".repeat(120)}/messages`, { user: "bob", text });
+    }
+    const alice = await world.person("alice", {
+      place: `/chat/${"n".repeat(120)}`,
+      viewport: { width, height: 700 },
+    });
+    await alice.opened(name);
+    await expect(alice.message("😀").last()).toBeInViewport();
+    const isInside = async () => {
+      for (const part of [
+        alice.field,
+        alice.page.getByRole("button", { name: "Members", exact: true }),
+        alice.page.getByRole("button", { name: "Send" }),
+        alice.message("😀").last().locator(".body"),
+      ]) {
+        const box = await part.boundingBox();
+        expect(box?.x).toBeGreaterThanOrEqual(0);
+        expect((box?.x ?? 0) + (box?.width ?? Number.NaN)).toBeLessThanOrEqual(width);
+      }
+    };
+    await isInside();
+    await alice.page.getByRole("button", { name: "Members", exact: true }).click();
+    await expect(alice.page.getByRole("complementary", { name: "Members" }).getByRole("listitem")).toHaveCount(2);
+    await isInside();
+    await expect(alice.page.getByRole("banner")).toBeInViewport({ ratio: 1 });
+  });
+}
+
+test("signing out ends the sign-in on the server, too", async ({ world }) => {
+  for (const ttl of [3_600, 1]) {
+    const pair = await world.signIn("alice", ttl);
+    const alice = await world.person("alice", { fragment: `token=${pair.token}&refresh_token=${pair.refresh_token}` });
+    await alice.opened("General");
+    const newest = await alice.page.evaluate(
+      () => JSON.parse(sessionStorage.getItem("millrace.session") ?? "{}").refreshToken as string,
+    );
+    const revoked = alice.page.waitForResponse(
+      (response) => response.url().endsWith("/v1/tokens/revoke") && response.ok(),
+    );
+    await alice.page.getByRole("button", { name: "Sign out" }).click();
+    await revoked;
+    await expect(world.api("POST", "/v1/tokens/refresh", { refresh_token: newest })).rejects.toThrow(/refresh/);
+  }
+});
+
+test("an address that signs in somebody else closes at once what is open", async ({ world }) => {
+  const alice = await world.person("alice");
+  await alice.opened("General");
+  await alice.field.fill("a secret of Alice’s");
+  const bob = await world.signIn("bob");
+  let answer = () => {};
+  const isAsked = new Promise<void>((resolve) => {
+    void alice.page.route("**/v1/users/bob", async (route) => {
+      resolve();
+      await new Promise<void>((goOn) => {
+        answer = goOn;
+      });
+      await route.continue();
+    });
+  });
+  await alice.page.evaluate((fragment) => {
+    location.hash = fragment;
+  }, `#token=${bob.token}&refresh_token=${bob.refresh_token}`);
+  await isAsked;
+  await expect(alice.page.getByText("Signing in…")).toBeVisible();
+  await expect(alice.log).toHaveCount(0);
+  answer();
+  await alice.opened("General");
+  await expect(alice.page.getByRole("banner")).toContainText("Bob");
+  await expect(alice.field).toHaveValue("");
+});
+
+test("what was read in one tab is read in the other", async ({ world }) => {
+  await world.api("POST", "/v1/channels", {
+    kind: "group",
+    name: "news",
+    members: [{ user: "alice", role: "owner" }, { user: "bob" }],
+  });
+  const alice = await world.person("alice");
+  await alice.opened("General");
+  const badge = alice.page.getByRole("link", { name: /^news/ });
+  await expect.poll(() => known(alice.page)).toContain('["news"');
+  const { token, refresh_token } = await world.signIn("alice");
+  const other = await alice.page.context().newPage();
+  if (process.env.CONSOLE_DIST !== undefined) await serveFrom(other, process.env.CONSOLE_DIST);
+  await other.goto(`${world.server.ready.api}/#token=${token}&refresh_token=${refresh_token}`);
+  await expect(other.getByRole("link", { name: /^news/ })).toBeVisible();
+  await world.api("POST", "/v1/channels/news/messages", { user: "bob", text: "one" });
+  await expect(badge).toContainText("1 unread");
+  await other.getByRole("link", { name: /^news/ }).click();
+  await expect(other.locator(".message").filter({ hasText: "one" })).toBeVisible();
+  await expect(badge).not.toContainText("unread");
+  // What this tab writes next does not take it back.
+  await alice.say("and on");
+  await expect(alice.message("and on").getByRole("img", { name: "Sent" })).toBeVisible();
+  await alice.page.reload();
+  await alice.opened("General");
+  await expect(badge).toBeVisible();
+  await expect(badge).not.toContainText("unread");
+});
+
+test("a question of the operator's view is on its way once, however often the tab is looked at", async ({ world }) => {
+  const { page } = await world.person("operator", { fragment: `key=${world.server.ready.operator_key}` });
+  await expect(page.getByRole("navigation", { name: "Views" })).toBeVisible();
+  let hold = true;
+  const held: (() => void)[] = [];
+  await page.route("**/v1/nodes?*", async (route) => {
+    if (hold) await new Promise<void>((goOn) => held.push(goOn));
+    await route.continue();
+  });
+  // Asking begins within the event: nothing has to be waited for.
+  const asked = await page.evaluate(() => {
+    const { fetch } = window;
+    const counted = window as unknown as { asked: number };
+    counted.asked = 0;
+    window.fetch = (...input) => {
+      if (String(input[0]).startsWith("/v1/nodes?")) counted.asked += 1;
+      return fetch(...input);
+    };
+    location.hash = "#/operate";
+    return counted.asked;
+  });
+  expect(asked).toBe(0);
+  await expect.poll(() => held.length).toBeGreaterThan(0);
+  const [before, after] = await page.evaluate(() => {
+    const counted = window as unknown as { asked: number };
+    const { asked } = counted;
+    for (let index = 0; index < 5; index++) document.dispatchEvent(new Event("visibilitychange"));
+    return [asked, counted.asked];
+  });
+  expect(after).toBe(before);
+  hold = false;
+  for (const goOn of held) goOn();
+  await expect(page.getByRole("row").filter({ hasText: "Serving" })).toBeVisible();
+});
