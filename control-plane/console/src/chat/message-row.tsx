@@ -72,7 +72,8 @@ export const MessageRow = memo(function MessageRow(props: RowProps): ReactElemen
         <div className="content">
           {showsSender && (
             <p className="sender">
-              <strong>{name}</strong>
+              {/* Two may have the same name. */}
+              <strong title={user}>{name}</strong>
               {isMine && <span className="you">you</span>}
               <time dateTime={new Date(entry.timeMs).toISOString()} title={fullTimeOf(entry.timeMs)}>
                 {timeOf(entry.timeMs)}
