@@ -131,7 +131,6 @@ fn all(workspace: &Workspace, tally: &mut Tally, fuzz_seconds: u32) -> anyhow::R
         conformance::everything(workspace, tally),
         js::everything(workspace, tally),
         console::everything(workspace, tally),
-        console::everything(workspace, tally),
         sdk_conformance::run(workspace, tally, &[]),
         quickstart::everything(workspace, tally),
         perf::smoke(workspace, tally),

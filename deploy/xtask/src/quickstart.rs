@@ -36,7 +36,7 @@ pub(crate) fn install(workspace: &Workspace) -> Result<()> {
 }
 
 pub(crate) fn everything(workspace: &Workspace, tally: &mut Tally) -> Result<()> {
-    step("build millrace", workspace.cargo().args(["build", "--quiet", "--package", "millrace"]))?;
+    workspace.build("build millrace", &["--package", "millrace"])?;
     std::fs::create_dir_all(workspace.tools()).context("create the tools folder")?;
     let lock = File::create(workspace.tools().join("quickstart.lock")).context("make the lock")?;
     lock.lock().context("wait for another run")?;
