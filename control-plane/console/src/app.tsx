@@ -3,6 +3,7 @@
 import { type ReactElement, useEffect, useState } from "react";
 
 import { Chat } from "./chat/chat.js";
+import { unsent } from "./chat/unsent.js";
 import { Operate } from "./operate/operate.js";
 import { formatRoute, route, type View } from "./route.js";
 import { type Key, type SessionState, type SignedInUser, session } from "./session/session.js";
@@ -12,6 +13,7 @@ import { useStore } from "./store.js";
 import { setTheme, type Theme, theme } from "./theme.js";
 import { Try } from "./try/try.js";
 import { Avatar } from "./ui/avatar.js";
+import { Dialog } from "./ui/dialog.js";
 import { Icon, type IconName } from "./ui/icons.js";
 
 const TABS: readonly { readonly view: View; readonly title: string; readonly icon: IconName }[] = [
@@ -29,6 +31,11 @@ export function App(): ReactElement {
       return (
         <main className="whole-page loading" role="status">
           {state.waits ?? "Signing in…"}
+          {state.waits !== undefined && (
+            <button type="button" className="link" onClick={() => session.end()}>
+              Sign in otherwise
+            </button>
+          )}
         </main>
       );
     case "signed-in":
@@ -121,15 +128,30 @@ function ThemeSwitch(): ReactElement {
 function Who({ user, keys }: { readonly user: SignedInUser | undefined; readonly keys: readonly Key[] }): ReactElement {
   const scopes = [...new Set(keys.map(({ scope }) => (scope === "operator" ? "operator" : "API key")))].join(", ");
   const name = user?.displayName ?? user?.user ?? scopes;
+  const [asks, setAsks] = useState(false);
+  const leave = () => (unsent.get() > 0 ? setAsks(true) : session.signOut());
   return (
     <>
       <span className="who" title={[user?.user, scopes].filter(Boolean).join(", ")}>
         <Avatar user={user?.user ?? scopes} name={name} />
         <span className="wide-only">{name}</span>
       </span>
-      <button type="button" className="quiet" aria-label="Sign out" title="Sign out" onClick={() => session.signOut()}>
+      <button type="button" className="quiet" aria-label="Sign out" title="Sign out" onClick={leave}>
         <Icon name="leave" />
       </button>
+      {asks && (
+        <Dialog title="Sign out now?" onClose={() => setAsks(false)}>
+          <p>Something you wrote is still on its way. It would be lost.</p>
+          <footer>
+            <button type="button" onClick={() => setAsks(false)}>
+              Stay
+            </button>
+            <button type="button" className="danger" onClick={() => session.signOut()}>
+              Sign out
+            </button>
+          </footer>
+        </Dialog>
+      )}
     </>
   );
 }

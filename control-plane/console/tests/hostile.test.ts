@@ -90,6 +90,35 @@ test("signing out ends the sign-in on the server, too", async ({ world }) => {
   }
 });
 
+test("who signs out while something is on its way is asked, and who cannot sign in may stop trying", async ({
+  world,
+}) => {
+  await world.api("POST", "/v1/channels", { kind: "group", name: "news", members: [{ user: "alice", role: "owner" }] });
+  const alice = await world.person("alice");
+  const { page } = alice;
+  await alice.opened("General");
+  await expect.poll(() => known(page)).toContain('["news"');
+  await world.server.kill();
+  await alice.say("on its way");
+  await expect(alice.message("on its way").getByRole("img", { name: "Sending" })).toBeVisible();
+  // Wherever one is meanwhile.
+  await page.getByRole("link", { name: "news" }).click();
+  const leave = page.getByRole("banner").getByRole("button", { name: "Sign out" });
+  const dialog = page.getByRole("dialog", { name: "Sign out now?" });
+  await leave.click();
+  await dialog.getByRole("button", { name: "Stay" }).click();
+  await page.getByRole("link", { name: "General" }).click();
+  await expect(alice.message("on its way")).toBeVisible();
+  await leave.click();
+  await dialog.getByRole("button", { name: "Sign out" }).click();
+  const field = page.getByRole("textbox", { name: "Access token or key" });
+  await field.fill(world.server.ready.token);
+  await page.getByRole("button", { name: "Sign in", exact: true }).click();
+  await expect(page.getByRole("status")).toContainText("The server cannot be reached.");
+  await page.getByRole("button", { name: "Sign in otherwise" }).click();
+  await expect(field).toBeVisible();
+});
+
 test("an address that signs in somebody else closes at once what is open", async ({ world }) => {
   const alice = await world.person("alice");
   await alice.opened("General");

@@ -13,6 +13,7 @@ import { useChat } from "./context.js";
 import { peerOf, titleOf } from "./directory.js";
 import { Members } from "./members.js";
 import { Messages } from "./messages.js";
+import { useUnsent } from "./unsent.js";
 
 export function ChannelPane({ name }: { readonly name: string }): ReactElement {
   const { me, directory } = useChat();
@@ -34,7 +35,7 @@ export function ChannelPane({ name }: { readonly name: string }): ReactElement {
     if (status === "subscribed") directory.members(name).catch(() => {});
     if (status === "ended") void directory.load();
   }, [status, directory, name]);
-  useUnsentWarning(entries.some((entry) => entry.status === "sending"));
+  useUnsent(entries);
 
   const onSend = (text: string) => {
     // What became of it is told by its line.
@@ -130,14 +131,4 @@ function whyEnded(error: UseChannel["error"]): string {
     default:
       return error === undefined ? "This channel is closed." : words(error);
   }
-}
-
-/** Asks before the page is closed while something is on its way. */
-function useUnsentWarning(isSending: boolean): void {
-  useEffect(() => {
-    if (!isSending) return;
-    const ask = (event: BeforeUnloadEvent) => event.preventDefault();
-    addEventListener("beforeunload", ask);
-    return () => removeEventListener("beforeunload", ask);
-  }, [isSending]);
 }

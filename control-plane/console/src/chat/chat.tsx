@@ -16,6 +16,7 @@ import { Marks } from "./marks.js";
 import { useShortcuts } from "./shortcuts.js";
 import { ordered, Sidebar, unreadByChannel } from "./sidebar.js";
 import { Switcher } from "./switcher.js";
+import { useUnsentWarning } from "./unsent.js";
 
 const RETRY_MS = 1_000;
 /** Names that channels can have; others come from addresses that somebody made up. */
@@ -96,6 +97,7 @@ function ChatView({ me, directory, marks, isShown }: ChatContext & { readonly is
   const open = isShown ? place : undefined;
   useEffect(() => directory.start(), [directory]);
   useEffect(() => marks.start(), [marks]);
+  useUnsentWarning();
 
   const all = ordered(channels, (channel) => titleOf(channel, me.user, names));
   const first = all[0]?.name;

@@ -12,6 +12,7 @@ import { useChat } from "./context.js";
 import { titleOf } from "./directory.js";
 import { newestMark, unreadAfter } from "./marks.js";
 import { NewChannel, NewDm } from "./new-channel.js";
+import { useUnsent } from "./unsent.js";
 
 /** Channels that are followed without being open. */
 const FOLLOWED_MAX = 100;
@@ -115,6 +116,7 @@ function Followed(props: RowProps): ReactElement {
   const { name } = props.channel;
   const { me, marks, directory } = useChat();
   const { entries, status, hasOlder } = useChannel(name);
+  useUnsent(entries);
   const mark = useStore(marks.store).get(name);
   const isFirstSeen = status === "subscribed" && mark === undefined && (entries.length > 0 || !hasOlder);
   const isNews = props.channel.kind === "dm" && directory.cameLater(name);

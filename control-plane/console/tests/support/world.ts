@@ -119,7 +119,9 @@ export async function serveFrom(page: Page, folder: string): Promise<void> {
     ({ pathname }) => pathname === "/" || pathname.startsWith("/console/"),
     async (route) => {
       const { pathname } = new URL(route.request().url());
-      const response = await route.fetch();
+      // A server that is away is away for them, too.
+      const response = await route.fetch().catch(() => undefined);
+      if (response === undefined) return route.abort();
       const path = `${folder}/${pathname === "/" ? "index.html" : pathname.slice("/console/".length)}`;
       await route.fulfill({ response, body: readFileSync(path) });
     },
