@@ -119,6 +119,29 @@ test("who signs out while something is on its way is asked, and who cannot sign 
   await expect(field).toBeVisible();
 });
 
+test("a place that is gone to while channels are loading is where one comes to", async ({ world }) => {
+  await world.api("POST", "/v1/channels", {
+    kind: "group",
+    name: "a-first",
+    members: [{ user: "alice", role: "owner" }],
+  });
+  const alice = await world.person("alice", { place: "/try" });
+  await alice.page.getByRole("navigation", { name: "Views" }).getByRole("link", { name: "Chat" }).click();
+  await alice.opened("a-first");
+  // The page is told of an address only after the script that changed it: here, the list of channels comes in between.
+  await alice.page.evaluate(() => {
+    location.hash = "#/try";
+  });
+  await expect(alice.page.getByRole("navigation", { name: "Operations" })).toBeVisible();
+  await alice.page.evaluate(() => {
+    history.replaceState(null, "", "#/chat");
+    dispatchEvent(new HashChangeEvent("hashchange"));
+    history.replaceState(null, "", "#/chat/general");
+  });
+  await alice.page.evaluate(() => dispatchEvent(new HashChangeEvent("hashchange")));
+  await alice.opened("General");
+});
+
 test("an address that signs in somebody else closes at once what is open", async ({ world }) => {
   const alice = await world.person("alice");
   await alice.opened("General");

@@ -5,7 +5,7 @@ import { MillraceProvider } from "@millrace/client/react";
 import { type ReactElement, useEffect, useState } from "react";
 
 import { words } from "../rest.js";
-import { go, route } from "../route.js";
+import { go, parseRoute, route } from "../route.js";
 import { type SignedInUser, session } from "../session/session.js";
 import { useStore } from "../store.js";
 import { ChannelPane } from "./channel.js";
@@ -102,8 +102,9 @@ function ChatView({ me, directory, marks, isShown }: ChatContext & { readonly is
   const all = ordered(channels, (channel) => titleOf(channel, me.user, names));
   const first = all[0]?.name;
   useEffect(() => {
-    // On a wide page, an empty place beside the channels would only wait for a click.
-    if (isShown && place === undefined && first !== undefined && matchMedia("(min-width: 721px)").matches) {
+    // On a wide page, an empty place beside the channels would only wait for a click. The address may be ahead of what was told of it.
+    const isNowhere = place === undefined && parseRoute(location.hash).place === undefined;
+    if (isShown && isNowhere && first !== undefined && matchMedia("(min-width: 721px)").matches) {
       history.replaceState(null, "", `#/chat/${encodeURIComponent(first)}`);
       dispatchEvent(new HashChangeEvent("hashchange"));
     }
