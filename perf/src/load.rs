@@ -40,9 +40,26 @@ pub(crate) trait Sink {
     /// # Errors
     /// To end the run.
     fn closed(&mut self, client: usize, code: Option<u16>, reason: &str) -> Result<()> {
-        anyhow::bail!("client {client} was closed with {code:?} {reason}")
+        Err(Closed { client, code, reason: reason.to_owned() }.into())
     }
 }
+
+/// A connection ended that was to stay.
+#[derive(Debug)]
+pub(crate) struct Closed {
+    client: usize,
+    code: Option<u16>,
+    reason: String,
+}
+
+impl std::fmt::Display for Closed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { client, code, reason } = self;
+        write!(f, "client {client} was closed with {code:?} {reason}")
+    }
+}
+
+impl std::error::Error for Closed {}
 
 /// Clients of one subject.
 pub(crate) struct Fleet {

@@ -13,7 +13,7 @@ use super::ledger::Ledger;
 use super::saturation::Saturation;
 use super::{Cost, PATIENCE, Run, Stopwatch, count_f64, histogram, quantile_ms};
 use crate::dialect::{Event, Plan};
-use crate::load::{Fleet, Sink};
+use crate::load::{Closed, Fleet, Sink};
 use crate::report;
 use crate::scenario::{Fanout, Pace};
 use crate::subject::{Algorithm, Needs, Running, Users};
@@ -171,7 +171,17 @@ fn saturate(
     let mut load_bound = false;
     let mut disturbed = 0;
     while let Some(rate) = search.next() {
-        let found = room.measure(running, rate, payload, fanout.measure, run.stop)?;
+        let found = match room.measure(running, rate, payload, fanout.measure, run.stop) {
+            Ok(found) => found,
+            // A subject that ends who falls behind says so in its own way: the rate did not hold. All come back for the next.
+            Err(error) if error.is::<Closed>() => {
+                (run.progress)(&format!("{payload} bytes, {rate:.0}/s does not hold: {error:#}"));
+                search.tried(rate, false);
+                *room = Room { published: room.published, ..Room::fill(running, room.crowd)? };
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
         if (run.stop)() {
             return Ok(None);
         }

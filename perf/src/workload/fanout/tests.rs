@@ -84,6 +84,15 @@ fn what_reaches_the_wrong_client_ends_the_run() {
 }
 
 #[test]
+fn who_was_sent_away_is_told_from_what_went_wrong() {
+    let mut sink = arrivals();
+    let ended = sink.closed(1, Some(4201), "the queue is full").expect_err("it was to stay");
+    assert!(ended.is::<Closed>(), "a search for saturation goes on behind it: {ended}");
+    sink.delivered(0, 1_050, 9_000);
+    assert!(!sink.ledger.check().expect_err("never sent").is::<Closed>());
+}
+
+#[test]
 fn being_held_back_is_told_from_being_late() {
     let mut punctuality = Punctuality::default();
     // Due at 1 ms, but the subject took nothing until 41 ms; it went out 2 ms later.
