@@ -28,8 +28,9 @@ pub use self::link::{Dial, LinkTarget};
 pub(crate) use self::link::{Identity, Outgoing};
 
 use crate::machine::Usage;
-use crate::report::{NodeReport, ShardReport};
+use crate::report::{CertificateReport, NodeReport, ShardReport};
 use crate::ring::{BackplaneRings, Doorbell};
+use crate::tls::Tls;
 
 /// Frames between the router and the link, each way.
 const LINK_FRAMES_MAX: usize = 1024;
@@ -80,6 +81,8 @@ pub(crate) enum Command {
 pub(crate) struct Surroundings {
     pub(crate) node: String,
     pub(crate) endpoints: Vec<String>,
+    /// The node's certificate, to tell of.
+    pub(crate) tls: Option<Arc<Tls>>,
     /// Client connections of all shards, counted by them.
     pub(crate) connections: Arc<AtomicU32>,
     pub(crate) connections_max: u32,
@@ -378,6 +381,7 @@ impl Router {
             draining: self.phase != Phase::Running,
             connections: self.surroundings.connections.load(Ordering::Relaxed).into(),
             connections_max: self.surroundings.connections_max.into(),
+            certificate: self.surroundings.tls.as_deref().map(CertificateReport::of),
             shards: Vec::new(),
             usage: Usage::default(),
         };

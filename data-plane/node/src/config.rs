@@ -9,11 +9,15 @@ use millrace_core::ConfigError;
 use millrace_protocol::client::{CLIENT_FRAME_BYTES_MAX, ENDPOINTS_MAX};
 use millrace_token::KeyRingLimits;
 
+use crate::tls::{TlsConfig, TlsError};
+
 /// A data node's addresses, limits and times. Plain: whoever reads files and flags fills it in.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Where clients connect. Default 127.0.0.1:7400. Port 0 lets the system choose; all shards share the port.
     pub client_address: SocketAddr,
+    /// The node's certificate. Default `None`: there is none.
+    pub tls: Option<TlsConfig>,
     /// Metrics and health, in clear and without a login: not for the open internet. Default 127.0.0.1:7401.
     pub admin_address: SocketAddr,
     /// URLs under which clients reach this node, at most 16, told to the control plane and to clients that are sent away.
@@ -75,6 +79,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             client_address: (Ipv4Addr::LOCALHOST, 7400).into(),
+            tls: None,
             admin_address: (Ipv4Addr::LOCALHOST, 7401).into(),
             endpoints: Vec::new(),
             shards: None,
@@ -125,6 +130,9 @@ pub enum StartError {
         /// What there is.
         limit: u64,
     },
+    /// The operator's: the certificate cannot be used.
+    #[error("the node's certificate cannot be used")]
+    Tls(#[from] TlsError),
     /// The operator's: a limit that cannot hold.
     #[error("limits are at odds")]
     Limits(#[from] ConfigError),

@@ -98,6 +98,7 @@ mod tests {
             synced: true,
             draining: true,
             connections: 3,
+            certificate: None,
             connections_max: u64::from(u32::MAX) + 1,
             shards: vec![Some(shard), None, None],
             usage: Usage { cpu_seconds: 1.25, resident_bytes: 4096, descriptors: 9 },

@@ -6,7 +6,7 @@
 //! and serves the admin port. Threads share nothing but bounded rings.
 //!
 //! In reading order: [`Config`]; [`start`] and [`DataNode`]; then `shard` (the loop), `listener`, `poller`, `ring`, `keys`
-//! (a shard's surroundings); `backplane` (router and link); `admin`, `report`, `figures` (what operators see); `machine`.
+//! (a shard's surroundings); `tls` (certificates and keys); `backplane` (router and link); `admin`, `report`, `figures` (what operators see); `machine`.
 #![forbid(unsafe_code)]
 
 mod admin;
@@ -21,7 +21,10 @@ mod poller;
 mod report;
 mod ring;
 mod shard;
+#[allow(dead_code, reason = "configurations are for the listeners over TLS")]
+mod tls;
 
 pub use backplane::{Dial, LinkTarget};
 pub use config::{Config, Pinning, StartError, TurnLimits};
 pub use node::{DataNode, LinkConfig, start};
+pub use tls::{CertificateStatus, TlsConfig, TlsError};

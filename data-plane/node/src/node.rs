@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::backplane::{self, Command, Identity, LinkTarget, Surroundings};
 use crate::config::{Config, Pinning, StartError};
+use crate::tls::{CertificateStatus, Checked, Tls, TlsError};
 use crate::{admin, listener, machine, ring, shard};
 
 /// Requests for a report that wait; more wait in their connections.
@@ -41,6 +42,7 @@ pub struct DataNode {
     pub client_address: SocketAddr,
     /// Where metrics and health are.
     pub admin_address: SocketAddr,
+    tls: Option<Arc<Tls>>,
     commands: mpsc::Sender<Command>,
     /// Closed when the node has stopped.
     running: watch::Receiver<()>,
@@ -61,6 +63,7 @@ pub fn start(config: Config, link: LinkConfig) -> Result<DataNode, StartError> {
     let shards = config.shard_count(machine::parallelism());
     // Under a quota the processors are others' too: a shard that floats finds the idle one.
     let pinning = if machine::parallelism() < processors.len() { Pinning::Floating } else { config.pinning };
+    let tls = config.tls.clone().map(Tls::load).transpose()?;
     let connections_max = config.connection_limit(machine::raise_descriptor_limit(), shards)?;
     let listeners =
         listener::bind(config.client_address, shards.into()).map_err(bind_error("client", config.client_address))?;
@@ -105,6 +108,7 @@ pub fn start(config: Config, link: LinkConfig) -> Result<DataNode, StartError> {
     let identity = Identity { node: config.core.node.clone(), endpoints, secret: link.secret };
     let surroundings = Surroundings {
         node: config.core.node,
+        tls: tls.clone(),
         endpoints: config.endpoints,
         connections,
         connections_max,
@@ -114,6 +118,7 @@ pub fn start(config: Config, link: LinkConfig) -> Result<DataNode, StartError> {
     };
     let (running_until_dropped, running) = watch::channel(());
     let (ready, started) = sync_channel(1);
+    let watched = tls.clone();
     threads.push(spawn("backplane".into(), move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async move {
@@ -129,15 +134,19 @@ pub fn start(config: Config, link: LinkConfig) -> Result<DataNode, StartError> {
             // Whoever starts the node waits for it.
             let _ = ready.send(Ok(()));
             let admin = tokio::spawn(admin::serve(admin, report_requests));
+            let watch = watched.map(|tls| tokio::spawn(watch_certificates(tls)));
             backplane::run(rings, bell, link.target, identity, surroundings).await;
             admin.abort();
+            if let Some(watch) = watch {
+                watch.abort();
+            }
             drop(running_until_dropped);
             Ok(())
         })
     })?);
     wait_for(&started, "backplane")?;
     tracing::info!(clients = %client_address, admin = %admin_address, shards, connections_max, "data node runs");
-    Ok(DataNode { client_address, admin_address, commands, running, threads })
+    Ok(DataNode { client_address, admin_address, tls, commands, running, threads })
 }
 
 impl DataNode {
@@ -147,6 +156,20 @@ impl DataNode {
     pub fn drain(&self, grace: Duration) {
         // Full means that a stop has been asked for already, closed that it is over.
         let _ = self.commands.try_send(Command::Drain(grace));
+    }
+
+    /// Reads certificate, key and client roots again. Handshakes from now on see what is new; connections do not notice. Without
+    /// TLS it does nothing. The node also does this by itself when the files change.
+    ///
+    /// # Errors
+    /// [`TlsError`] names the file and what is wrong with it; everything stays as it was.
+    pub fn reload_certificates(&self) -> Result<(), TlsError> {
+        self.tls.as_ref().map_or(Ok(()), |tls| tls.reload())
+    }
+
+    /// The certificate that clients are shown, if the node has one.
+    pub fn certificate(&self) -> Option<CertificateStatus> {
+        self.tls.as_ref().map(|tls| tls.status())
     }
 
     /// Waits until the node has stopped: after [`DataNode::drain`], or because the control plane ordered a drain.
@@ -163,6 +186,25 @@ impl DataNode {
         for thread in std::mem::take(&mut self.threads) {
             // A panic has ended the process already.
             let _ = thread.join();
+        }
+    }
+}
+
+/// Looks at the certificate's files now and then, for as long as the node runs.
+async fn watch_certificates(tls: Arc<Tls>) {
+    loop {
+        tokio::time::sleep(tls.check_interval()).await;
+        let looking = Arc::clone(&tls);
+        // Files may be slow, and this thread is the link's.
+        match tokio::task::spawn_blocking(move || looking.check_files()).await {
+            Ok(Ok(Checked::Unchanged)) => {}
+            Ok(Ok(Checked::Reloaded)) => tracing::info!("the certificate's files have changed and are in force"),
+            Ok(Err(error)) => {
+                let reason = std::error::Error::source(&error).map(ToString::to_string);
+                tracing::error!(%error, reason, "the certificate's files have changed and cannot be used; the old one stays");
+            }
+            // The runtime ends.
+            Err(_) => return,
         }
     }
 }

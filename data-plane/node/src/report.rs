@@ -4,6 +4,7 @@ use prometheus::{Encoder, GaugeVec, IntCounterVec, IntGaugeVec, Opts, Registry, 
 use serde_json::json;
 
 use crate::machine::Usage;
+use crate::tls::{CertificateStatus, Tls};
 
 /// Defines counters and gauges of a shard's shell, with their help texts. What ends in `_total` only ever rises.
 macro_rules! shell_stats {
@@ -84,6 +85,21 @@ pub(crate) struct ShardReport {
     pub(crate) shell: ShellStats,
 }
 
+/// What there is to tell of the node's certificate.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct CertificateReport {
+    pub(crate) status: CertificateStatus,
+    pub(crate) reloads: u64,
+    pub(crate) reload_failures: u64,
+}
+
+impl CertificateReport {
+    pub(crate) fn of(tls: &Tls) -> Self {
+        let (reloads, reload_failures) = tls.reloads();
+        Self { status: tls.status(), reloads, reload_failures }
+    }
+}
+
 /// A node's state and numbers, at one time.
 #[derive(Debug, Clone)]
 pub(crate) struct NodeReport {
@@ -95,6 +111,8 @@ pub(crate) struct NodeReport {
     pub(crate) draining: bool,
     pub(crate) connections: u64,
     pub(crate) connections_max: u64,
+    /// `None` if the node has none.
+    pub(crate) certificate: Option<CertificateReport>,
     /// By index; `None` for a shard that did not answer in time.
     pub(crate) shards: Vec<Option<ShardReport>>,
     pub(crate) usage: Usage,
@@ -183,6 +201,27 @@ impl NodeReport {
             ("connections_max", "Client connections above which a new one is refused.", self.connections_max),
         ] {
             whole_process(&registry, &format!("{PREFIX}{name}"), help, value as f64)?;
+        }
+        if let Some(certificate) = self.certificate {
+            for (name, help, value) in [
+                (
+                    "certificate_not_after_seconds",
+                    "Unix time after which clients refuse the certificate that is in force.",
+                    certificate.status.not_after as f64,
+                ),
+                (
+                    "certificate_reloads_total",
+                    "Times the certificate's files were read again and put in force.",
+                    certificate.reloads as f64,
+                ),
+                (
+                    "certificate_reload_failures_total",
+                    "Times the certificate's files were read again and could not be used.",
+                    certificate.reload_failures as f64,
+                ),
+            ] {
+                whole_process(&registry, &format!("{PREFIX}{name}"), help, value)?;
+            }
         }
         let usage = self.usage;
         for (name, help, value) in [
@@ -292,6 +331,7 @@ mod tests {
             draining: false,
             connections: 3,
             connections_max: 10,
+            certificate: None,
             shards: vec![Some(shard(5)), Some(shard(6))],
             usage: Usage { cpu_seconds: 1.5, resident_bytes: 4096, descriptors: 9 },
         }
