@@ -7,7 +7,6 @@
 //!
 //! In reading order: [`Config`]; [`start`] and [`DataNode`]; then `shard` (the loop), `listener`, `poller`, `ring`, `keys`
 //! (a shard's surroundings); `tls` (certificates and keys); `backplane` (router and link); `admin`, `report`, `figures` (what operators see); `machine`.
-#![forbid(unsafe_code)]
 
 mod admin;
 mod backplane;

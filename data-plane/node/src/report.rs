@@ -50,12 +50,14 @@ shell_stats! {
     ws_pings_dropped_total,
     /// Bytes read from clients.
     read_bytes_total,
-    /// Writes to clients, one system call each.
+    /// Writes to clients: one system call each, or one for a batch of them.
     writes_total,
     /// Bytes written to clients.
     written_bytes_total,
     /// Writes that did not take everything.
     short_writes_total,
+    /// Batches of writes to different clients.
+    write_batches_total,
     /// Connections reset because the peer had not closed when its linger time was over.
     resets_total,
     /// Times another shard's ring was full.

@@ -4,6 +4,7 @@
 //! [core](millrace_core::Shard) must not have.
 
 mod accept;
+mod batch;
 mod connection;
 mod inspect;
 mod parting;
@@ -24,6 +25,7 @@ use millrace_token::KeyRingLimits;
 use monoio::RuntimeBuilder;
 
 use self::accept::Door;
+use self::batch::{BATCH_MAX, SendBatch};
 use self::connection::{Connection, InputRoom};
 use self::parting::{Parting, TOKENS_FROM};
 use crate::backplane::{FromShard, Outgoing, ToShard};
@@ -133,6 +135,12 @@ struct Shard {
     processor: Option<usize>,
     /// A ring was full in this turn.
     ring_was_full: bool,
+    /// `None` where the system has no ring for it: then each connection is written to by itself.
+    batch: Option<SendBatch>,
+    /// Sessions to be written to, empty between turns.
+    flushes: Vec<SessionKey>,
+    /// Of these, those whose write is in the batch.
+    batched: Vec<SessionKey>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -179,6 +187,11 @@ impl Shard {
         let poller = Poller::new(turn.events_max)?;
         let door = Door::new(&poller, Listener::new(listener))?;
         poller.add(&*rings.bell, BELL, Interest::Read)?;
+        let batch = if monoio::utils::is_legacy() {
+            None
+        } else {
+            SendBatch::new().inspect_err(|error| tracing::debug!(%error, "no batches of sends")).ok()
+        };
         Ok(Self {
             core,
             poller,
@@ -201,6 +214,9 @@ impl Shard {
             driver: if monoio::utils::is_legacy() { "epoll" } else { "io_uring" },
             processor,
             ring_was_full: false,
+            batch,
+            flushes: Vec::new(),
+            batched: Vec::new(),
         })
     }
 
@@ -242,9 +258,7 @@ impl Shard {
         }
         self.door.resume(&self.poller, now.instant);
         self.core.end_turn(now);
-        while let Some(action) = self.core.poll_action() {
-            self.act(now, action);
-        }
+        self.take_actions(now);
         self.send_hops();
         self.send_backlog();
         if self.draining == Draining::Clients && self.open == 0 && self.parting.len() == 0 {
@@ -358,9 +372,23 @@ impl Shard {
         }
     }
 
+    fn take_actions(&mut self, now: Now) {
+        loop {
+            while self.flushes.len() < BATCH_MAX
+                && let Some(action) = self.core.poll_action()
+            {
+                self.act(now, action);
+            }
+            if self.flushes.is_empty() {
+                return;
+            }
+            self.flush_all(now);
+        }
+    }
+
     fn act(&mut self, now: Now, action: Action) {
         match action {
-            Action::Flush(session) => self.flush(now, session),
+            Action::Flush(session) => self.flushes.push(session),
             Action::Close { session, code, reason } => self.close(now, session, code, reason),
             Action::Control(frame) => self.send_control(frame),
             Action::Drained => self.draining = Draining::Clients,

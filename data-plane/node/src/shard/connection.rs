@@ -264,6 +264,30 @@ impl Connection {
         WriteOutcome::Blocked(taken)
     }
 
+    /// All that waits in the core's queue, if it is one piece and nothing comes before it.
+    pub(super) fn piece<'a>(&self, outbound: &'a Outbound) -> Option<&'a [u8]> {
+        if !self.is_open() || self.owes_reply() {
+            return None;
+        }
+        let mut segments = outbound.segments();
+        segments.next().filter(|_| segments.next().is_none())
+    }
+
+    /// What became of the write of a [`piece`](Self::piece).
+    pub(super) fn wrote(&mut self, outbound: &Outbound, result: Result<usize, Errno>) -> WriteOutcome {
+        let taken = match result {
+            Ok(bytes) => bytes,
+            Err(Errno::AGAIN | Errno::INTR) => 0,
+            Err(_) => return WriteOutcome::Broken,
+        };
+        if taken == outbound.queued_bytes() {
+            self.split = false;
+            return WriteOutcome::Taken(taken);
+        }
+        self.split = taken > 0 || self.split;
+        WriteOutcome::Blocked(taken)
+    }
+
     /// What must still go out before a close frame may: the rest of a frame that is partly written. With `all`, also the rest
     /// of the core's queue.
     pub(super) fn rest(&self, outbound: Option<&Outbound>, all: bool) -> Vec<u8> {

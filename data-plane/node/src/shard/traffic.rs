@@ -1,6 +1,6 @@
 //! Bytes of connections: in to the core, out of its queues, and the ways in which a connection ends.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::Ordering;
 
 use millrace_core::{Now, SessionKey, Written};
@@ -8,9 +8,10 @@ use millrace_protocol::Code;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 
-use super::Shard;
+use super::batch::BATCH_LEAST;
 use super::connection::{CloseCause, Connection, Consequence, Seen, WriteOutcome, close_frame};
 use super::parting::{Gone, Origin};
+use super::{Flow, Shard};
 use crate::poller::Interest;
 
 /// What a socket gave.
@@ -97,45 +98,94 @@ impl Shard {
         }
     }
 
+    /// Writes to all sessions that wait for it: to those with one piece together, where there are several.
+    pub(super) fn flush_all(&mut self, now: Now) {
+        let mut flushes = std::mem::take(&mut self.flushes);
+        let together = self.batch.is_some() && flushes.len() >= BATCH_LEAST;
+        for session in flushes.drain(..) {
+            if together && self.piece(session).is_some() {
+                self.batched.push(session);
+            } else {
+                self.flush(now, session);
+            }
+        }
+        self.flushes = flushes;
+        self.flush_batch(now);
+    }
+
+    /// All that waits for a session, if it is one piece that its socket can be given as it is.
+    fn piece(&self, session: SessionKey) -> Option<(BorrowedFd<'_>, &[u8])> {
+        let connection = self.connections.get(session.index())?.as_ref()?;
+        if connection.session != session {
+            return None;
+        }
+        Some((connection.fd.as_fd(), connection.piece(self.core.outbound(session)?)?))
+    }
+
+    fn flush_batch(&mut self, now: Now) {
+        let Some(mut batch) = self.batch.take_if(|_| !self.batched.is_empty()) else { return };
+        let mut batched = std::mem::take(&mut self.batched);
+        let pieces = batched.iter().map(|&session| self.piece(session).expect("nothing has changed since"));
+        let results = batch.send(pieces);
+        self.stats.write_batches_total += 1;
+        for (session, &result) in batched.drain(..).zip(results) {
+            let Some(Some(connection)) = self.connections.get_mut(session.index()) else { continue };
+            let Some(outbound) = self.core.outbound(session) else { continue };
+            let wrote = connection.wrote(outbound, result);
+            if self.settle(now, session, wrote) == Flow::GoOn {
+                self.flush(now, session);
+            }
+        }
+        self.batched = batched;
+        self.batch = Some(batch);
+    }
+
     /// Writes until nothing waits or the socket takes no more.
     pub(super) fn flush(&mut self, now: Now, session: SessionKey) {
         loop {
-            let Self { core, connections, poller, stats, .. } = self;
-            let Some(Some(connection)) = connections.get_mut(session.index()) else { return };
+            let Some(Some(connection)) = self.connections.get_mut(session.index()) else { return };
             if connection.session != session || !connection.is_open() {
                 return;
             }
-            let outbound = core.outbound(session);
-            let wrote = connection.write(outbound);
-            stats.writes_total += u64::from(wrote != WriteOutcome::Taken(0));
-            let interest = match wrote {
-                WriteOutcome::Broken => {
-                    self.drop_connection(now, session);
-                    return;
-                }
-                WriteOutcome::Taken(bytes) => {
-                    stats.written_bytes_total += bytes as u64;
-                    core.handle_written(now, session, Written { bytes, blocked: false });
-                    if connection.owes_reply() || core.outbound(session).is_some_and(|outbound| !outbound.is_empty()) {
-                        continue;
-                    }
-                    Interest::Read
-                }
-                WriteOutcome::Blocked(bytes) => {
-                    stats.written_bytes_total += bytes as u64;
-                    stats.short_writes_total += 1;
-                    core.handle_written(now, session, Written { bytes, blocked: true });
-                    Interest::ReadWrite
-                }
-            };
-            if connection.interest != interest {
-                connection.interest = interest;
-                if poller.change(&connection.fd, session.as_u64(), interest).is_err() {
-                    self.drop_connection(now, session);
-                }
+            let wrote = connection.write(self.core.outbound(session));
+            if self.settle(now, session, wrote) == Flow::Stop {
+                return;
             }
-            return;
         }
+    }
+
+    /// Tells the core what became of a write. `GoOn` when there is more to write.
+    fn settle(&mut self, now: Now, session: SessionKey, wrote: WriteOutcome) -> Flow {
+        let Self { core, connections, poller, stats, .. } = self;
+        let Some(Some(connection)) = connections.get_mut(session.index()) else { return Flow::Stop };
+        stats.writes_total += u64::from(wrote != WriteOutcome::Taken(0));
+        let interest = match wrote {
+            WriteOutcome::Broken => {
+                self.drop_connection(now, session);
+                return Flow::Stop;
+            }
+            WriteOutcome::Taken(bytes) => {
+                stats.written_bytes_total += bytes as u64;
+                core.handle_written(now, session, Written { bytes, blocked: false });
+                if connection.owes_reply() || core.outbound(session).is_some_and(|outbound| !outbound.is_empty()) {
+                    return Flow::GoOn;
+                }
+                Interest::Read
+            }
+            WriteOutcome::Blocked(bytes) => {
+                stats.written_bytes_total += bytes as u64;
+                stats.short_writes_total += 1;
+                core.handle_written(now, session, Written { bytes, blocked: true });
+                Interest::ReadWrite
+            }
+        };
+        if connection.interest != interest {
+            connection.interest = interest;
+            if poller.change(&connection.fd, session.as_u64(), interest).is_err() {
+                self.drop_connection(now, session);
+            }
+        }
+        Flow::Stop
     }
 
     /// The core ends a session.
