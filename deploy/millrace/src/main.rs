@@ -40,7 +40,7 @@ enum Command {
     #[command(subcommand)]
     Config(serve::config::Config),
     #[command(flatten)]
-    Terminal(terminal::Command),
+    Terminal(Box<terminal::Command>),
 }
 
 fn main() -> ExitCode {
@@ -49,7 +49,7 @@ fn main() -> ExitCode {
         Command::Control(command) => serve::node::control(&command),
         Command::Data(command) => serve::node::data(&command),
         Command::Config(command) => serve::config::run(&command),
-        Command::Terminal(command) => terminal::run(command),
+        Command::Terminal(command) => terminal::run(*command),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

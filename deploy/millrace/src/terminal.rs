@@ -74,7 +74,15 @@ fn block_on<F: Future<Output = Result<()>>>(future: F) -> Result<()> {
 async fn connect(connection: &Connection) -> Result<Client> {
     let credentials = connection.resolve()?;
     let url = credentials.need_url()?.to_owned();
-    let builder = Client::builder(&url).agent(concat!("millrace/", env!("CARGO_PKG_VERSION")));
+    let mut urls = url.split(',').map(str::trim);
+    let mut builder =
+        Client::builder(urls.next().unwrap_or_default()).agent(concat!("millrace/", env!("CARGO_PKG_VERSION")));
+    for url in urls {
+        builder = builder.url(url);
+    }
+    if let Some(pem) = credentials.ca_pem()? {
+        builder = builder.ca(pem);
+    }
     let user = connection.user.clone().unwrap_or_else(|| credentials.user.clone());
     let given = connection.token.is_some() && connection.user.is_none();
     let builder = if given || user.is_empty() || credentials.api_key.is_empty() {
@@ -99,13 +107,19 @@ async fn connect(connection: &Connection) -> Result<Client> {
     let client = builder.connect().await.map_err(|error| {
         let hint = match error.advice() {
             Advice::Authenticate => " (`millrace token issue USER` makes a new token)",
-            Advice::Retry | Advice::Reconnect => " (does `millrace dev` run?)",
+            Advice::Retry | Advice::Reconnect if is_unreachable(&error) => " (does `millrace dev` run?)",
             _ => "",
         };
         anyhow::Error::new(error).context(format!("connect to {url}{hint}"))
     })?;
     tokio::spawn(tell_state(client.watch_state()));
     Ok(client)
+}
+
+/// Nobody answered, as far as this machine can tell; whoever answers and is refused says more.
+fn is_unreachable(error: &millrace_client::Error) -> bool {
+    let source = std::error::Error::source(error);
+    matches!(error, millrace_client::Error::TimedOut(_)) || source.is_some_and(|source| source.is::<io::Error>())
 }
 
 /// Says when the connection is lost and when it is back: silence would look like a channel where nothing is said.

@@ -8,13 +8,14 @@ use millrace_protocol::client::AGENT_BYTES_MAX;
 use tokio::sync::{mpsc, watch};
 
 use crate::client::Client;
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, UrlError};
 use crate::engine::{BackoffLimits, Config, QueueLimits};
 use crate::error::Error;
 use crate::inbox::Bell;
 use crate::state::State;
 use crate::task::{Setup, Task};
 use crate::token::TokenSource;
+use crate::transport::{Certificates, Dialer, Tls};
 use crate::window::WindowLimits;
 
 /// Commands that wait for the client's task before callers do.
@@ -25,6 +26,7 @@ const COMMANDS_MAX: usize = 256;
 #[must_use = "a builder does nothing until it connects"]
 pub struct Builder {
     urls: Vec<String>,
+    certificates: Certificates,
     tokens: TokenSource,
     agent: String,
     queue: QueueLimits,
@@ -40,6 +42,7 @@ impl Builder {
     pub(crate) fn new(url: String) -> Self {
         Self {
             urls: vec![url],
+            certificates: Certificates::default(),
             tokens: TokenSource::Fixed("".into()),
             agent: concat!("millrace-rust/", env!("CARGO_PKG_VERSION")).into(),
             queue: QueueLimits { messages_max: 1024, bytes_max: 1 << 20 },
@@ -52,9 +55,30 @@ impl Builder {
         }
     }
 
-    /// Another node of the same deployment, tried when the ones before it do not answer.
+    /// Another URL of the same deployment. Nodes are tried when the ones before them do not answer. A `ws` URL is not used where
+    /// its host has a secure one.
     pub fn url(mut self, url: impl Into<String>) -> Self {
         self.urls.push(url.into());
+        self
+    }
+
+    /// All that a deployment offers, as `GET /v1/endpoints` names it. URLs of a kind that this version does not know are left
+    /// out.
+    pub fn urls(mut self, urls: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        let is_known = |url: &String| !matches!(url.parse::<Endpoint>(), Err(UrlError::UnknownScheme { .. }));
+        self.urls.extend(urls.into_iter().map(Into::into).filter(is_known));
+        self
+    }
+
+    /// Trusts the authorities whose certificates are in `pem` as well, for `wss` and `quic`. Default: those of the platform.
+    pub fn ca(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.certificates.authorities.push(pem.into());
+        self
+    }
+
+    /// Shows a node that asks for it this certificate, with the chain that leads to its authority, and proves it with its key; both as PEM.
+    pub fn client_certificate(mut self, chain: impl Into<Vec<u8>>, key: impl Into<Vec<u8>>) -> Self {
+        self.certificates.identity = Some((chain.into(), key.into()));
         self
     }
 
@@ -137,7 +161,7 @@ impl Builder {
     /// Must be called within a tokio runtime, which the client's task runs on.
     ///
     /// # Errors
-    /// - [`Error::Url`] if a URL cannot be used.
+    /// - [`Error::Url`] if a URL cannot be used, [`Error::Certificate`] if a certificate or key cannot.
     /// - [`Error::Connect`] if no node answers there, [`Error::TimedOut`] if none does in time.
     /// - [`Error::Refused`] if the node refuses the token, or for the whole request timeout has no place.
     /// - [`Error::Token`] if the token provider fails.
@@ -164,7 +188,7 @@ impl Builder {
     /// Must be called within a tokio runtime, which the client's task runs on.
     ///
     /// # Errors
-    /// [`Error::Url`] if a URL cannot be used.
+    /// [`Error::Url`] if a URL cannot be used, [`Error::Certificate`] if a certificate or key cannot.
     pub fn connect_lazy(self) -> Result<Client, Error> {
         self.spawn(false)
     }
@@ -173,6 +197,7 @@ impl Builder {
         for url in &self.urls {
             url.parse::<Endpoint>()?;
         }
+        let tls = Tls::new(&self.certificates).map_err(|error| Error::Certificate(Arc::new(error)))?;
         let config = Config {
             agent: self.agent.into(),
             endpoints: self.urls.into_iter().map(Arc::from).collect(),
@@ -188,7 +213,7 @@ impl Builder {
         let mut seed = [0; 8];
         getrandom::fill(&mut seed).expect("the system has random bytes");
         let seed = u64::from_ne_bytes(seed);
-        let setup = Setup { config, window: self.window, tokens: self.tokens, seed };
+        let setup = Setup { config, window: self.window, tokens: self.tokens, dialer: Dialer::new(tls), seed };
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
         let bell = Arc::<Bell>::default();
         let (state, watch) = watch::channel(State::Connecting);

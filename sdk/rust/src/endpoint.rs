@@ -1,11 +1,9 @@
-//! Where a client connects: URLs as people write them, and which of several is next.
+//! Where a client connects: URLs as people write them.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// Port of `ws` URLs that name none.
-const WS_PORT: u16 = 80;
-/// Where a node takes connections.
+/// Where a node takes WebSocket connections.
 const PATH: &str = "/v1/connect";
 
 /// Why a URL cannot be used.
@@ -13,19 +11,13 @@ const PATH: &str = "/v1/connect";
 #[non_exhaustive]
 pub enum UrlError {
     /// It has no scheme.
-    #[error("{url:?} has no scheme; write ws://host:port")]
+    #[error("{url:?} has no scheme; write wss://host, quic://host or ws://host:port")]
     NoScheme {
         /// What was given.
         url: String,
     },
-    /// A scheme of this platform that this version of the SDK does not speak.
-    #[error("{scheme}:// is not supported by this version; use ws://")]
-    Unsupported {
-        /// The scheme.
-        scheme: String,
-    },
-    /// Any other scheme.
-    #[error("{scheme:?} is no scheme for a connection; use ws://")]
+    /// Any other scheme than `wss`, `quic` and `ws`.
+    #[error("{scheme:?} is no scheme for a connection; use wss://, quic:// or ws://")]
     UnknownScheme {
         /// The scheme.
         scheme: String,
@@ -45,6 +37,12 @@ pub enum UrlError {
     /// Credentials in a URL; a token belongs into the builder.
     #[error("a URL must not carry credentials; use a token")]
     Credentials,
+    /// A `quic` URL with a path or a query; there is nothing that could be asked for.
+    #[error("a quic:// URL has no path, and this one has {target:?}")]
+    Path {
+        /// What was given.
+        target: String,
+    },
     /// A path or query with characters that a request cannot have.
     #[error("{target:?} is no path")]
     Target {
@@ -53,16 +51,62 @@ pub enum UrlError {
     },
 }
 
-/// A parsed `ws` URL.
+/// What is spoken with a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scheme {
+    /// WebSocket in the clear.
+    Ws,
+    /// WebSocket on TLS.
+    Wss,
+    Quic,
+}
+
+/// A parsed URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Endpoint {
-    /// A name or address, IPv6 without brackets.
+    /// As it was written.
+    pub(crate) url: Arc<str>,
+    pub(crate) scheme: Scheme,
+    /// A name in lower case or an address, IPv6 without brackets.
     pub(crate) host: String,
     pub(crate) port: u16,
     /// Host and port as the `Host` field names them.
     pub(crate) authority: String,
-    /// Path and query.
+    /// Path and query of a WebSocket URL.
     pub(crate) target: String,
+}
+
+impl Scheme {
+    fn of(text: &str) -> Option<Self> {
+        match text.to_ascii_lowercase().as_str() {
+            "ws" => Some(Self::Ws),
+            "wss" => Some(Self::Wss),
+            "quic" => Some(Self::Quic),
+            _ => None,
+        }
+    }
+
+    /// As URLs name it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Ws => "ws",
+            Self::Wss => "wss",
+            Self::Quic => "quic",
+        }
+    }
+
+    /// Of URLs that name none.
+    fn port(self) -> u16 {
+        match self {
+            Self::Ws => 80,
+            Self::Wss | Self::Quic => 443,
+        }
+    }
+
+    /// Whether nobody on the way can read a token.
+    pub(crate) fn is_secure(self) -> bool {
+        self != Self::Ws
+    }
 }
 
 impl std::str::FromStr for Endpoint {
@@ -72,11 +116,7 @@ impl std::str::FromStr for Endpoint {
         let Some((scheme, rest)) = url.split_once("://") else {
             return Err(UrlError::NoScheme { url: url.into() });
         };
-        match scheme.to_ascii_lowercase().as_str() {
-            "ws" => {}
-            scheme @ ("wss" | "quic" | "https") => return Err(UrlError::Unsupported { scheme: scheme.into() }),
-            _ => return Err(UrlError::UnknownScheme { scheme: scheme.into() }),
-        }
+        let scheme = Scheme::of(scheme).ok_or_else(|| UrlError::UnknownScheme { scheme: scheme.into() })?;
         let rest = rest.split('#').next().unwrap_or_default();
         let (authority, target) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
         if authority.contains('@') {
@@ -94,79 +134,30 @@ impl std::str::FromStr for Endpoint {
             return Err(UrlError::Host { host: host.into() });
         }
         let port = match port.strip_prefix(':') {
-            None if port.is_empty() => WS_PORT,
+            None if port.is_empty() => scheme.port(),
             port => {
                 let port = port.unwrap_or_default();
                 let number = port.parse().ok().filter(|&number| number != 0 && !port.starts_with('+'));
                 number.ok_or_else(|| UrlError::Port { port: port.into() })?
             }
         };
-        if !target.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(UrlError::Target { target: target.into() });
-        }
         let target = match target {
             "" | "/" => PATH.into(),
+            _ if !target.bytes().all(|byte| byte.is_ascii_graphic()) => {
+                return Err(UrlError::Target { target: target.into() });
+            }
+            _ if scheme == Scheme::Quic => return Err(UrlError::Path { target: target.into() }),
             _ if target.starts_with('/') => target.into(),
             query => format!("{PATH}{query}"),
         };
-        Ok(Self { host: host.into(), port, authority: authority.into(), target })
-    }
-}
-
-/// The URLs of a deployment, in the order in which they are tried.
-#[derive(Debug)]
-pub(crate) struct Endpoints {
-    configured: Vec<Arc<str>>,
-    /// From a node that goes away; tried once each, before the others.
-    advised: Vec<Arc<str>>,
-    /// The last that worked.
-    preferred: Option<Arc<str>>,
-    last: Option<Arc<str>>,
-    next: usize,
-}
-
-impl Endpoints {
-    /// At least one URL.
-    pub(crate) fn new(configured: Vec<Arc<str>>) -> Self {
-        assert!(!configured.is_empty(), "a client has at least one endpoint");
-        Self { configured, advised: Vec::new(), preferred: None, last: None, next: 0 }
-    }
-
-    /// The one to try now; each call names the next.
-    pub(crate) fn next(&mut self) -> Arc<str> {
-        let endpoint = self.advised.pop().or_else(|| self.preferred.take()).unwrap_or_else(|| {
-            let index = self.next % self.configured.len();
-            self.next = index + 1;
-            self.configured[index].clone()
-        });
-        self.last = Some(endpoint.clone());
-        endpoint
-    }
-
-    /// The one named last has worked: it is tried first again.
-    pub(crate) fn worked(&mut self) {
-        self.advised.clear();
-        self.preferred = self.last.clone();
-    }
-
-    /// Takes a node's word on where to go, beginning at a place that spreads its clients. A bare `host:port` is of
-    /// the same scheme; what cannot be used is left out.
-    pub(crate) fn advise(&mut self, endpoints: &[&str], spread: u64) {
-        let url = |endpoint: &&str| {
-            let url = if endpoint.contains("://") { (*endpoint).to_owned() } else { format!("ws://{endpoint}") };
-            url.parse::<Endpoint>().is_ok().then(|| url.into())
-        };
-        self.advised = endpoints.iter().filter_map(url).collect();
-        if !self.advised.is_empty() {
-            let len = self.advised.len();
-            self.advised.rotate_left(usize::try_from(spread % (len as u64)).unwrap_or(0));
-        }
+        let host = host.to_ascii_lowercase();
+        Ok(Self { url: url.into(), scheme, host, port, authority: authority.into(), target })
     }
 }
 
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ws://{}{}", self.authority, self.target)
+        f.write_str(&self.url)
     }
 }
 
@@ -176,19 +167,22 @@ mod tests {
 
     #[test]
     fn urls_are_read() {
-        let check = |url: &str, host: &str, port: u16, target: &str| {
+        let check = |url: &str, scheme: Scheme, host: &str, port: u16, target: &str| {
             let endpoint: Endpoint = url.parse().unwrap();
             assert_eq!(
-                (endpoint.host.as_str(), endpoint.port, endpoint.target.as_str()),
-                (host, port, target),
+                (endpoint.scheme, endpoint.host.as_str(), endpoint.port, endpoint.target.as_str()),
+                (scheme, host, port, target),
                 "{url}"
             );
         };
-        check("ws://127.0.0.1:7400", "127.0.0.1", 7400, "/v1/connect");
-        check("WS://chat.example", "chat.example", 80, "/v1/connect");
-        check("ws://localhost:1/a/b?c=d#e", "localhost", 1, "/a/b?c=d");
-        check("ws://[::1]:7400/", "::1", 7400, "/v1/connect");
-        check("ws://host?x", "host", 80, "/v1/connect?x");
+        check("ws://127.0.0.1:7400", Scheme::Ws, "127.0.0.1", 7400, "/v1/connect");
+        check("WS://Chat.example", Scheme::Ws, "chat.example", 80, "/v1/connect");
+        check("ws://localhost:1/a/b?c=d#e", Scheme::Ws, "localhost", 1, "/a/b?c=d");
+        check("ws://[::1]:7400/", Scheme::Ws, "::1", 7400, "/v1/connect");
+        check("ws://host?x", Scheme::Ws, "host", 80, "/v1/connect?x");
+        check("wss://host", Scheme::Wss, "host", 443, "/v1/connect");
+        check("quic://host/", Scheme::Quic, "host", 443, "/v1/connect");
+        check("quic://[::1]:7443", Scheme::Quic, "::1", 7443, "/v1/connect");
     }
 
     #[test]
@@ -196,10 +190,8 @@ mod tests {
         let check = |url: &str, text: &str| {
             assert_eq!(url.parse::<Endpoint>().map_err(|error| error.to_string()), Err(text.into()), "{url}");
         };
-        check("127.0.0.1:7400", "\"127.0.0.1:7400\" has no scheme; write ws://host:port");
-        check("wss://host", "wss:// is not supported by this version; use ws://");
-        check("quic://host", "quic:// is not supported by this version; use ws://");
-        check("ftp://host", "\"ftp\" is no scheme for a connection; use ws://");
+        check("127.0.0.1:7400", "\"127.0.0.1:7400\" has no scheme; write wss://host, quic://host or ws://host:port");
+        check("https://host", "\"https\" is no scheme for a connection; use wss://, quic:// or ws://");
         check("ws://", "\"\" is no host");
         check("ws://[::1", "\"[::1\" is no host");
         check("ws://[host]:1", "\"host\" is no host");
@@ -210,20 +202,6 @@ mod tests {
         check("ws://[::1]x", "\"\" is no port");
         check("ws://user:password@host", "a URL must not carry credentials; use a token");
         check("ws://host/a b", "\"/a b\" is no path");
-    }
-
-    #[test]
-    fn the_one_that_worked_is_tried_first() {
-        let mut endpoints = Endpoints::new(vec!["ws://a".into(), "ws://b".into()]);
-        let next = |endpoints: &mut Endpoints| endpoints.next().to_string();
-        assert_eq!(next(&mut endpoints), "ws://a");
-        assert_eq!(next(&mut endpoints), "ws://b");
-        endpoints.worked();
-        assert_eq!(next(&mut endpoints), "ws://b");
-        assert_eq!(next(&mut endpoints), "ws://a");
-        endpoints.advise(&["c:1", "wss://no", "ws://d:2", "no host"], 1);
-        assert_eq!(next(&mut endpoints), "ws://c:1");
-        assert_eq!(next(&mut endpoints), "ws://d:2");
-        assert_eq!(next(&mut endpoints), "ws://b");
+        check("quic://host/a", "a quic:// URL has no path, and this one has \"/a\"");
     }
 }

@@ -40,9 +40,9 @@ use self::random::Random;
 pub(crate) use self::subscription::QueueLimits;
 use self::subscription::{Mode, Subscription};
 use self::transmit::Control;
-use crate::endpoint::Endpoints;
 use crate::error::Error;
 use crate::event::{Event, Page};
+use crate::places::{Place, Places};
 use crate::state::State;
 
 /// How often deadlines of requests are looked at while there are any; they are that inexact.
@@ -64,6 +64,7 @@ pub(crate) struct Key(u64);
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
     pub(crate) agent: Arc<str>,
+    /// URLs that can be read.
     pub(crate) endpoints: Vec<Arc<str>>,
     /// A new token can be had by asking.
     pub(crate) tokens_renew: bool,
@@ -84,7 +85,7 @@ pub(crate) enum Action {
     /// Get a token; tell with [`Engine::handle_token`].
     FetchToken,
     /// Open a connection; tell with [`Engine::handle_connected`] or [`Engine::handle_disconnected`].
-    Connect { endpoint: Arc<str> },
+    Connect { place: Arc<Place> },
     /// Close the connection, or stop opening it; nothing is told.
     Disconnect,
     /// Queue an event for the application.
@@ -130,7 +131,7 @@ pub(crate) struct Engine {
     /// A moment on both clocks, ours and the one on the wall.
     origin: (Instant, i64),
     link: Link,
-    endpoints: Endpoints,
+    places: Places,
     backoff: Backoff,
     token: Token,
     go_away: Option<GoAway>,
@@ -164,7 +165,7 @@ impl Engine {
             made_at: now,
             origin: (now, unix_ms),
             link: Link::Idle,
-            endpoints: Endpoints::new(config.endpoints.clone()),
+            places: Places::new(&config.endpoints),
             backoff: Backoff::new(config.backoff),
             token: Token::default(),
             go_away: None,

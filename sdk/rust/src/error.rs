@@ -59,6 +59,9 @@ pub enum Error {
     /// The URL cannot be used.
     #[error("the URL cannot be used")]
     Url(#[from] UrlError),
+    /// A certificate or key that the application gave cannot be used.
+    #[error("a certificate or key cannot be used")]
+    Certificate(#[source] Source),
     /// The channel's name cannot be one.
     #[error("the channel's name cannot be used")]
     Name(#[from] NameError),
@@ -144,9 +147,12 @@ impl Error {
             Self::Connect { .. } | Self::Disconnected { .. } | Self::Protocol(_) => Advice::Reconnect,
             Self::Token(_) => Advice::Authenticate,
             Self::TimedOut(_) | Self::TooManyRequests => Advice::Retry,
-            Self::Url(_) | Self::Name(_) | Self::TooLarge { .. } | Self::AlreadySubscribed { .. } | Self::Closed => {
-                Advice::DoNotRetry
-            }
+            Self::Url(_)
+            | Self::Certificate(_)
+            | Self::Name(_)
+            | Self::TooLarge { .. }
+            | Self::AlreadySubscribed { .. }
+            | Self::Closed => Advice::DoNotRetry,
         }
     }
 

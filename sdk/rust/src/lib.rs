@@ -37,6 +37,7 @@ mod engine;
 mod error;
 mod event;
 mod inbox;
+mod places;
 mod state;
 mod task;
 mod token;

@@ -21,7 +21,7 @@ use crate::event::Page;
 use crate::inbox::{Bell, Call, Inbox};
 use crate::state::State;
 use crate::token::TokenSource;
-use crate::transport::{Connection, Incoming};
+use crate::transport::{Connection, Dialer, Incoming};
 use crate::window::{Admission, Window, WindowLimits};
 
 /// Longest sleep of a client: a clock that jumped is noticed after so long.
@@ -58,6 +58,7 @@ pub(crate) struct Setup {
     pub(crate) config: Config,
     pub(crate) window: WindowLimits,
     pub(crate) tokens: TokenSource,
+    pub(crate) dialer: Dialer,
     pub(crate) seed: u64,
 }
 
@@ -197,11 +198,11 @@ impl Task {
                         self.setup.tokens.fetch(),
                     )));
                 }
-                Action::Connect { endpoint } => {
+                Action::Connect { place } => {
                     self.connecting = Some(Box::pin(limited(
                         self.setup.config.connect_timeout,
                         Awaited::Connection,
-                        Connection::open(endpoint),
+                        self.setup.dialer.clone().open(place),
                     )));
                 }
                 Action::Disconnect => {

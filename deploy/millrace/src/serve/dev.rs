@@ -76,6 +76,7 @@ async fn serve(command: &Dev, settings: &Settings, begun: Instant) -> Result<()>
 
     let credentials = Credentials {
         url: format!("ws://{}", data.client_address),
+        ca: String::new(),
         api: format!("http://{}", control.rest_address()),
         user: made.user,
         token: made.token,

@@ -16,8 +16,10 @@ pub(crate) const FILE: &str = "credentials.json";
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Credentials {
-    /// Data node, `ws://…`.
+    /// Data node, such as `ws://…`; several URLs, separated by commas, are ways to one deployment.
     pub(crate) url: String,
+    /// File with the certificate of the authority that signed the node's; empty if the system trusts it anyway.
+    pub(crate) ca: String,
     /// REST API, `http://…`.
     pub(crate) api: String,
     /// Name of the user that the token is for.
@@ -35,9 +37,12 @@ pub(crate) struct Credentials {
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Connection")]
 pub(crate) struct Connection {
-    /// Data node to connect to, such as ws://127.0.0.1:7400
+    /// Data node to connect to, such as ws://127.0.0.1:7400 or wss://chat.example; several, separated by commas, are one deployment
     #[arg(long, env = "MILLRACE_URL", global = true)]
     pub(crate) url: Option<String>,
+    /// File with the certificate (PEM) of an authority to trust for wss and quic, beside those that the system trusts
+    #[arg(long, value_name = "FILE", env = "MILLRACE_CA", global = true)]
+    pub(crate) ca: Option<String>,
     /// REST API, such as http://127.0.0.1:7410
     #[arg(long, env = "MILLRACE_API", global = true)]
     pub(crate) api: Option<String>,
@@ -74,6 +79,7 @@ impl Connection {
             }
         };
         lay(&mut credentials.url, &self.url);
+        lay(&mut credentials.ca, &self.ca);
         lay(&mut credentials.api, &self.api);
         lay(&mut credentials.token, &self.token);
         lay(&mut credentials.api_key, &self.api_key);
@@ -105,7 +111,15 @@ impl Credentials {
 
     /// The data node's address.
     pub(crate) fn need_url(&self) -> Result<&str> {
-        need(&self.url, "the address of a data node", "--url ws://HOST:7400 (or MILLRACE_URL)")
+        need(&self.url, "the address of a data node", "--url wss://HOST (or MILLRACE_URL)")
+    }
+
+    /// The authority's certificate, PEM, if one was named.
+    pub(crate) fn ca_pem(&self) -> Result<Option<Vec<u8>>> {
+        if self.ca.is_empty() {
+            return Ok(None);
+        }
+        fs::read(&self.ca).map(Some).with_context(|| format!("read the authority's certificate from {}", self.ca))
     }
 
     /// The REST API's address.
@@ -165,6 +179,9 @@ mod tests {
         let connection = Connection { credentials: Some(path), url: Some("ws://y".into()), ..Connection::default() };
         let resolved = connection.resolve().unwrap();
         assert_eq!((resolved.url.as_str(), resolved.token.as_str()), ("ws://y", "t"), "a flag wins over the file");
+        assert_eq!(resolved.ca_pem().unwrap(), None);
+        let missing = Credentials { ca: "/no/such/file".into(), ..resolved.clone() };
+        assert!(missing.ca_pem().unwrap_err().to_string().contains("/no/such/file"));
         assert!(resolved.need_api().unwrap_err().to_string().contains("--api"));
         assert!(!is_found(&folder.path().join(FILE)), "commands that run here do not look there");
     }

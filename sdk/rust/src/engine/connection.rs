@@ -176,7 +176,7 @@ impl Engine {
         self.payload_bytes_max = welcome.payload_bytes_max as usize;
         self.ever_open = true;
         self.go_away = None;
-        self.endpoints.worked();
+        self.places.worked();
         self.token.refusals = 0;
         self.schedule_refresh(now, welcome.token_expires_ms);
         let state = State::Connected { session: welcome.session, node: welcome.node.into() };
@@ -195,7 +195,7 @@ impl Engine {
             _ => {}
         }
         let spread = self.random.next();
-        self.endpoints.advise(endpoints, spread);
+        self.places.advise(endpoints, spread);
         tracing::info!(code, after_ms, "the node goes away");
         self.go_away = Some(GoAway { at: now + after, error });
     }
@@ -252,9 +252,9 @@ impl Engine {
             self.link = Link::AwaitingToken;
             self.fetch_token();
         } else {
-            let endpoint = self.endpoints.next();
+            let place = self.places.next();
             self.link = Link::Connecting { deadline: now + self.config.connect_timeout };
-            self.actions.push_back(Action::Connect { endpoint });
+            self.actions.push_back(Action::Connect { place });
         }
     }
 
@@ -367,10 +367,10 @@ impl Engine {
         keys.into_iter().for_each(|key| self.sync(now, key));
     }
 
-    /// Whether a connection that somebody waits for may well succeed at the next try: a node asks to try again, or there is a URL
-    /// that was not tried.
+    /// Whether a connection that somebody waits for may well succeed at the next try: a node asks to try again, or there is a
+    /// node that was not tried.
     fn is_passing(&self, error: &Error) -> bool {
-        let untried = (self.backoff.attempt() as usize) + 1 < self.config.endpoints.len();
+        let untried = (self.backoff.attempt() as usize) + 1 < self.places.len();
         match error.advice() {
             Advice::Retry | Advice::Reconnect => untried || matches!(error, Error::Refused { .. }),
             _ => false,

@@ -4,16 +4,21 @@ use std::future::Future;
 use std::pin::pin;
 use std::task::{Context, Waker};
 
-use crate::server::Server;
+use crate::server::{Server, Transport};
 use crate::{builder, in_time, next_message};
+
+on_every_transport! {
+    a_channel_that_is_not_read_costs_its_queue_and_nobody_else,
+    a_fast_sender_waits_for_its_window,
+    a_node_that_does_not_read_stops_the_sender,
+}
 
 fn is_pending<T>(future: impl Future<Output = T>) -> bool {
     pin!(future).poll(&mut Context::from_waker(Waker::noop())).is_pending()
 }
 
-#[tokio::test]
-async fn a_channel_that_is_not_read_costs_its_queue_and_nobody_else() {
-    let server = Server::start(1).await;
+async fn a_channel_that_is_not_read_costs_its_queue_and_nobody_else(transport: Transport) {
+    let server = Server::start(1, transport).await;
     let client = builder(&server).queue(8, 1 << 20).connect().await.unwrap();
     let mut general = client.subscribe("general").await.unwrap();
     let mut news = client.subscribe("news").await.unwrap();
@@ -36,9 +41,8 @@ async fn a_channel_that_is_not_read_costs_its_queue_and_nobody_else() {
     in_time(server.until(|node| node.session.get("general") == Some(&true))).await;
 }
 
-#[tokio::test]
-async fn a_fast_sender_waits_for_its_window() {
-    let server = Server::start(1).await;
+async fn a_fast_sender_waits_for_its_window(transport: Transport) {
+    let server = Server::start(1, transport).await;
     let client = builder(&server).window(4, 100).connect().await.unwrap();
     let general = client.sender("general").await.unwrap();
     let news = client.sender("news").await.unwrap();
@@ -59,9 +63,8 @@ async fn a_fast_sender_waits_for_its_window() {
 }
 
 /// What the node does not read stays within the window and the socket; heartbeats go on.
-#[tokio::test]
-async fn a_node_that_does_not_read_stops_the_sender() {
-    let server = Server::start(1).await;
+async fn a_node_that_does_not_read_stops_the_sender(transport: Transport) {
+    let server = Server::start(1, transport).await;
     let client = builder(&server).window(1_000_000, u32::MAX >> 4).connect().await.unwrap();
     let sender = client.sender("general").await.unwrap();
     let mut channel = client.subscribe("news").await.unwrap();

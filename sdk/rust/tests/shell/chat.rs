@@ -3,12 +3,19 @@
 use futures_core::Stream;
 use millrace_client::{HistoryClass, Position, Start, State};
 
-use crate::server::Server;
+use crate::server::{Server, Transport};
 use crate::{builder, in_time, next_message};
 
-#[tokio::test]
-async fn what_is_sent_is_stored_and_read() {
-    let server = Server::start(1).await;
+on_every_transport! {
+    what_is_sent_is_stored_and_read,
+    messages_of_one_sender_keep_their_order,
+    history_is_read_page_by_page,
+    a_subscription_begins_where_it_is_told,
+    a_channel_is_a_stream_and_a_client_reads_many,
+}
+
+async fn what_is_sent_is_stored_and_read(transport: Transport) {
+    let server = Server::start(1, transport).await;
     let client = builder(&server).connect().await.unwrap();
     assert!(matches!(client.state(), State::Connected { node, .. } if &*node == "model"));
     let mut channel = client.subscribe("general").await.unwrap();
@@ -29,9 +36,8 @@ async fn what_is_sent_is_stored_and_read() {
     assert!(in_time(channel.next()).await.is_none());
 }
 
-#[tokio::test]
-async fn messages_of_one_sender_keep_their_order() {
-    let server = Server::start(1).await;
+async fn messages_of_one_sender_keep_their_order(transport: Transport) {
+    let server = Server::start(1, transport).await;
     let client = builder(&server).window(16, 1 << 20).connect().await.unwrap();
     let sender = client.sender("general").await.unwrap();
     let mut tickets = vec![];
@@ -48,9 +54,8 @@ async fn messages_of_one_sender_keep_their_order() {
     assert_eq!(bodies, (0..1_000).map(|number: u32| number.to_string().into_bytes()).collect::<Vec<_>>());
 }
 
-#[tokio::test]
-async fn history_is_read_page_by_page() {
-    let server = Server::start(1).await;
+async fn history_is_read_page_by_page(transport: Transport) {
+    let server = Server::start(1, transport).await;
     server.node(|node| (0..12).for_each(|number: u8| node.publish("general", &[number])));
     let client = builder(&server).connect().await.unwrap();
     let sender = client.sender("general").await.unwrap();
@@ -65,9 +70,8 @@ async fn history_is_read_page_by_page() {
     assert_eq!((offsets(&page), page.more), (vec![11, 12], false));
 }
 
-#[tokio::test]
-async fn a_subscription_begins_where_it_is_told() {
-    let server = Server::start(1).await;
+async fn a_subscription_begins_where_it_is_told(transport: Transport) {
+    let server = Server::start(1, transport).await;
     server.node(|node| (0..30).for_each(|number: u8| node.publish("general", &[number])));
     let client = builder(&server).connect().await.unwrap();
     let mut starts: Vec<(Start, u64)> =
@@ -86,9 +90,8 @@ async fn a_subscription_begins_where_it_is_told() {
     }
 }
 
-#[tokio::test]
-async fn a_channel_is_a_stream_and_a_client_reads_many() {
-    let server = Server::start(1).await;
+async fn a_channel_is_a_stream_and_a_client_reads_many(transport: Transport) {
+    let server = Server::start(1, transport).await;
     let client = builder(&server).connect().await.unwrap();
     let mut general = client.subscribe("general").await.unwrap();
     let mut news = client.subscribe("news").await.unwrap();

@@ -4,12 +4,23 @@ use std::time::Duration;
 
 use millrace_client::{Awaited, Error, Event, State};
 
-use crate::server::Server;
+use crate::server::{Server, Transport};
 use crate::{builder, in_time, next_message};
 
-#[tokio::test]
-async fn the_state_can_be_watched() {
-    let server = Server::start(1).await;
+on_every_transport! {
+    the_state_can_be_watched,
+    a_client_answers_pings_and_leaves_when_it_is_told,
+    a_silent_connection_is_replaced,
+    closing_flushes_and_ends_everything,
+    closing_does_not_wait_for_ever,
+    the_last_handle_ends_the_client,
+    a_dropped_channel_is_unsubscribed_and_its_senders_go_on,
+    dropped_futures_lose_nothing,
+    a_session_that_is_ended_ends_its_subscriptions,
+}
+
+async fn the_state_can_be_watched(transport: Transport) {
+    let server = Server::start(1, transport).await;
     let client = builder(&server).connect_lazy().unwrap();
     let mut watch = client.watch_state();
     assert!(matches!(watch.current(), State::Connecting));
@@ -22,9 +33,8 @@ async fn the_state_can_be_watched() {
     assert!(in_time(watch.changed()).await.is_none());
 }
 
-#[tokio::test]
-async fn a_client_answers_pings_and_leaves_when_it_is_told() {
-    let server = Server::start(1).await;
+async fn a_client_answers_pings_and_leaves_when_it_is_told(transport: Transport) {
+    let server = Server::start(1, transport).await;
     let client = builder(&server).connect().await.unwrap();
     let mut channel = client.subscribe("general").await.unwrap();
     server.node(|node| node.ping());
@@ -36,9 +46,8 @@ async fn a_client_answers_pings_and_leaves_when_it_is_told() {
 }
 
 /// A node whose machine is gone sends nothing, not even an end.
-#[tokio::test]
-async fn a_silent_connection_is_replaced() {
-    let server = Server::start(1).await;
+async fn a_silent_connection_is_replaced(transport: Transport) {
+    let server = Server::start(1, transport).await;
     server.node(|node| node.heartbeat_ms = 50);
     let client = builder(&server).connect().await.unwrap();
     let mut watch = client.watch_state();
@@ -51,9 +60,8 @@ async fn a_silent_connection_is_replaced() {
     while !in_time(watch.changed()).await.unwrap().is_connected() {}
 }
 
-#[tokio::test]
-async fn closing_flushes_and_ends_everything() {
-    let server = Server::start(1).await;
+async fn closing_flushes_and_ends_everything(transport: Transport) {
+    let server = Server::start(1, transport).await;
     let client = builder(&server).connect().await.unwrap();
     let mut channel = client.subscribe("general").await.unwrap();
     let sender = client.sender("news").await.unwrap();
@@ -72,9 +80,8 @@ async fn closing_flushes_and_ends_everything() {
     in_time(client.close()).await.unwrap();
 }
 
-#[tokio::test]
-async fn closing_does_not_wait_for_ever() {
-    let server = Server::start(1).await;
+async fn closing_does_not_wait_for_ever(transport: Transport) {
+    let server = Server::start(1, transport).await;
     let client = builder(&server).close_timeout(Duration::from_millis(50)).connect().await.unwrap();
     let sender = client.sender("general").await.unwrap();
     server.stall(true);
@@ -83,11 +90,11 @@ async fn closing_does_not_wait_for_ever() {
     assert!(matches!(in_time(ticket).await, Err(Error::Unconfirmed { .. })));
 }
 
-#[tokio::test]
-async fn the_last_handle_ends_the_client() {
-    let server = Server::start(1).await;
+async fn the_last_handle_ends_the_client(transport: Transport) {
+    let server = Server::start(1, transport).await;
     let client = builder(&server).connect().await.unwrap();
     let mut watch = client.watch_state();
+    watch.current();
     let sender = client.sender("general").await.unwrap();
     drop(client);
     let ticket = in_time(sender.submit("last words")).await.unwrap();
@@ -98,9 +105,8 @@ async fn the_last_handle_ends_the_client() {
     }
 }
 
-#[tokio::test]
-async fn a_dropped_channel_is_unsubscribed_and_its_senders_go_on() {
-    let server = Server::start(1).await;
+async fn a_dropped_channel_is_unsubscribed_and_its_senders_go_on(transport: Transport) {
+    let server = Server::start(1, transport).await;
     let client = builder(&server).connect().await.unwrap();
     let channel = client.subscribe("general").await.unwrap();
     let sender = channel.sender();
@@ -115,9 +121,8 @@ async fn a_dropped_channel_is_unsubscribed_and_its_senders_go_on() {
     assert_eq!(next_message(&mut channel).await.body, "y");
 }
 
-#[tokio::test]
-async fn dropped_futures_lose_nothing() {
-    let server = Server::start(1).await;
+async fn dropped_futures_lose_nothing(transport: Transport) {
+    let server = Server::start(1, transport).await;
     let client = builder(&server).connect().await.unwrap();
     server.stall(true);
     // A subscription that nobody waits for any more does not stay.
@@ -137,9 +142,8 @@ async fn dropped_futures_lose_nothing() {
     assert!(news.is_ok(), "{news:?}");
 }
 
-#[tokio::test]
-async fn a_session_that_is_ended_ends_its_subscriptions() {
-    let server = Server::start(1).await;
+async fn a_session_that_is_ended_ends_its_subscriptions(transport: Transport) {
+    let server = Server::start(1, transport).await;
     let client = builder(&server).connect().await.unwrap();
     let mut channel = client.subscribe("general").await.unwrap();
     server.node(|node| node.closing = Some(millrace_client::Code::Ended));

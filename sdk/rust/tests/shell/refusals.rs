@@ -9,8 +9,17 @@ use millrace_client::{Advice, Awaited, Client, Code, Error, State};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use crate::server::Server;
-use crate::{builder, in_time};
+use crate::server::{Server, Transport};
+use crate::{builder, in_time, text};
+
+on_every_transport! {
+    a_node_that_asks_for_another_try_gets_it,
+    a_wrong_token_is_not_tried_for_ever,
+    a_token_provider_may_fail_and_is_asked_for_new_tokens,
+    channels_are_refused_one_by_one,
+    messages_are_refused_one_by_one,
+    time_is_up_for_requests_without_an_answer,
+}
 
 /// A server that answers the first bytes of every connection with `answer`, or never.
 async fn stranger(answer: Option<&'static [u8]>) -> (String, tokio::task::JoinHandle<()>) {
@@ -30,16 +39,6 @@ async fn stranger(answer: Option<&'static [u8]>) -> (String, tokio::task::JoinHa
     (url, task)
 }
 
-fn text(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
-}
-
 #[tokio::test]
 async fn urls_that_cannot_be_used_are_refused_at_once() {
     let check = async |url: &str, expect: &str| {
@@ -47,9 +46,13 @@ async fn urls_that_cannot_be_used_are_refused_at_once() {
         assert_eq!((text(&error).as_str(), error.advice()), (expect, Advice::DoNotRetry));
         assert!(Client::builder(url).connect_lazy().is_err());
     };
-    check("wss://host", "the URL cannot be used: wss:// is not supported by this version; use ws://").await;
-    check("quic://host", "the URL cannot be used: quic:// is not supported by this version; use ws://").await;
-    check("host:1", "the URL cannot be used: \"host:1\" has no scheme; write ws://host:port").await;
+    let schemes = "use wss://, quic:// or ws://";
+    check("https://host", &format!("the URL cannot be used: \"https\" is no scheme for a connection; {schemes}")).await;
+    check(
+        "host:1",
+        "the URL cannot be used: \"host:1\" has no scheme; write wss://host, quic://host or ws://host:port",
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -73,9 +76,8 @@ async fn a_first_connection_that_fails_says_why() {
     assert!(text(&error).starts_with(&format!("cannot connect to {url}: ")), "{}", text(&error));
 }
 
-#[tokio::test]
-async fn a_node_that_asks_for_another_try_gets_it() {
-    let server = Server::start(1).await;
+async fn a_node_that_asks_for_another_try_gets_it(transport: Transport) {
+    let server = Server::start(1, transport).await;
     server.node(|node| node.busy_hellos = 3);
     in_time(builder(&server).connect()).await.unwrap();
     assert_eq!(server.node(|node| node.hellos), 4);
@@ -85,9 +87,8 @@ async fn a_node_that_asks_for_another_try_gets_it() {
     assert_eq!(error.code(), Some(Code::Busy));
 }
 
-#[tokio::test]
-async fn a_wrong_token_is_not_tried_for_ever() {
-    let server = Server::start(1).await;
+async fn a_wrong_token_is_not_tried_for_ever(transport: Transport) {
+    let server = Server::start(1, transport).await;
     server.node(|node| node.token = Some("good".into()));
     let error = in_time(builder(&server).connect()).await.unwrap_err();
     assert_eq!((error.code(), error.advice()), (Some(Code::BadToken), Advice::Authenticate));
@@ -110,9 +111,8 @@ async fn a_wrong_token_is_not_tried_for_ever() {
     assert_eq!(client.sender("general").await.unwrap_err().code(), Some(Code::BadToken));
 }
 
-#[tokio::test]
-async fn a_token_provider_may_fail_and_is_asked_for_new_tokens() {
-    let server = Server::start(1).await;
+async fn a_token_provider_may_fail_and_is_asked_for_new_tokens(transport: Transport) {
+    let server = Server::start(1, transport).await;
     let failing = || async { Err::<String, _>("the backend is down") };
     let error = in_time(builder(&server).token_provider(failing).connect()).await.unwrap_err();
     assert_eq!(text(&error), "no token could be had: the backend is down");
@@ -130,9 +130,8 @@ async fn a_token_provider_may_fail_and_is_asked_for_new_tokens() {
     client.close().await.unwrap();
 }
 
-#[tokio::test]
-async fn channels_are_refused_one_by_one() {
-    let server = Server::start(1).await;
+async fn channels_are_refused_one_by_one(transport: Transport) {
+    let server = Server::start(1, transport).await;
     let client = builder(&server).connect().await.unwrap();
     let error = in_time(client.subscribe("secret")).await.unwrap_err();
     assert_eq!(text(&error), "no such channel (no-access)");
@@ -144,9 +143,8 @@ async fn channels_are_refused_one_by_one() {
     assert!(client.state().is_connected());
 }
 
-#[tokio::test]
-async fn messages_are_refused_one_by_one() {
-    let server = Server::start(1).await;
+async fn messages_are_refused_one_by_one(transport: Transport) {
+    let server = Server::start(1, transport).await;
     let client = builder(&server).connect().await.unwrap();
     let sender = client.sender("general").await.unwrap();
     let error = sender.send(vec![0; 20_000]).await.unwrap_err();
@@ -163,9 +161,8 @@ async fn messages_are_refused_one_by_one() {
     in_time(sender.send("y")).await.unwrap();
 }
 
-#[tokio::test]
-async fn time_is_up_for_requests_without_an_answer() {
-    let server = Server::start(1).await;
+async fn time_is_up_for_requests_without_an_answer(transport: Transport) {
+    let server = Server::start(1, transport).await;
     let short = Duration::from_millis(100);
     let client = builder(&server).request_timeout(short).send_timeout(short).connect().await.unwrap();
     let sender = client.sender("general").await.unwrap();

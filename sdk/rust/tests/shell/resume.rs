@@ -2,15 +2,20 @@
 
 use millrace_client::{Event, Start};
 
-use crate::server::Server;
+use crate::server::{Server, Transport};
 use crate::{builder, in_time, next_message};
 
+on_every_transport! {
+    a_connection_that_breaks_at_any_byte_loses_nothing,
+    what_was_missed_comes_before_what_is_new,
+    lost_history_is_told,
+}
+
 /// Nothing acknowledged is lost, nothing is stored twice, and the reader sees what is stored.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_that_breaks_at_any_byte_loses_nothing() {
+async fn a_connection_that_breaks_at_any_byte_loses_nothing(transport: Transport) {
     const MESSAGES: u64 = 400;
     for seed in 0..6 {
-        let server = Server::start(seed).await;
+        let server = Server::start(seed, transport).await;
         server.cut_below(Some(12_000));
         let client = builder(&server).window(32, 1 << 20).connect_lazy().unwrap();
         let mut channel = in_time(client.subscribe_from("general", Start::AfterOffset(0))).await.unwrap();
@@ -44,9 +49,8 @@ async fn a_connection_that_breaks_at_any_byte_loses_nothing() {
     }
 }
 
-#[tokio::test]
-async fn what_was_missed_comes_before_what_is_new() {
-    let server = Server::start(1).await;
+async fn what_was_missed_comes_before_what_is_new(transport: Transport) {
+    let server = Server::start(1, transport).await;
     let client = builder(&server).connect().await.unwrap();
     let mut general = client.subscribe("general").await.unwrap();
     let mut news = client.subscribe("news").await.unwrap();
@@ -68,9 +72,8 @@ async fn what_was_missed_comes_before_what_is_new() {
     }
 }
 
-#[tokio::test]
-async fn lost_history_is_told() {
-    let server = Server::start(1).await;
+async fn lost_history_is_told(transport: Transport) {
+    let server = Server::start(1, transport).await;
     let client = builder(&server).connect().await.unwrap();
     let mut channel = client.subscribe("general").await.unwrap();
     channel.send("a").await.unwrap();

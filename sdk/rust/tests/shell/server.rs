@@ -1,5 +1,5 @@
-//! The model node behind a real socket: a WebSocket server from the project's own codec. It breaks connections at any
-//! byte when told to.
+//! The model node behind a real socket, for each transport: a WebSocket server from the project's own codec, in the clear or
+//! on TLS. It breaks connections at any byte when told to.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -7,18 +7,30 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use millrace_protocol::client::{CLIENT_FRAME_BYTES_MAX, SUBPROTOCOL};
 use millrace_protocol::ws::handshake::{Endpoint, ServerHandshake};
 use millrace_protocol::ws::{Decoder, Event, Limits, Opcode, Role, encode};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use rustls::{HandshakeKind, ServerConfig};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 
+use crate::certificate::Authority;
 use crate::node::{Dice, Node};
 
 const ENDPOINT: Endpoint<'_> = Endpoint { path: Some("/v1/connect"), subprotocols: &[SUBPROTOCOL] };
 
+/// What carries the frames.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Transport {
+    Ws,
+    Wss,
+}
+
 /// A server that stops when it is dropped.
 pub(crate) struct Server {
+    transport: Transport,
     address: SocketAddr,
+    ca: String,
     shared: Arc<Shared>,
     _tasks: JoinSet<()>,
 }
@@ -37,22 +49,49 @@ struct State {
     dice: Dice,
     /// Frames are left unread.
     is_stalled: bool,
+    handshakes: Vec<HandshakeKind>,
 }
 
 impl Server {
-    pub(crate) async fn start(seed: u64) -> Self {
+    pub(crate) async fn start(seed: u64, transport: Transport) -> Self {
+        let authority = Authority::new("authority");
+        let tls = authority.server("localhost");
+        Self::new(seed, transport, authority.pem(), tls).await
+    }
+
+    /// By `wss`, with TLS of the test's own.
+    pub(crate) async fn start_with(seed: u64, tls: Arc<ServerConfig>) -> Self {
+        Self::new(seed, Transport::Wss, String::new(), tls).await
+    }
+
+    async fn new(seed: u64, transport: Transport, ca: String, tls: Arc<ServerConfig>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let state =
-            State { node: Node::new(seed), connections: 0, cut_below: None, dice: Dice(seed), is_stalled: false };
+        let state = State {
+            node: Node::new(seed),
+            connections: 0,
+            cut_below: None,
+            dice: Dice(seed),
+            is_stalled: false,
+            handshakes: vec![],
+        };
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Notify::new() });
         let mut tasks = JoinSet::new();
-        tasks.spawn(accept(listener, shared.clone()));
-        Self { address, shared, _tasks: tasks }
+        let tls = matches!(transport, Transport::Wss).then(|| TlsAcceptor::from(tls));
+        tasks.spawn(accept(listener, tls, shared.clone()));
+        Self { transport, address, ca, shared, _tasks: tasks }
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("ws://{}", self.address)
+        match self.transport {
+            Transport::Ws => format!("ws://{}", self.address),
+            Transport::Wss => format!("wss://localhost:{}", self.address.port()),
+        }
+    }
+
+    /// Who signed its certificate.
+    pub(crate) fn ca(&self) -> String {
+        self.ca.clone()
     }
 
     pub(crate) fn node<T>(&self, change: impl FnOnce(&mut Node) -> T) -> T {
@@ -82,6 +121,11 @@ impl Server {
         self.state().connections
     }
 
+    /// How TLS began on each connection.
+    pub(crate) fn handshakes(&self) -> Vec<HandshakeKind> {
+        self.state().handshakes.clone()
+    }
+
     /// Waits until the model is as expected.
     pub(crate) async fn until(&self, mut expect: impl FnMut(&Node) -> bool) {
         loop {
@@ -100,13 +144,23 @@ impl Server {
     }
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Shared>) {
     let mut connections = JoinSet::new();
     loop {
         let (stream, _) = listener.accept().await.unwrap();
-        let shared = shared.clone();
+        let (tls, shared) = (tls.clone(), shared.clone());
         // A connection that ends early is what the tests are for.
-        connections.spawn(async move { drop(serve(stream, &shared).await) });
+        connections.spawn(async move {
+            match tls {
+                None => drop(serve(stream, &shared).await),
+                Some(tls) => {
+                    if let Ok(stream) = tls.accept(stream).await {
+                        shared.state.lock().unwrap().handshakes.extend(stream.get_ref().1.handshake_kind());
+                        drop(serve(stream, &shared).await);
+                    }
+                }
+            }
+        });
         while connections.try_join_next().is_some_and(|result| result.is_ok()) {}
     }
 }
@@ -124,7 +178,7 @@ impl Budget {
     }
 }
 
-async fn serve(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
+async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, shared: &Shared) -> std::io::Result<()> {
     let mut handshake = ServerHandshake::new();
     let mut input = vec![0; 16 << 10];
     let request = loop {
@@ -136,6 +190,7 @@ async fn serve(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
         }
     };
     stream.write_all(&request.response()).await?;
+    stream.flush().await?;
 
     let (number, mut budget) = {
         let mut state = shared.state.lock().unwrap();
@@ -147,10 +202,18 @@ async fn serve(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
     shared.changed.notify_waiters();
     let limits = Limits { message_bytes_max: u32::try_from(CLIENT_FRAME_BYTES_MAX).unwrap() };
     let mut decoder = Decoder::new(Role::Server, limits);
+    // Read, and not taken.
+    let (mut held, mut breaks_then) = (Vec::new(), false);
     loop {
         let changed = shared.changed.notified();
         tokio::pin!(changed);
         changed.as_mut().enable();
+        if !held.is_empty() && !shared.state.lock().unwrap().is_stalled {
+            if take_in(&mut decoder, &mut std::mem::take(&mut held), number, shared) || breaks_then {
+                return forget_session(number, shared);
+            }
+            shared.changed.notify_waiters();
+        }
         let (output, closing, is_stalled) = {
             let mut state = shared.state.lock().unwrap();
             if state.connections != number {
@@ -164,6 +227,7 @@ async fn serve(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
         };
         let (passes, breaks) = budget.take(output.len());
         stream.write_all(&output[..passes]).await?;
+        stream.flush().await?;
         if breaks {
             return Ok(());
         }
@@ -171,27 +235,34 @@ async fn serve(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
             let mut output = vec![];
             encode::close(Some(code.number()), "closing", None, &mut output);
             stream.write_all(&output).await?;
+            stream.flush().await?;
             while stream.read(&mut input).await? > 0 {}
             return Ok(());
         }
         tokio::select! {
             () = &mut changed => {}
-            len = stream.read(&mut input), if !is_stalled => {
+            len = stream.read(&mut input), if !is_stalled && held.is_empty() => {
                 let (passes, breaks) = budget.take(len?);
-                if passes == 0 || take_in(&mut decoder, &mut input[..passes], number, shared) || breaks {
-                    // Gone for the application, too.
-                    let mut state = shared.state.lock().unwrap();
-                    if state.connections == number {
-                        state.node.session.clear();
-                    }
-                    drop(state);
-                    shared.changed.notify_waiters();
-                    return Ok(());
+                if passes == 0 {
+                    return forget_session(number, shared);
                 }
-                shared.changed.notify_waiters();
+                // It may have been stalled meanwhile.
+                held.extend_from_slice(&input[..passes]);
+                breaks_then = breaks;
             }
         }
     }
+}
+
+/// A connection has ended, for the application, too.
+fn forget_session(number: u64, shared: &Shared) -> std::io::Result<()> {
+    let mut state = shared.state.lock().unwrap();
+    if state.connections == number {
+        state.node.session.clear();
+    }
+    drop(state);
+    shared.changed.notify_waiters();
+    Ok(())
 }
 
 /// Gives frames to the model; `true` once the client closes.

@@ -55,7 +55,7 @@ impl Bench {
         while let Some(action) = self.engine.poll_action() {
             match action {
                 Action::FetchToken => self.log.push("token".into()),
-                Action::Connect { endpoint } => self.log.push(format!("connect {endpoint}")),
+                Action::Connect { place } => self.log.push(format!("connect {place}")),
                 Action::Disconnect => self.log.push("disconnect".into()),
                 Action::Deliver { key, event } => self.events.push((key, describe(&event))),
                 Action::Starved { .. } => self.log.push("starved".into()),

@@ -75,7 +75,7 @@ fn a_node_that_answers_pings_and_nothing_else_is_left() {
 fn a_node_that_leaves_says_when_and_where_to() {
     let mut bench = Bench::welcomed(config());
     let go_away =
-        ServerBody::GoAway { code: Code::GoingAway.number(), after_ms: 3_000, endpoints: vec!["b:1", "wss://no"] };
+        ServerBody::GoAway { code: Code::GoingAway.number(), after_ms: 3_000, endpoints: vec!["b:1", "ftp://no"] };
     bench.say(0, go_away.clone());
     bench.pass(Duration::from_millis(2_999));
     assert_eq!(bench.log(), [] as [&str; 0]);
