@@ -16,6 +16,8 @@ use crate::tls::{TlsConfig, TlsError};
 pub struct Config {
     /// Where clients connect. Default 127.0.0.1:7400. Port 0 lets the system choose; all shards share the port.
     pub client_address: SocketAddr,
+    /// Where clients connect over TLS, with the certificate of [`Config::tls`]. Default `None`: nowhere. Port 0 as above.
+    pub client_tls_address: Option<SocketAddr>,
     /// The node's certificate. Default `None`: there is none.
     pub tls: Option<TlsConfig>,
     /// Metrics and health, in clear and without a login: not for the open internet. Default 127.0.0.1:7401.
@@ -65,13 +67,16 @@ pub struct TurnLimits {
     pub read_bytes_max: usize,
     /// Items from each ring. Default 256.
     pub ring_items_max: usize,
-    /// Connections accepted. Default 64.
+    /// Connections accepted at each listener. Default 64.
     pub accepts_max: usize,
+    /// Steps of TLS handshakes; each whole one takes two, and 50 to 100 µs in all. Default 32. Who has no connection yet waits for
+    /// the next turn, so that a storm of them costs those who have one not more than that.
+    pub handshakes_max: usize,
 }
 
 impl Default for TurnLimits {
     fn default() -> Self {
-        Self { events_max: 256, read_bytes_max: 256 << 10, ring_items_max: 256, accepts_max: 64 }
+        Self { events_max: 256, read_bytes_max: 256 << 10, ring_items_max: 256, accepts_max: 64, handshakes_max: 32 }
     }
 }
 
@@ -79,6 +84,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             client_address: (Ipv4Addr::LOCALHOST, 7400).into(),
+            client_tls_address: None,
             tls: None,
             admin_address: (Ipv4Addr::LOCALHOST, 7401).into(),
             endpoints: Vec::new(),
@@ -102,7 +108,7 @@ pub enum StartError {
     /// The operator's: somebody else listens there.
     #[error("{what} address {address} is in use: stop what listens there, or choose another address or port")]
     AddressInUse {
-        /// `client` or `admin`.
+        /// `client`, `client TLS` or `admin`.
         what: &'static str,
         /// Which address.
         address: SocketAddr,
@@ -112,7 +118,7 @@ pub enum StartError {
         "cannot listen on {what} address {address}: choose one of this machine, and a port above 1023 unless privileged"
     )]
     Bind {
-        /// `client` or `admin`.
+        /// `client`, `client TLS` or `admin`.
         what: &'static str,
         /// Which address.
         address: SocketAddr,
@@ -133,6 +139,12 @@ pub enum StartError {
     /// The operator's: the certificate cannot be used.
     #[error("the node's certificate cannot be used")]
     Tls(#[from] TlsError),
+    /// The operator's: a listener for TLS has nothing to show.
+    #[error("client_tls_address {address} needs a certificate and its key")]
+    NoCertificate {
+        /// Where it would have listened.
+        address: SocketAddr,
+    },
     /// The operator's: a limit that cannot hold.
     #[error("limits are at odds")]
     Limits(#[from] ConfigError),
@@ -184,7 +196,8 @@ impl Config {
             return fail("shards", shards.get().into(), "at most 256");
         }
         let turn = self.turn;
-        if turn.events_max.min(turn.read_bytes_max).min(turn.ring_items_max).min(turn.accepts_max) == 0 {
+        let least = turn.events_max.min(turn.read_bytes_max).min(turn.ring_items_max).min(turn.accepts_max);
+        if least.min(turn.handshakes_max) == 0 {
             return fail("turn", 0, "at least 1 in each field");
         }
         if self.connections_max == Some(0) {

@@ -20,7 +20,6 @@ mod poller;
 mod report;
 mod ring;
 mod shard;
-#[allow(dead_code, reason = "configurations are for the listeners over TLS")]
 mod tls;
 
 pub use backplane::{Dial, LinkTarget};

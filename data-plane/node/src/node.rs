@@ -10,11 +10,12 @@ use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
 use millrace_core::ShardIndex;
+use rustls::ServerConfig;
 use tokio::sync::{mpsc, watch};
 
 use crate::backplane::{self, Command, Identity, LinkTarget, Surroundings};
 use crate::config::{Config, Pinning, StartError};
-use crate::tls::{CertificateStatus, Checked, Tls, TlsError};
+use crate::tls::{CertificateStatus, Checked, Profile, Tls, TlsError};
 use crate::{admin, listener, machine, ring, shard};
 
 /// Requests for a report that wait; more wait in their connections.
@@ -40,6 +41,8 @@ impl std::fmt::Debug for LinkConfig {
 pub struct DataNode {
     /// Where clients connect: `ws://{client_address}/v1/connect`.
     pub client_address: SocketAddr,
+    /// Where clients connect over TLS, if anywhere: `wss://{client_tls_address}/v1/connect`.
+    pub client_tls_address: Option<SocketAddr>,
     /// Where metrics and health are.
     pub admin_address: SocketAddr,
     tls: Option<Arc<Tls>>,
@@ -67,6 +70,12 @@ pub fn start(config: Config, link: LinkConfig) -> Result<DataNode, StartError> {
     let connections_max = config.connection_limit(machine::raise_descriptor_limit(), shards)?;
     let listeners =
         listener::bind(config.client_address, shards.into()).map_err(bind_error("client", config.client_address))?;
+    let sealed = sealed_listeners(&config, tls.as_deref(), shards)?;
+    let client_tls_address = sealed
+        .first()
+        .map(|(listener, _)| listener.local_addr())
+        .transpose()
+        .map_err(setup_error("client TLS listener"))?;
     let (admin, admin_address) = bind_admin(config.admin_address)?;
     let client_address = listeners[0].local_addr().map_err(setup_error("client listener"))?;
     let (shard_rings, rings) =
@@ -75,6 +84,7 @@ pub fn start(config: Config, link: LinkConfig) -> Result<DataNode, StartError> {
     let connections = Arc::new(AtomicU32::new(0));
     let (commands, from_owner) = mpsc::channel(1);
     let mut threads = Vec::with_capacity(usize::from(shards) + 1);
+    let mut sealed = sealed.into_iter();
     for (index, (listener, rings)) in (0..shards).zip(listeners.into_iter().zip(shard_rings)) {
         let processor = match pinning {
             // Two shards on one processor would only wait for each other.
@@ -86,6 +96,7 @@ pub fn start(config: Config, link: LinkConfig) -> Result<DataNode, StartError> {
             shards,
             processor,
             listener,
+            tls: sealed.next(),
             rings,
             core: config.core.clone(),
             keys: config.keys.clone(),
@@ -103,8 +114,12 @@ pub fn start(config: Config, link: LinkConfig) -> Result<DataNode, StartError> {
 
     let (report_requests, reports) = mpsc::channel(REPORTS_MAX);
     // Who asks the control plane where to connect gets an answer, also of a node that nobody gave a name.
-    let endpoints =
-        if config.endpoints.is_empty() { vec![format!("ws://{client_address}")] } else { config.endpoints.clone() };
+    let endpoints = if config.endpoints.is_empty() {
+        let sealed = client_tls_address.map(|address| format!("wss://{address}"));
+        std::iter::once(format!("ws://{client_address}")).chain(sealed).collect()
+    } else {
+        config.endpoints.clone()
+    };
     let identity = Identity { node: config.core.node.clone(), endpoints, secret: link.secret };
     let surroundings = Surroundings {
         node: config.core.node,
@@ -145,8 +160,9 @@ pub fn start(config: Config, link: LinkConfig) -> Result<DataNode, StartError> {
         })
     })?);
     wait_for(&started, "backplane")?;
-    tracing::info!(clients = %client_address, admin = %admin_address, shards, connections_max, "data node runs");
-    Ok(DataNode { client_address, admin_address, tls, commands, running, threads })
+    let over_tls = client_tls_address.map(tracing::field::display);
+    tracing::info!(clients = %client_address, over_tls, admin = %admin_address, shards, connections_max, "data node runs");
+    Ok(DataNode { client_address, client_tls_address, admin_address, tls, commands, running, threads })
 }
 
 impl DataNode {
@@ -207,6 +223,20 @@ async fn watch_certificates(tls: Arc<Tls>) {
             Err(_) => return,
         }
     }
+}
+
+/// A listener over TLS for each shard, or none at all.
+fn sealed_listeners(
+    config: &Config,
+    tls: Option<&Tls>,
+    shards: u16,
+) -> Result<Vec<(TcpListener, Arc<ServerConfig>)>, StartError> {
+    let Some(address) = config.client_tls_address else { return Ok(Vec::new()) };
+    let tls = tls.ok_or(StartError::NoCertificate { address })?;
+    // One for all: what it holds is shared anyway.
+    let server = tls.server_config(Profile::WEBSOCKET)?;
+    let listeners = listener::bind(address, shards.into()).map_err(bind_error("client TLS", address))?;
+    Ok(listeners.into_iter().map(|listener| (listener, Arc::clone(&server))).collect())
 }
 
 fn bind_admin(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {

@@ -62,6 +62,28 @@ shell_stats! {
     resets_total,
     /// Times another shard's ring was full.
     ring_full_total,
+    /// TLS handshakes that came to their end.
+    tls_handshakes_total,
+    /// Those of them that resumed a session by a ticket.
+    tls_resumed_total,
+    /// Connections that ended before their TLS handshake did, for no reason that was told.
+    tls_handshakes_abandoned_total,
+    /// Connections to the listener over TLS that spoke HTTP in clear.
+    tls_failures_clear_http_total,
+    /// Connections to the listener over TLS whose first bytes were no TLS.
+    tls_failures_not_tls_total,
+    /// TLS handshakes that failed because nothing was in common: version, cipher or protocol.
+    tls_failures_incompatible_total,
+    /// TLS handshakes that failed because the client showed no certificate that is taken here.
+    tls_failures_certificate_total,
+    /// TLS connections that the client ended with an alert: most likely it does not trust the certificate.
+    tls_failures_alert_total,
+    /// TLS connections that ended because what came was malformed, or changed on its way.
+    tls_failures_malformed_total,
+    /// TLS connections that ended because more came than any handshake or record takes.
+    tls_failures_oversize_total,
+    /// Connections over TLS now, in whatever state.
+    tls_connections,
     /// Connections that were told why they end and have not gone yet.
     parting,
     /// Bytes of unfinished requests and frames from clients.

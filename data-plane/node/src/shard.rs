@@ -8,6 +8,7 @@ mod batch;
 mod connection;
 mod inspect;
 mod parting;
+mod secure;
 mod traffic;
 
 use std::collections::VecDeque;
@@ -23,11 +24,13 @@ use millrace_protocol::id::Term;
 use millrace_protocol::node::NodeFrame;
 use millrace_token::KeyRingLimits;
 use monoio::RuntimeBuilder;
+use rustls::ServerConfig;
 
 use self::accept::Door;
 use self::batch::{BATCH_MAX, SendBatch};
 use self::connection::{Connection, InputRoom};
 use self::parting::{Parting, TOKENS_FROM};
+use self::secure::Scratch;
 use crate::backplane::{FromShard, Outgoing, ToShard};
 use crate::config::TurnLimits;
 use crate::keys::Keys;
@@ -40,6 +43,7 @@ use crate::ring::ShardRings;
 /// Tokens of what is no connection.
 const BELL: u64 = u64::MAX - 1;
 const LISTENER: u64 = u64::MAX - 2;
+const TLS_LISTENER: u64 = u64::MAX - 3;
 
 /// Shared by all connections of a shard, one read at a time.
 const READ_BYTES: usize = 64 << 10;
@@ -56,6 +60,8 @@ pub(crate) struct Setup {
     pub(crate) shards: u16,
     pub(crate) processor: Option<usize>,
     pub(crate) listener: TcpListener,
+    /// The listener over TLS, and what its clients are to speak.
+    pub(crate) tls: Option<(TcpListener, Arc<ServerConfig>)>,
     pub(crate) rings: Rings,
     pub(crate) core: millrace_core::Config,
     pub(crate) keys: KeyRingLimits,
@@ -120,13 +126,17 @@ struct Shard {
     open: usize,
     input_room: InputRoom,
     parting: Parting,
-    door: Door,
+    /// In clear, then over TLS if there is one.
+    doors: Vec<Door>,
     /// Frames for the control plane that found the ring full. Bounded by what the core lets be under way.
     control_backlog: VecDeque<Outgoing>,
     term: Option<Term>,
     draining: Draining,
     forget_at: Instant,
     buffer: Box<[u8]>,
+    scratch: Scratch,
+    /// Steps of TLS handshakes that this turn may still take.
+    handshakes_left: usize,
     stats: ShellStats,
     node_connections: Arc<AtomicU32>,
     connections_max: u32,
@@ -171,6 +181,7 @@ impl Shard {
             index,
             shards,
             listener,
+            tls,
             rings,
             core,
             keys,
@@ -185,7 +196,11 @@ impl Shard {
         let keys = Keys::new(keys);
         let core = millrace_core::Shard::new(now, core, index, shards, seed, keys).map_err(io::Error::other)?;
         let poller = Poller::new(turn.events_max)?;
-        let door = Door::new(&poller, Listener::new(listener))?;
+        let mut doors = vec![Door::new(&poller, LISTENER, Listener::new(listener), None)?];
+        let scratch = Scratch::new(if tls.is_some() { READ_BYTES } else { 0 });
+        if let Some((listener, config)) = tls {
+            doors.push(Door::new(&poller, TLS_LISTENER, Listener::new(listener), Some(config))?);
+        }
         poller.add(&*rings.bell, BELL, Interest::Read)?;
         let batch = if monoio::utils::is_legacy() {
             None
@@ -201,12 +216,14 @@ impl Shard {
             open: 0,
             input_room: InputRoom { taken_bytes: 0, bytes_max: unfinished_bytes_max },
             parting: Parting::new(linger),
-            door,
+            doors,
             control_backlog: VecDeque::new(),
             term: None,
             draining: Draining::No,
             forget_at: now.instant + FORGET_EVERY,
             buffer: vec![0; READ_BYTES].into_boxed_slice(),
+            scratch,
+            handshakes_left: turn.handshakes_max,
             stats: ShellStats::default(),
             node_connections: connections,
             connections_max,
@@ -243,6 +260,7 @@ impl Shard {
     fn turn(&mut self, now: Now) -> io::Result<Flow> {
         self.stats.turns_total += 1;
         self.ring_was_full = false;
+        self.handshakes_left = self.turn.handshakes_max;
         self.take_ready(now)?;
         if self.take_rings(now) == Flow::Stop {
             return Ok(Flow::Stop);
@@ -256,7 +274,7 @@ impl Shard {
             self.forget_at = now.instant + FORGET_EVERY;
             self.core.verifier_mut().forget(now.unix_ms);
         }
-        self.door.resume(&self.poller, now.instant);
+        self.doors.iter_mut().for_each(|door| door.resume(&self.poller, now.instant));
         self.core.end_turn(now);
         self.take_actions(now);
         self.send_hops();
@@ -271,10 +289,8 @@ impl Shard {
 
     fn poll_timeout(&self, now: Instant) -> Option<Instant> {
         let retry = (self.ring_was_full || !self.control_backlog.is_empty()).then(|| now + RING_RETRY);
-        [self.core.poll_timeout(), self.parting.poll_timeout(), self.door.poll_timeout(), retry]
-            .into_iter()
-            .flatten()
-            .min()
+        let doors = self.doors.iter().filter_map(Door::poll_timeout).min();
+        [self.core.poll_timeout(), self.parting.poll_timeout(), doors, retry].into_iter().flatten().min()
     }
 
     /// Ready descriptors, until the turn has read enough. The rest is first in the next one, so that nobody starves.
@@ -289,7 +305,8 @@ impl Shard {
                 // It has done its work: the loop is awake.
                 Poller::TIMER => {}
                 BELL => self.rings.bell.drain(),
-                LISTENER => self.accept(now)?,
+                LISTENER => self.accept(now, 0)?,
+                TLS_LISTENER => self.accept(now, 1)?,
                 token if token & u64::from(TOKENS_FROM) != 0 => {
                     let gone = self.parting.handle_ready(&self.poller, token, &mut self.buffer);
                     self.count_gone(gone);
@@ -326,7 +343,7 @@ impl Shard {
                 Some(ToShard::Report(reply)) => drop(reply.send(self.report())),
                 Some(ToShard::Inspect(question, reply)) => drop(reply.send(self.inspect(now, &question))),
                 Some(ToShard::Drain(drain)) => {
-                    self.door.close();
+                    self.doors.iter_mut().for_each(Door::close);
                     self.draining = Draining::Core;
                     self.core.handle_drain(now, drain);
                 }

@@ -3,9 +3,10 @@
 //!
 //! Everything that can change stands behind the configurations that [`Tls`] hands out: a reload reaches all listeners and all
 //! shards at once, and nobody asks for a configuration again. In reading order: [`TlsConfig`], [`Tls`]; `certificate` (files),
-//! `shared` (what handshakes ask), `validity` (when a certificate ends).
+//! `shared` (what handshakes ask), `validity` (when a certificate ends); and apart from all that `session`, one connection.
 
 mod certificate;
+mod session;
 mod shared;
 mod validity;
 
@@ -23,6 +24,7 @@ use self::certificate::{Identity, Stamp};
 use self::shared::{Certificates, ClientVerifier, Sessions, Tickets};
 
 pub use self::certificate::CertificateStatus;
+pub(crate) use self::session::{Failure, Opened, SEAL_BYTES_MAX, Sealed, TlsSession};
 
 /// Protocol of a WebSocket's first request (RFC 7301).
 pub(crate) const ALPN_HTTP1: &[u8] = b"http/1.1";
@@ -112,6 +114,7 @@ pub(crate) enum Resumption {
     Tickets,
     /// From a memory of so many sessions that all users of the configuration share. Each ticket serves once, so early data is
     /// safe from being played again to this node.
+    #[allow(dead_code, reason = "for transports with early data")]
     Remembered {
         /// About 0.4 KiB each; the oldest goes.
         sessions_max: usize,

@@ -2,18 +2,21 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use millrace_core::Now;
 use millrace_protocol::ws::handshake::HEAD_BYTES_MAX;
+use rustls::ServerConfig;
 
+use super::Shard;
 use super::connection::{Connection, full};
 use super::parting::Origin;
 use super::traffic::receive;
-use super::{LISTENER, Shard};
 use crate::listener::{Accepted, Listener};
 use crate::poller::{Interest, Poller};
+use crate::tls::TlsSession;
 
 /// After running out of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -22,6 +25,10 @@ const REFUSED_MAX: usize = 32;
 
 /// Where clients knock.
 pub(super) struct Door {
+    /// What the poller knows it by.
+    token: u64,
+    /// What those who come in here are to speak, if it is TLS.
+    tls: Option<Arc<ServerConfig>>,
     /// `None` once the node drains.
     listener: Option<Listener>,
     /// Nobody is let in before: no descriptor was left.
@@ -56,14 +63,20 @@ impl Crowd {
 }
 
 impl Door {
-    pub(super) fn new(poller: &Poller, listener: Listener) -> io::Result<Self> {
-        poller.add(&listener, LISTENER, Interest::Read)?;
-        Ok(Self { listener: Some(listener), paused_until: None, crowd: Crowd::NONE })
+    pub(super) fn new(
+        poller: &Poller,
+        token: u64,
+        listener: Listener,
+        tls: Option<Arc<ServerConfig>>,
+    ) -> io::Result<Self> {
+        poller.add(&listener, token, Interest::Read)?;
+        Ok(Self { token, tls, listener: Some(listener), paused_until: None, crowd: Crowd::NONE })
     }
 
     /// Lets nobody in any more.
     pub(super) fn close(&mut self) {
-        *self = Self { listener: None, paused_until: None, crowd: Crowd::NONE };
+        self.listener = None;
+        self.paused_until = None;
     }
 
     /// When [`Door::resume`] is due.
@@ -84,7 +97,7 @@ impl Door {
         if let Some(listener) = &self.listener
             && self.paused_until.is_some_and(|until| until <= now)
         {
-            let again = poller.add(listener, LISTENER, Interest::Read);
+            let again = poller.add(listener, self.token, Interest::Read);
             // Without memory for the watch the pause goes on.
             self.paused_until = again.is_err().then(|| now + ACCEPT_PAUSE);
         }
@@ -92,40 +105,45 @@ impl Door {
 }
 
 impl Shard {
-    /// Takes as many connections as a turn may.
+    /// Takes as many connections from a door as a turn may.
     ///
     /// # Errors
     /// From the operating system, if the listener itself is broken.
-    pub(super) fn accept(&mut self, now: Now) -> io::Result<()> {
+    pub(super) fn accept(&mut self, now: Now, door: usize) -> io::Result<()> {
         let turn = self.stats.turns_total;
-        let expected = self.door.crowd.expected.min(self.turn.accepts_max);
+        let Some(expected) = self.doors.get(door).map(|door| door.crowd.expected.min(self.turn.accepts_max)) else {
+            return Ok(());
+        };
         for taken in 0..expected {
-            let Some(listener) = &self.door.listener else { return Ok(()) };
+            let Some(listener) = &self.doors[door].listener else { return Ok(()) };
             match listener.accept()? {
                 Accepted::Nobody => {
-                    self.door.crowd.took(turn, taken, false);
+                    self.doors[door].crowd.took(turn, taken, false);
                     return Ok(());
                 }
-                Accepted::Connection(fd) => self.welcome(now, fd),
+                Accepted::Connection(fd) => {
+                    let tls = self.doors[door].tls.clone();
+                    self.welcome(now, fd, tls);
+                }
                 Accepted::NoDescriptors => {
                     self.stats.accept_pauses_total += 1;
                     if self.stats.accept_pauses_total == 1 {
                         tracing::warn!("no descriptor or memory is left, accepting pauses; told once, counted always");
                     }
-                    return self.door.pause(&self.poller, now.instant);
+                    return self.doors[door].pause(&self.poller, now.instant);
                 }
             }
         }
-        self.door.crowd.took(turn, expected, true);
+        self.doors[door].crowd.took(turn, expected, true);
         Ok(())
     }
 
-    fn welcome(&mut self, now: Now, fd: OwnedFd) {
+    fn welcome(&mut self, now: Now, fd: OwnedFd, tls: Option<Arc<ServerConfig>>) {
         self.stats.connections_accepted_total += 1;
         if self.node_connections.fetch_add(1, Ordering::Relaxed) >= self.connections_max {
             self.node_connections.fetch_sub(1, Ordering::Relaxed);
             self.stats.connections_refused_full_total += 1;
-            self.refuse(now, fd);
+            self.refuse(now, fd, tls.is_some());
             return;
         }
         let session = match self.core.handle_connected(now) {
@@ -133,13 +151,16 @@ impl Shard {
             Err(_busy_or_going_away) => {
                 self.node_connections.fetch_sub(1, Ordering::Relaxed);
                 self.stats.connections_refused_busy_total += 1;
-                self.refuse(now, fd);
+                self.refuse(now, fd, tls.is_some());
                 return;
             }
         };
         // Most clients have sent their request by now. To read it before the set knows the socket saves a round through the set;
         // a longer one is no request, and its rest comes in its turn.
-        let request = receive(&fd, &mut self.buffer[..HEAD_BYTES_MAX]);
+        let request = match tls {
+            None => receive(&fd, &mut self.buffer[..HEAD_BYTES_MAX]),
+            Some(_) => None,
+        };
         if self.poller.add(&fd, session.as_u64(), Interest::Read).is_err() {
             self.forget(now, session);
             return;
@@ -147,16 +168,22 @@ impl Shard {
         if self.connections.len() <= session.index() {
             self.connections.resize_with(session.index() + 1, || None);
         }
-        self.connections[session.index()] = Some(Connection::new(fd, session));
+        let is_sealed = tls.is_some();
+        let tls = tls.map(|config| Box::new(TlsSession::new(config)));
+        self.connections[session.index()] = Some(Connection::new(fd, session, tls));
         self.open += 1;
-        if let Some(input) = request {
+        if is_sealed {
+            self.stats.tls_connections += 1;
+            self.read_sealed(now, session);
+        } else if let Some(input) = request {
             self.take_in(now, session, input);
         }
     }
 
-    /// Tells a connection that there is no place for it, while not too many are being told.
-    fn refuse(&mut self, now: Now, fd: OwnedFd) {
-        if self.parting.refused() < REFUSED_MAX {
+    /// Tells a connection that there is no place for it, while not too many are being told. One that speaks TLS would need a
+    /// handshake to be told anything: it is closed.
+    fn refuse(&mut self, now: Now, fd: OwnedFd, is_sealed: bool) {
+        if !is_sealed && self.parting.refused() < REFUSED_MAX {
             self.parting.insert(now.instant, &self.poller, fd, full(), Origin::Refused, None);
         }
     }

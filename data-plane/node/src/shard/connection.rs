@@ -12,7 +12,9 @@ use millrace_protocol::ws::{Decoder, Event, Limits, MessageKind, Opcode, Role, c
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendFlags, send, sendmsg};
 
+use super::secure::Scratch;
 use crate::poller::Interest;
+use crate::tls::TlsSession;
 
 /// The path under which clients connect.
 pub(crate) const PATH: &str = "/v1/connect";
@@ -35,6 +37,8 @@ const CONTROL_FRAME_BYTES_MAX: usize = 127;
 pub(super) struct Connection {
     pub(super) fd: OwnedFd,
     pub(super) session: SessionKey,
+    /// What its bytes are sealed with; `None` on the listener in clear.
+    pub(super) tls: Option<Box<TlsSession>>,
     stage: Stage,
     /// A whole frame came: it is more than a stranger who sends the beginning of one.
     greeted: bool,
@@ -114,14 +118,25 @@ pub(super) enum WriteOutcome {
     Taken(usize),
     /// So many were taken, and no more for now.
     Blocked(usize),
+    /// None were taken, because what was sealed before went first, a part of it.
+    Moved,
     /// The peer is gone.
     Broken,
 }
 
 impl Connection {
-    pub(super) fn new(fd: OwnedFd, session: SessionKey) -> Self {
-        let stage = Stage::Handshake(ServerHandshake::new());
-        Self { fd, session, stage, greeted: false, held_bytes: 0, reply: None, split: false, interest: Interest::Read }
+    pub(super) fn new(fd: OwnedFd, session: SessionKey, tls: Option<Box<TlsSession>>) -> Self {
+        Self {
+            fd,
+            session,
+            tls,
+            stage: Stage::Handshake(ServerHandshake::new()),
+            greeted: false,
+            held_bytes: 0,
+            reply: None,
+            split: false,
+            interest: Interest::Read,
+        }
     }
 
     /// Whether frames can go out: the handshake is done.
@@ -129,31 +144,31 @@ impl Connection {
         matches!(self.stage, Stage::Open(_))
     }
 
-    /// Takes in what was read. `on_frame` gets each binary message. What stays unfinished must find `room`.
+    /// Takes in what was read, in clear. `on_frame` gets each binary message. What stays unfinished must find `room`; `scratch` is
+    /// for what a sealed connection answers.
     pub(super) fn handle_input(
         &mut self,
         input: &mut [u8],
         room: &mut InputRoom,
+        scratch: &mut Scratch,
         seen: &mut Seen,
         on_frame: impl FnMut(&[u8]),
     ) -> Consequence {
         let bytes = input.len();
-        let consequence = self.take_in(input, seen, on_frame);
+        let consequence = self.take_in(input, scratch, seen, on_frame);
         if consequence != Consequence::None {
             return consequence;
         }
         let held = match &self.stage {
             // It keeps what it was fed until the head is whole.
             Stage::Handshake(_) => self.held_bytes + bytes,
-            Stage::Open(decoder) => decoder.heap_bytes(),
+            Stage::Open(decoder) => decoder.heap_bytes() + self.tls.as_ref().map_or(0, |tls| tls.unfinished().len()),
         };
-        let grows = held > self.held_bytes;
-        room.taken_bytes = room.taken_bytes - self.held_bytes + held;
-        self.held_bytes = held;
-        let share = if self.greeted { room.bytes_max } else { room.bytes_max / 2 };
-        if !grows || room.taken_bytes <= share {
-            return Consequence::None;
-        }
+        if self.holds(held, room) { Consequence::None } else { self.no_room() }
+    }
+
+    /// What a connection is told whose unfinished input finds no room.
+    pub(super) fn no_room(&self) -> Consequence {
         match self.stage {
             Stage::Handshake(_) => Consequence::Refused(full()),
             Stage::Open(_) => Consequence::Close {
@@ -163,7 +178,22 @@ impl Connection {
         }
     }
 
-    fn take_in(&mut self, input: &mut [u8], seen: &mut Seen, mut on_frame: impl FnMut(&[u8])) -> Consequence {
+    /// Counts so many bytes of its unfinished input in place of those before; whether there is room for more of them.
+    pub(super) fn holds(&mut self, held: usize, room: &mut InputRoom) -> bool {
+        let grows = held > self.held_bytes;
+        room.taken_bytes = room.taken_bytes - self.held_bytes + held;
+        self.held_bytes = held;
+        let share = if self.greeted { room.bytes_max } else { room.bytes_max / 2 };
+        !grows || room.taken_bytes <= share
+    }
+
+    fn take_in(
+        &mut self,
+        input: &mut [u8],
+        scratch: &mut Scratch,
+        seen: &mut Seen,
+        mut on_frame: impl FnMut(&[u8]),
+    ) -> Consequence {
         let mut frames = input;
         if let Stage::Handshake(handshake) = &mut self.stage {
             match handshake.feed(frames, &ENDPOINT) {
@@ -171,7 +201,11 @@ impl Connection {
                 Ok(Some(request)) => {
                     // Fresh sockets take some hundred bytes; one that does not is of no use.
                     let response = request.response();
-                    if send(&self.fd, &response, SEND_FLAGS) != Ok(response.len()) {
+                    let sent = match &mut self.tls {
+                        None => send(&self.fd, &response, SEND_FLAGS) == Ok(response.len()),
+                        Some(tls) => scratch.answer(tls, &self.fd, &response),
+                    };
+                    if !sent {
                         return Consequence::Broken;
                     }
                     frames = &mut frames[request.consumed..];
@@ -230,7 +264,10 @@ impl Connection {
     /// nothing waits.
     ///
     /// Invariant: every segment of an [`Outbound`] ends where a frame ends, so an answer may go between two of them.
-    pub(super) fn write(&mut self, outbound: Option<&Outbound>) -> WriteOutcome {
+    pub(super) fn write(&mut self, outbound: Option<&Outbound>, scratch: &mut Scratch) -> WriteOutcome {
+        if self.tls.is_some() {
+            return self.write_sealed(outbound, scratch);
+        }
         if !self.split
             && let Some(reply) = &mut self.reply
         {
@@ -264,9 +301,9 @@ impl Connection {
         WriteOutcome::Blocked(taken)
     }
 
-    /// All that waits in the core's queue, if it is one piece and nothing comes before it.
+    /// All that waits in the core's queue, if it is one piece, nothing comes before it, and it goes out as it is.
     pub(super) fn piece<'a>(&self, outbound: &'a Outbound) -> Option<&'a [u8]> {
-        if !self.is_open() || self.owes_reply() {
+        if !self.is_open() || self.owes_reply() || self.tls.is_some() {
             return None;
         }
         let mut segments = outbound.segments();
@@ -286,6 +323,46 @@ impl Connection {
         }
         self.split = taken > 0 || self.split;
         WriteOutcome::Blocked(taken)
+    }
+
+    /// As [`write`](Self::write): first what was sealed and not taken, then up to two records of what waits, in one send.
+    fn write_sealed(&mut self, outbound: Option<&Outbound>, scratch: &mut Scratch) -> WriteOutcome {
+        let Some(tls) = &mut self.tls else { return WriteOutcome::Taken(0) };
+        if !tls.unsent().is_empty() {
+            match scratch.resend(tls, &self.fd) {
+                Ok(0) => return WriteOutcome::Blocked(0),
+                Ok(_) if !tls.unsent().is_empty() => return WriteOutcome::Moved,
+                Ok(_) => {}
+                Err(_) => return WriteOutcome::Broken,
+            }
+        }
+        scratch.begin();
+        if !self.split
+            && let Some(reply) = self.reply.take()
+        {
+            scratch.join(&reply.frame);
+        }
+        let (mut taken, mut split) = (0, self.split);
+        for segment in outbound.into_iter().flat_map(Outbound::segments) {
+            let part = scratch.join(segment);
+            taken += part;
+            split = if part == 0 { split } else { part < segment.len() };
+            // An answer that waits goes behind the frame that it must not split.
+            if part < segment.len() || self.reply.is_some() {
+                break;
+            }
+        }
+        self.split = split;
+        match scratch.send(tls, &self.fd) {
+            Err(_) => WriteOutcome::Broken,
+            Ok(()) if tls.unsent().is_empty() => WriteOutcome::Taken(taken),
+            Ok(()) => WriteOutcome::Blocked(taken),
+        }
+    }
+
+    /// Whether something can be written: frames, or what TLS still owes its peer.
+    pub(super) fn may_write(&self) -> bool {
+        self.is_open() || self.tls.as_ref().is_some_and(|tls| !tls.unsent().is_empty())
     }
 
     /// What must still go out before a close frame may: the rest of a frame that is partly written. With `all`, also the rest
@@ -382,6 +459,6 @@ mod tests {
     #[test]
     fn an_idle_connection_is_small() {
         // Twice a cache line and a bit: the budget of 1 KiB is for the core's session, the allocator and this.
-        assert!(size_of::<Option<Connection>>() <= 152, "{}", size_of::<Option<Connection>>());
+        assert!(size_of::<Option<Connection>>() <= 160, "{}", size_of::<Option<Connection>>());
     }
 }

@@ -45,6 +45,10 @@ impl Shard {
         if connection.session != session {
             return;
         }
+        if connection.tls.is_some() {
+            self.read_sealed(now, session);
+            return;
+        }
         if let Some(input) = receive(&connection.fd, &mut self.buffer) {
             self.take_in(now, session, input);
         }
@@ -56,23 +60,37 @@ impl Shard {
             self.drop_connection(now, session);
             return;
         };
-        let Self { core, connections, buffer, input_room, stats, .. } = self;
+        self.stats.read_bytes_total += bytes as u64;
+        self.take_in_clear(now, session, bytes);
+    }
+
+    /// Takes in the first bytes of the shard's buffer, which a connection sent in clear or which were opened.
+    pub(super) fn take_in_clear(&mut self, now: Now, session: SessionKey, bytes: usize) {
+        let Self { core, connections, buffer, scratch, input_room, stats, .. } = self;
         let Some(Some(connection)) = connections.get_mut(session.index()) else { return };
-        stats.read_bytes_total += bytes as u64;
         let mut seen = Seen::default();
-        let consequence = connection.handle_input(&mut buffer[..bytes], input_room, &mut seen, |frame| {
+        let consequence = connection.handle_input(&mut buffer[..bytes], input_room, scratch, &mut seen, |frame| {
             core.handle_frame(now, session, frame);
         });
         stats.upgrades_total += seen.upgrades;
         stats.ws_pings_total += seen.pings;
         stats.ws_pings_dropped_total += seen.pings_dropped;
         let owes_reply = connection.owes_reply();
+        if consequence != Consequence::None {
+            self.end_by(now, session, consequence);
+        } else if owes_reply {
+            self.flush(now, session);
+        }
+    }
+
+    /// Ends a connection as its input asks for.
+    pub(super) fn end_by(&mut self, now: Now, session: SessionKey, consequence: Consequence) {
+        let stats = &mut self.stats;
         match consequence {
             Consequence::None => {}
             Consequence::Refused(answer) => {
                 stats.http_refused_total += 1;
                 self.part(now, session, |_, _| answer);
-                return;
             }
             Consequence::Close { frame, cause } => {
                 match cause {
@@ -86,15 +104,8 @@ impl Shard {
                     rest.extend_from_slice(&frame);
                     rest
                 });
-                return;
             }
-            Consequence::Broken => {
-                self.drop_connection(now, session);
-                return;
-            }
-        }
-        if owes_reply {
-            self.flush(now, session);
+            Consequence::Broken => self.drop_connection(now, session),
         }
     }
 
@@ -143,11 +154,12 @@ impl Shard {
     /// Writes until nothing waits or the socket takes no more.
     pub(super) fn flush(&mut self, now: Now, session: SessionKey) {
         loop {
-            let Some(Some(connection)) = self.connections.get_mut(session.index()) else { return };
-            if connection.session != session || !connection.is_open() {
+            let Self { core, connections, scratch, .. } = self;
+            let Some(Some(connection)) = connections.get_mut(session.index()) else { return };
+            if connection.session != session || !connection.may_write() {
                 return;
             }
-            let wrote = connection.write(self.core.outbound(session));
+            let wrote = connection.write(core.outbound(session), scratch);
             if self.settle(now, session, wrote) == Flow::Stop {
                 return;
             }
@@ -178,6 +190,12 @@ impl Shard {
                 core.handle_written(now, session, Written { bytes, blocked: true });
                 Interest::ReadWrite
             }
+            WriteOutcome::Moved => {
+                // The peer reads, although nothing of the queue moves: it is not stalled, and it is blocked.
+                core.handle_written(now, session, Written { bytes: 0, blocked: false });
+                core.handle_written(now, session, Written { bytes: 0, blocked: true });
+                Interest::ReadWrite
+            }
         };
         if connection.interest != interest {
             connection.interest = interest;
@@ -203,7 +221,7 @@ impl Shard {
     }
 
     /// Moves a connection to those that are over, with its last bytes.
-    fn part(
+    pub(super) fn part(
         &mut self,
         now: Now,
         session: SessionKey,
@@ -212,7 +230,11 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(session.index()).and_then(Option::take) else { return };
         self.let_go(&connection);
         let rest = rest(&connection, self.core.outbound(session));
-        let Connection { fd, interest, .. } = connection;
+        let Connection { fd, interest, tls, .. } = connection;
+        let rest = match tls {
+            None => rest,
+            Some(mut tls) => tls.last_words(&rest),
+        };
         self.core.handle_disconnected(now, session);
         let gone = self.parting.insert(now.instant, &self.poller, fd, rest, Origin::Counted, Some(interest));
         self.count_gone(gone);
@@ -231,6 +253,10 @@ impl Shard {
 
     fn let_go(&mut self, connection: &Connection) {
         self.open -= 1;
+        if let Some(tls) = &connection.tls {
+            self.stats.tls_connections -= 1;
+            self.stats.tls_handshakes_abandoned_total += u64::from(tls.is_handshaking());
+        }
         self.input_room.taken_bytes -= connection.held_bytes;
     }
 

@@ -4,13 +4,13 @@ use std::io::Write;
 
 use millrace_data::start;
 
-use crate::support::{Client, Control, admin, config, dial, exchange, link, node, parse_answer, stop};
+use crate::support::{Client, Control, admin, config, dial_tcp, door, exchange_tcp, link, node, parse_answer, stop};
 
 #[test]
 fn metrics_are_what_prometheus_reads() {
     let control = Control::new();
     let node = node(&control, config());
-    let _client = Client::connect(node.client_address, &control.token("ann"));
+    let _client = Client::connect(door(&node), &control.token("ann"));
     let (status, text) = admin(&node, "/metrics");
     assert_eq!(status, 200);
     let mut types = std::collections::HashMap::new();
@@ -52,7 +52,7 @@ fn whatever_else_is_asked_is_answered_briefly() {
     let control = Control::new();
     let node = node(&control, config());
     let check = |request: &[u8], status: u16| {
-        let (got, body) = parse_answer(&exchange(node.admin_address, request));
+        let (got, body) = parse_answer(&exchange_tcp(node.admin_address, request));
         assert_eq!(got, status, "{}: {body}", String::from_utf8_lossy(request));
         assert!(body.len() < 200);
     };
@@ -63,7 +63,7 @@ fn whatever_else_is_asked_is_answered_briefly() {
     check(b"\x16\x03\x01\r\n\r\n", 400);
     check(&[b"GET /metrics HTTP/1.1\r\nX: ".to_vec(), vec![b'x'; 8168]].concat(), 431);
     // Idle connections do not keep others out, and go with the node.
-    let idle: Vec<_> = (0..8).map(|_| dial(node.admin_address)).collect();
+    let idle: Vec<_> = (0..8).map(|_| dial_tcp(node.admin_address)).collect();
     (&idle[0]).write_all(b"GET /met").expect("write");
     assert_eq!(admin(&node, "/healthz").0, 200);
     stop(node);

@@ -6,15 +6,14 @@ use millrace_protocol::Code;
 use millrace_protocol::client::Start;
 use millrace_protocol::node::HistoryClass;
 
-use crate::support::{Client, Control, Frame, PATIENCE, admin, config, node};
+use crate::support::{Client, Control, Frame, PATIENCE, admin, config, door, node};
 
 #[test]
 fn clients_are_told_when_to_come_back() {
     let control = Control::new();
     let channel = control.channel("stream", HistoryClass::Windowed, &["ann"]);
     let node = node(&control, config());
-    let mut clients: Vec<Client> =
-        (0..8).map(|_| Client::connect(node.client_address, &control.token("ann"))).collect();
+    let mut clients: Vec<Client> = (0..8).map(|_| Client::connect(door(&node), &control.token("ann"))).collect();
     clients[0].subscribe("stream", Start::Live);
     for sequence in 1..=10 {
         clients[0].publish(channel, 5, sequence, b"x");
@@ -59,7 +58,7 @@ fn a_node_without_a_control_plane_stops_all_the_same() {
 fn a_node_that_is_dropped_lets_its_port_go() {
     let control = Control::new();
     let node = node(&control, config());
-    let address = node.client_address;
+    let address = door(&node);
     let mut client = Client::connect(address, &control.token("ann"));
     drop(node);
     assert_eq!(client.next(), crate::support::Got::End);

@@ -5,7 +5,7 @@ use std::process::Command;
 use millrace_protocol::client::Start;
 use millrace_protocol::node::HistoryClass;
 
-use crate::support::{Client, Control, admin, config, node, stop};
+use crate::support::{Client, Control, admin, config, door, node, stop};
 
 const FORCE_EPOLL: &str = "MONOIO_FORCE_LEGACY_DRIVER";
 
@@ -22,8 +22,7 @@ fn messages_flow_on_the_driver_of_this_process() {
     for shard in 0..2 {
         assert_eq!(shown["shards"][shard]["driver"], expect, "{json}");
     }
-    let mut clients: Vec<Client> =
-        (0..8).map(|_| Client::connect(node.client_address, &control.token("ann"))).collect();
+    let mut clients: Vec<Client> = (0..8).map(|_| Client::connect(door(&node), &control.token("ann"))).collect();
     for client in &mut clients {
         client.subscribe("general", Start::Live);
     }

@@ -1,11 +1,11 @@
 //! Bytes of strangers, at every stage: nothing panics, nothing stays, everyone else goes on.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 
 use millrace_protocol::ws::{Opcode, encode};
 
-use crate::support::{Client, Control, Got, config, dial, metric, node, stop, until};
+use crate::support::{Client, Control, Got, Wire, config, dial, door, metric, node, stop, until};
 
 /// SplitMix64: enough to be different each time and the same for one seed.
 struct Random(u64);
@@ -30,7 +30,7 @@ impl Random {
 }
 
 /// Sends what the node takes of it and reads to whatever end there is.
-fn throw(mut stream: TcpStream, bytes: &[u8]) {
+fn throw(mut stream: Wire, bytes: &[u8]) {
     // The node may end it at any byte.
     let _ = stream.write_all(bytes);
     let _ = stream.shutdown(Shutdown::Write);
@@ -44,13 +44,13 @@ fn garbage_at_every_stage_leaves_nothing_behind() {
     let control = Control::new();
     let node = node(&control, config());
     let token = control.token("ann");
-    let mut witness = Client::connect(node.client_address, &token);
+    let mut witness = Client::connect(door(&node), &token);
     const HEAD: &[u8] = b"GET /v1/connect HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n\
         Sec-WebSocket-Protocol: millrace.v1\r\n\r\n";
     for round in 0..60 {
         // From the first byte.
-        throw(dial(node.client_address), &random.bytes(2000));
+        throw(dial(door(&node)), &random.bytes(2000));
         // A head that is cut or mangled.
         let mut head = HEAD.to_vec();
         let at = random.below(head.len());
@@ -59,17 +59,17 @@ fn garbage_at_every_stage_leaves_nothing_behind() {
             1 => head[at] = random.next().to_le_bytes()[0],
             _ => head.splice(at..at, random.bytes(9000)).for_each(drop),
         }
-        throw(dial(node.client_address), &head);
+        throw(dial(door(&node)), &head);
         // Behind a good head: no frames at all, then frames of anything.
-        throw(dial(node.client_address), &[HEAD, &random.bytes(3000)].concat());
+        throw(dial(door(&node)), &[HEAD, &random.bytes(3000)].concat());
         let mut frames = HEAD.to_vec();
         for _ in 0..random.below(8) {
             let opcode = [Opcode::Binary, Opcode::Text, Opcode::Continuation, Opcode::Ping][random.below(4)];
             encode::frame(opcode, &random.bytes(120), Some([3, 1, 4, 1]), &mut frames);
         }
-        throw(dial(node.client_address), &frames);
+        throw(dial(door(&node)), &frames);
         // In a session.
-        let client = Client::connect(node.client_address, &token);
+        let client = Client::connect(door(&node), &token);
         throw(client.stream, &random.bytes(3000));
     }
     until(&format!("nobody is left (seed {seed})"), || metric(&node, "millrace_data_connections") == 1.0);

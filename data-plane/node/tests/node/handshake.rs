@@ -8,7 +8,7 @@ use millrace_protocol::client::{ClientBody, ClientFrame, Hello, VERSION, encode_
 use millrace_protocol::ws::{Opcode, encode};
 
 use crate::support::{
-    Client, Control, Frame, Got, admin, config, dial, exchange, metric, node, parse_answer, stop, until,
+    Client, Control, Frame, Got, admin, config, dial, door, exchange, metric, node, parse_answer, stop, until,
 };
 
 const UPGRADE: &str = "GET /v1/connect HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -20,7 +20,7 @@ fn requests_that_are_no_upgrade_get_a_helpful_answer() {
     let control = Control::new();
     let node = node(&control, config());
     let check = |request: &str, status: u16, hint: &str| {
-        let (got, body) = parse_answer(&exchange(node.client_address, request.as_bytes()));
+        let (got, body) = parse_answer(&exchange(door(&node), request.as_bytes()));
         assert_eq!(got, status, "{request:?}: {body}");
         assert!(body.contains(hint), "{request:?}: {body}");
     };
@@ -58,7 +58,7 @@ fn a_handshake_may_come_in_any_pieces() {
     encode::frame(Opcode::Binary, &payload, Some([1, 2, 3, 4]), &mut frame);
     let all = [UPGRADE.as_bytes(), &frame].concat();
     for piece in [1, 7, 64, all.len()] {
-        let mut stream = dial(node.client_address);
+        let mut stream = dial(door(&node));
         for part in all.chunks(piece) {
             stream.write_all(part).expect("write");
         }
@@ -81,7 +81,7 @@ fn a_bad_token_is_told_as_such() {
     let node = node(&control, config());
     let stranger = Control::new();
     for token in ["", "no token", &stranger.token("ann")] {
-        let mut client = Client::open(node.client_address);
+        let mut client = Client::open(door(&node));
         client.hello(crate::support::Hello { token, subscriptions: Vec::new() });
         assert_eq!(client.closed_with(), Some(Code::BadToken), "{token:?}");
     }
@@ -95,9 +95,9 @@ fn silence_in_the_handshake_ends_the_connection() {
     config.core.handshake_timeout = Duration::from_millis(150);
     let node = node(&control, config);
 
-    let mut upgraded = Client::open(node.client_address);
-    let mut silent = dial(node.client_address);
-    let mut slow = dial(node.client_address);
+    let mut upgraded = Client::open(door(&node));
+    let mut silent = dial(door(&node));
+    let mut slow = dial(door(&node));
     slow.write_all(&UPGRADE.as_bytes()[..40]).expect("write");
     assert_eq!(upgraded.closed_with(), Some(Code::HandshakeTimeout));
     for stream in [&mut silent, &mut slow] {
@@ -113,7 +113,7 @@ fn silence_in_the_handshake_ends_the_connection() {
 fn a_session_says_what_it_may_do() {
     let control = Control::new();
     let node = node(&control, config());
-    let mut client = Client::open(node.client_address);
+    let mut client = Client::open(door(&node));
     client.hello(crate::support::Hello { token: &control.token("ann"), subscriptions: Vec::new() });
     let first = client.next();
     assert!(matches!(first, Got::Frame(Frame::Welcome { subscriptions_max: 1000, .. })), "{first:?}");
@@ -131,8 +131,8 @@ fn heartbeats_keep_the_living_and_end_the_dead() {
     let mut config = config();
     config.core.heartbeat = Duration::from_millis(100);
     let node = node(&control, config);
-    let mut living = Client::connect(node.client_address, &control.token("ann"));
-    let mut dead = Client::connect(node.client_address, &control.token("ann"));
+    let mut living = Client::connect(door(&node), &control.token("ann"));
+    let mut dead = Client::connect(door(&node), &control.token("ann"));
     // Answers pings as it reads, and is read from for as long as the other one is given.
     until("the dead one is ended", || {
         assert_eq!(living.closed_within(Duration::from_millis(10)), None);

@@ -6,19 +6,19 @@ use std::num::NonZeroU16;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use millrace_data::{Config, StartError, start};
+use millrace_data::{Config, StartError, TlsConfig, start};
 use millrace_protocol::Code;
 use millrace_protocol::ws::Opcode;
 
-use crate::support::{Client, Control, Got, config, dial, link, metric, node, parse_answer, stop, until};
+use crate::support::{Client, Control, Got, config, dial_tcp, door, link, metric, node, parse_answer, stop, until};
 
 #[test]
 fn one_connection_too_many_is_refused_with_503() {
     let control = Control::new();
     let node = node(&control, Config { connections_max: Some(4), ..config() });
     let token = control.token("ann");
-    let mut clients: Vec<Client> = (0..4).map(|_| Client::connect(node.client_address, &token)).collect();
-    let mut refused = dial(node.client_address);
+    let mut clients: Vec<Client> = (0..4).map(|_| Client::connect(door(&node), &token)).collect();
+    let mut refused = dial_tcp(node.client_address);
     let mut answer = Vec::new();
     refused.read_to_end(&mut answer).expect("an answer without a question");
     let (status, text) = parse_answer(&answer);
@@ -30,7 +30,7 @@ fn one_connection_too_many_is_refused_with_503() {
     leaving.send_ws(Opcode::Close, b"");
     leaving.closed();
     until("its place is free", || metric(&node, "millrace_data_connections") == 3.0);
-    Client::connect(node.client_address, &token);
+    Client::connect(door(&node), &token);
     stop(node);
 }
 
@@ -40,8 +40,8 @@ fn a_crowd_at_the_door_does_not_hurt() {
     let control = Control::new();
     let node = node(&control, Config { connections_max: Some(2), ..config() });
     let token = control.token("ann");
-    let mut inside: Vec<Client> = (0..2).map(|_| Client::connect(node.client_address, &token)).collect();
-    let crowd: Vec<_> = (0..300).map(|_| dial(node.client_address)).collect();
+    let mut inside: Vec<Client> = (0..2).map(|_| Client::connect(door(&node), &token)).collect();
+    let crowd: Vec<_> = (0..300).map(|_| dial_tcp(node.client_address)).collect();
     for mut stream in crowd {
         let mut answer = Vec::new();
         // A reset is an end too: more are refused at once than can be told so.
@@ -68,6 +68,9 @@ fn a_start_that_cannot_be_says_what_to_do() {
     check(Config { admin_address: node.admin_address, ..config() }, "admin address");
     check(Config { client_address: ([192, 0, 2, 1], 0).into(), ..config() }, "choose one of this machine");
     check(Config { connections_max: Some(u32::MAX), ..config() }, "ulimit");
+    check(Config { client_tls_address: node.client_tls_address, ..config() }, "stop what listens there");
+    check(Config { tls: None, ..config() }, "needs a certificate");
+    check(Config { tls: Some(TlsConfig::new("/nowhere.pem", "/nowhere.key")), ..config() }, "certificate");
     let error = start(Config { ring_slots: 1, ..config() }, link(&control)).expect_err("a refusal");
     assert!(matches!(error, StartError::Limits(_)), "{error}");
     stop(node);
@@ -80,13 +83,13 @@ fn unfinished_frames_of_all_strangers_are_bounded() {
     // One shard, so that all share one room: 512 KiB for strangers.
     let config = Config { shards: NonZeroU16::new(1), unfinished_bytes_max: 1 << 20, ..config() };
     let node = node(&control, config);
-    let mut inside = Client::connect(node.client_address, &control.token("ann"));
+    let mut inside = Client::connect(door(&node), &control.token("ann"));
     let mut begun = vec![0x82, 0xff];
     begun.extend_from_slice(&(200_u64 << 10).to_be_bytes());
     begun.extend_from_slice(&[1; 4 + (150 << 10)]);
     let mut strangers: Vec<Client> = (0..8)
         .map(|_| {
-            let mut client = Client::open(node.client_address);
+            let mut client = Client::open(door(&node));
             client.send_raw(&begun);
             client
         })
@@ -131,7 +134,7 @@ fn a_node_without_descriptors_lets_newcomers_wait() {
     let token = told("token");
     // Twice as many as there are descriptors for: the first are in, the others wait in the kernel.
     let mut inside: Vec<Client> = (0..4).map(|_| Client::connect(address, &token)).collect();
-    let mut crowd: Vec<_> = (0..2 * SPARE).map(|_| dial(address)).collect();
+    let mut crowd: Vec<_> = (0..2 * SPARE).map(|_| dial_tcp(address)).collect();
     let mut stdin = process.stdin.take().expect("piped");
     writeln!(stdin, "begin").expect("write");
     told("begun");
@@ -166,7 +169,7 @@ fn without_descriptors() {
     let current = Some(u64::try_from(open + SPARE).expect("small"));
     rustix::process::setrlimit(rustix::process::Resource::Nofile, rustix::process::Rlimit { current, ..limit })
         .expect("lower");
-    println!("\naddress {}\ntoken {}", node.client_address, control.token("ann"));
+    println!("\naddress {}\ntoken {}", door(&node), control.token("ann"));
     let mut line = String::new();
     std::io::stdin().read_line(&mut line).expect("the test goes on");
     let begun = processor_ms();

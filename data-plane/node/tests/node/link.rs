@@ -6,7 +6,7 @@ use millrace_protocol::client::Start;
 use millrace_protocol::code::Advice;
 use millrace_protocol::node::HistoryClass;
 
-use crate::support::{Client, Control, Hello, admin, config, link, metric, node, stop, until};
+use crate::support::{Client, Control, Hello, admin, config, door, link, metric, node, stop, until};
 
 #[test]
 fn a_node_without_the_secret_is_not_ready() {
@@ -18,7 +18,7 @@ fn a_node_without_the_secret_is_not_ready() {
     assert_eq!((status, text.as_str()), (503, "the control link is down\n"));
     assert_eq!(admin(&node, "/healthz").0, 200, "a node that waits is healthy");
     // Not `BadToken`: who is told to log in again because a node has just started would do so in vain.
-    let mut client = Client::open(node.client_address);
+    let mut client = Client::open(door(&node));
     client.hello(Hello { token: &control.token("ann"), subscriptions: Vec::new() });
     assert_eq!(client.closed_with(), Some(Code::Unavailable));
     assert_eq!(control.hellos().0, 0);
@@ -30,7 +30,7 @@ fn sessions_outlive_a_cut_link() {
     let control = Control::new();
     let channel = control.channel("general", HistoryClass::Durable, &["ann"]);
     let node = node(&control, config());
-    let mut client = Client::connect(node.client_address, &control.token("ann"));
+    let mut client = Client::connect(door(&node), &control.token("ann"));
     client.subscribe("general", Start::Live);
     let request = client.publish(channel, 5, 1, b"before");
     client.acknowledged(request);
@@ -40,7 +40,7 @@ fn sessions_outlive_a_cut_link() {
     until("the node knows", || admin(&node, "/readyz").0 == 503);
     let request = client.publish(channel, 5, 2, b"during");
     assert_eq!(client.answered(request), Err(Code::Unavailable.number()));
-    let mut newcomer = Client::connect(node.client_address, &control.token("ann"));
+    let mut newcomer = Client::connect(door(&node), &control.token("ann"));
 
     control.mend();
     until("the node is ready", || admin(&node, "/readyz").0 == 200);
@@ -62,7 +62,7 @@ fn a_key_made_while_the_link_is_cut_is_good_when_it_is_back() {
     let mut control = Control::new();
     let node = node(&control, config());
     let shown = |token: &str| {
-        let mut client = Client::open(node.client_address);
+        let mut client = Client::open(door(&node));
         client.hello(Hello { token, subscriptions: Vec::new() });
         client.closed_with()
     };
@@ -72,11 +72,11 @@ fn a_key_made_while_the_link_is_cut_is_good_when_it_is_back() {
     control.renew_key();
     let made = control.token("ann");
     assert_eq!(shown(&made), Some(Code::Unavailable));
-    Client::connect(node.client_address, &known);
+    Client::connect(door(&node), &known);
     control.mend();
     until("the node is ready", || admin(&node, "/readyz").0 == 200);
     for token in [&known, &made] {
-        Client::connect(node.client_address, token);
+        Client::connect(door(&node), token);
     }
     control.renew_key();
     assert_eq!(shown(&control.token("ann")), Some(Code::BadToken), "nobody tells the node of this one");
@@ -91,9 +91,9 @@ fn a_stream_survives_cuts_at_any_moment() {
     let control = Control::new();
     let channel = control.channel("general", HistoryClass::Durable, &["ann"]);
     let node = node(&control, config());
-    let mut reader = Client::connect(node.client_address, &control.token("ann"));
+    let mut reader = Client::connect(door(&node), &control.token("ann"));
     reader.subscribe("general", Start::Live);
-    let mut writer = Client::connect(node.client_address, &control.token("ann"));
+    let mut writer = Client::connect(door(&node), &control.token("ann"));
     writer.subscribe("general", Start::Attach);
     let (mut accepted, mut refusals, mut cut_at) = (0, 0, 300);
     while accepted < MESSAGES {
@@ -146,7 +146,7 @@ fn the_link_over_tcp_comes_back_too() {
     for round in 1..=3_u32 {
         let linked = || metric(&node, "millrace_data_link_term") >= f64::from(round);
         until("the node is ready", || linked() && admin(&node, "/readyz").0 == 200);
-        let mut client = Client::connect(node.client_address, &control.token("ann"));
+        let mut client = Client::connect(door(&node), &control.token("ann"));
         client.subscribe("general", Start::Live);
         let request = client.publish(channel, 5, round.into(), b"x");
         assert_eq!(client.acknowledged(request).position.offset, u64::from(round));

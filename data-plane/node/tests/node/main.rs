@@ -12,4 +12,6 @@ mod operate;
 mod oversize;
 mod slow_reader;
 mod support;
+mod tls;
+mod transport;
 mod websocket;

@@ -6,7 +6,7 @@ use millrace_protocol::client::{HistoryRange, Start};
 use millrace_protocol::node::HistoryClass;
 use millrace_protocol::ws::Opcode;
 
-use crate::support::{Client, Control, Frame, Got, Hello, admin, config, metric, node, stop};
+use crate::support::{Client, Control, Frame, Got, Hello, admin, config, door, metric, node, stop};
 
 /// Offsets and bodies of a channel.
 type Stored = Vec<(u64, Vec<u8>)>;
@@ -15,7 +15,7 @@ type Stored = Vec<(u64, Vec<u8>)>;
 fn clients_on_both_shards(node: &millrace_data::DataNode, control: &Control) -> Vec<Client> {
     let mut clients = Vec::new();
     loop {
-        clients.push(Client::connect(node.client_address, &control.token("ann")));
+        clients.push(Client::connect(door(node), &control.token("ann")));
         assert!(clients.len() < 64, "64 connections on one shard of two");
         let (_, json) = admin(node, "/v1/node");
         let shown: serde_json::Value = serde_json::from_str(&json).expect("JSON");
@@ -95,7 +95,7 @@ fn a_publish_that_is_sent_again_is_accepted_once() {
     let control = Control::new();
     let channel = control.channel("general", HistoryClass::Durable, &["ann"]);
     let node = node(&control, config());
-    let mut client = Client::connect(node.client_address, &control.token("ann"));
+    let mut client = Client::connect(door(&node), &control.token("ann"));
     client.subscribe("general", Start::Live);
     let first = client.publish(channel, 5, 1, b"one");
     let first = client.acknowledged(first);
@@ -105,7 +105,7 @@ fn a_publish_that_is_sent_again_is_accepted_once() {
     assert_eq!(first.position, again.position);
 
     // Another connection of the same producer, as after a reconnect.
-    let mut other = Client::connect(node.client_address, &control.token("ann"));
+    let mut other = Client::connect(door(&node), &control.token("ann"));
     other.subscribe("general", Start::Attach);
     let third = other.publish(channel, 5, 1, b"one");
     assert!(other.acknowledged(third).duplicate);
@@ -124,7 +124,7 @@ fn history_is_read_in_pages_both_ways() {
     let control = Control::new();
     let channel = control.channel("general", HistoryClass::Durable, &["ann"]);
     let node = node(&control, config());
-    let mut client = Client::connect(node.client_address, &control.token("ann"));
+    let mut client = Client::connect(door(&node), &control.token("ann"));
     client.subscribe("general", Start::Attach);
     let asked: Vec<u32> = (1..=25).map(|sequence| client.publish(channel, 5, sequence, b"x")).collect();
     for request in asked {
@@ -147,8 +147,8 @@ fn a_member_who_is_removed_hears_no_more() {
     let control = Control::new();
     let channel = control.channel("general", HistoryClass::Durable, &["ann", "bob"]);
     let node = node(&control, config());
-    let mut ann = Client::connect(node.client_address, &control.token("ann"));
-    let mut bob = Client::connect(node.client_address, &control.token("bob"));
+    let mut ann = Client::connect(door(&node), &control.token("ann"));
+    let mut bob = Client::connect(door(&node), &control.token("bob"));
     ann.subscribe("general", Start::Live);
     bob.subscribe("general", Start::Live);
     control.remove_member(channel, "bob");
@@ -171,9 +171,9 @@ fn who_comes_back_gets_what_was_missed() {
     let control = Control::new();
     let channel = control.channel("general", HistoryClass::Durable, &["ann"]);
     let node = node(&control, config());
-    let mut ann = Client::connect(node.client_address, &control.token("ann"));
+    let mut ann = Client::connect(door(&node), &control.token("ann"));
     ann.subscribe("general", Start::Live);
-    let mut reader = Client::connect(node.client_address, &control.token("ann"));
+    let mut reader = Client::connect(door(&node), &control.token("ann"));
     reader.subscribe("general", Start::Live);
     let first = ann.publish(channel, 5, 1, b"1");
     ann.acknowledged(first);
@@ -185,7 +185,7 @@ fn who_comes_back_gets_what_was_missed() {
             ann.acknowledged(request);
         }
     }
-    let mut reader = Client::connect(node.client_address, &control.token("ann"));
+    let mut reader = Client::connect(door(&node), &control.token("ann"));
     reader.subscribe("general", Start::After(seen));
     for sequence in 2..=700_u64 {
         assert_eq!(reader.message().body, sequence.to_string().as_bytes());
@@ -202,7 +202,7 @@ fn an_order_of_the_control_plane_reaches_the_channel() {
         control.channel("two", HistoryClass::Durable, &["ann"]),
     ];
     let node = node(&control, config());
-    let mut client = Client::connect(node.client_address, &control.token("ann"));
+    let mut client = Client::connect(door(&node), &control.token("ann"));
     client.subscribe("one", Start::Live);
     client.subscribe("two", Start::Live);
     for channel in channels {
@@ -243,12 +243,12 @@ fn revoked_tokens_end_their_sessions_on_every_shard() {
     let node = node(&control, config());
     let old = control.token("ann");
     let mut clients = clients_on_both_shards(&node, &control);
-    let mut bob = Client::connect(node.client_address, &control.token("bob"));
+    let mut bob = Client::connect(door(&node), &control.token("bob"));
     control.revoke_tokens_of("ann");
     for client in &mut clients {
         assert_eq!(client.closed_with(), Some(Code::TokenRevoked));
     }
-    let mut back = Client::open(node.client_address);
+    let mut back = Client::open(door(&node));
     back.hello(Hello { token: &old, subscriptions: Vec::new() });
     assert_eq!(back.closed_with(), Some(Code::TokenRevoked));
     bob.send_ws(Opcode::Ping, b"still here");

@@ -8,7 +8,7 @@ use millrace_protocol::node::{
 };
 use millrace_protocol::{ChannelId, ChannelName, Code, Epoch, Position, SessionId, TenantId, UserId};
 
-use crate::support::{Client, Control, Frame, Hello, PATIENCE, config, node, stop, until};
+use crate::support::{Client, Control, Frame, Hello, PATIENCE, config, door, node, stop, until};
 
 const BODY: [u8; 8 << 10] = [7; 8 << 10];
 
@@ -37,7 +37,7 @@ fn of_channel(control: &Control, channel: ChannelId, name: &str, rows_max: u16) 
 
 /// Opens a session and gives its id.
 fn connect(node: &DataNode, control: &Control, name: &str) -> (Client, SessionId) {
-    let mut client = Client::open(node.client_address);
+    let mut client = Client::open(door(node));
     client.hello(Hello { token: &control.token(name), subscriptions: Vec::new() });
     let id = client.wait("welcome", |frame| match frame {
         Frame::Welcome { session, .. } => Some(*session),

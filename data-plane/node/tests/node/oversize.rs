@@ -4,7 +4,7 @@ use millrace_protocol::Code;
 use millrace_protocol::client::{CLIENT_FRAME_BYTES_MAX, PAYLOAD_BYTES_CAP, Start};
 use millrace_protocol::node::HistoryClass;
 
-use crate::support::{Client, Control, config, metric, node, stop};
+use crate::support::{Client, Control, config, door, metric, node, stop};
 
 /// What a publish or a subscribe takes beside its body or name.
 const REST_BYTES: usize = 128;
@@ -16,7 +16,7 @@ fn a_body_too_large_costs_the_publish_alone() {
     let mut limits = config();
     limits.core.payload_bytes_max = 1_000;
     let node = node(&control, limits);
-    let mut client = Client::connect(node.client_address, &control.token("ann"));
+    let mut client = Client::connect(door(&node), &control.token("ann"));
     client.subscribe("general", Start::Attach);
     for bytes in [1_001, PAYLOAD_BYTES_CAP, PAYLOAD_BYTES_CAP + 1, CLIENT_FRAME_BYTES_MAX - REST_BYTES] {
         let asked = client.publish(channel, 7, 1, &vec![b'x'; bytes]);
@@ -34,7 +34,7 @@ fn a_name_too_long_is_not_sent_back_whole() {
     const TRIES: usize = 20;
     let control = Control::new();
     let node = node(&control, config());
-    let mut client = Client::connect(node.client_address, &control.token("ann"));
+    let mut client = Client::connect(door(&node), &control.token("ann"));
     let before = metric(&node, "millrace_data_outbound_bytes_total");
     let name = "ü".repeat((CLIENT_FRAME_BYTES_MAX - REST_BYTES) / 2);
     for _ in 0..TRIES {

@@ -8,7 +8,7 @@ use millrace_protocol::node::HistoryClass;
 use millrace_protocol::ws::Opcode;
 use millrace_protocol::{ChannelId, Code, Position};
 
-use crate::support::{Client, Control, Frame, Got, PATIENCE, config, metric, node, stop, until};
+use crate::support::{Client, Control, Frame, Got, PATIENCE, config, door, metric, node, stop, until};
 
 const BODY: [u8; 8 << 10] = [7; 8 << 10];
 
@@ -37,9 +37,9 @@ fn a_reader_that_stalls_is_closed_in_time_and_resumes_whole() {
     let control = Control::new();
     let channel = control.channel("general", HistoryClass::Durable, &["ann"]);
     let node = node(&control, Config { linger: PATIENCE, ..config() });
-    let mut slow = Client::connect(node.client_address, &control.token("ann"));
+    let mut slow = Client::connect(door(&node), &control.token("ann"));
     slow.subscribe("general", Start::Live);
-    let mut writer = Client::connect(node.client_address, &control.token("ann"));
+    let mut writer = Client::connect(door(&node), &control.token("ann"));
     writer.subscribe("general", Start::Live);
     let sequence = publish_until_one_is_slow(&node, &mut writer, channel, |writer, sequence| {
         assert_eq!(writer.message().position.offset, sequence);
@@ -63,7 +63,7 @@ fn a_reader_that_stalls_is_closed_in_time_and_resumes_whole() {
     let last = last.expect("some messages came through");
     assert!(last.offset < sequence);
 
-    let mut back = Client::connect(node.client_address, &control.token("ann"));
+    let mut back = Client::connect(door(&node), &control.token("ann"));
     back.subscribe("general", Start::After(last));
     for offset in last.offset + 1..=sequence {
         assert_eq!(back.message().position.offset, offset);
@@ -78,9 +78,9 @@ fn a_reader_that_never_wakes_up_is_reset() {
     let control = Control::new();
     let channel = control.channel("general", HistoryClass::Durable, &["ann"]);
     let node = node(&control, config());
-    let mut slow = Client::connect(node.client_address, &control.token("ann"));
+    let mut slow = Client::connect(door(&node), &control.token("ann"));
     slow.subscribe("general", Start::Live);
-    let mut writer = Client::connect(node.client_address, &control.token("ann"));
+    let mut writer = Client::connect(door(&node), &control.token("ann"));
     writer.subscribe("general", Start::Attach);
     publish_until_one_is_slow(&node, &mut writer, channel, |_, _| {});
     until("it is reset", || metric(&node, "millrace_data_resets_total") == 1.0);
@@ -97,9 +97,9 @@ fn a_stuck_stream_stays_whole_around_pongs() {
     let control = Control::new();
     let channel = control.channel("general", HistoryClass::Durable, &["ann"]);
     let node = node(&control, config());
-    let mut reader = Client::connect(node.client_address, &control.token("ann"));
+    let mut reader = Client::connect(door(&node), &control.token("ann"));
     reader.subscribe("general", Start::Live);
-    let mut writer = Client::connect(node.client_address, &control.token("ann"));
+    let mut writer = Client::connect(door(&node), &control.token("ann"));
     writer.subscribe("general", Start::Attach);
     let mut sequence = 0;
     let mut publish = |count: u64| {

@@ -2,13 +2,15 @@
 
 mod client;
 mod control;
+pub(crate) mod transport;
 
 use std::num::NonZeroU16;
 use std::time::{Duration, Instant};
 
-pub(crate) use client::{Client, Frame, Got, Hello, dial, exchange, parse_answer};
+pub(crate) use client::{Client, Frame, Got, Hello, exchange, exchange_tcp, parse_answer};
 pub(crate) use control::Control;
 use millrace_data::{Config, DataNode, LinkConfig, Pinning, start};
+pub(crate) use transport::{Wire, dial, dial_tcp, door, tls_config};
 
 /// Nothing in these tests takes long; whoever waits longer waits for something that will not come.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -17,6 +19,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) fn config() -> Config {
     Config {
         client_address: ([127, 0, 0, 1], 0).into(),
+        client_tls_address: Some(([127, 0, 0, 1], 0).into()),
+        tls: Some(tls_config()),
         admin_address: ([127, 0, 0, 1], 0).into(),
         shards: NonZeroU16::new(2),
         // Tests of several nodes share the processors.
@@ -50,7 +54,7 @@ pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
 /// Asks the admin port: status and body.
 pub(crate) fn admin(node: &DataNode, path: &str) -> (u16, String) {
     let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n");
-    let answer = client::exchange(node.admin_address, request.as_bytes());
+    let answer = client::exchange_tcp(node.admin_address, request.as_bytes());
     client::parse_answer(&answer)
 }
 

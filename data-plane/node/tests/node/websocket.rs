@@ -7,7 +7,7 @@ use millrace_protocol::Code;
 use millrace_protocol::client::CLIENT_FRAME_BYTES_MAX;
 use millrace_protocol::ws::{Opcode, encode};
 
-use crate::support::{Client, Control, Got, config, metric, node, stop, until};
+use crate::support::{Client, Control, Got, config, door, metric, node, stop, until};
 
 #[test]
 fn what_breaks_the_framing_ends_with_its_close_code() {
@@ -17,8 +17,8 @@ fn what_breaks_the_framing_ends_with_its_close_code() {
     let check = |what: &str, bytes: &[u8], code: u16| {
         for hello in [false, true] {
             let mut client = match hello {
-                true => Client::connect(node.client_address, &token),
-                false => Client::open(node.client_address),
+                true => Client::connect(door(&node), &token),
+                false => Client::open(door(&node)),
             };
             client.send_raw(bytes);
             assert_eq!(client.closed().0, code, "{what}");
@@ -53,7 +53,7 @@ fn what_breaks_the_framing_ends_with_its_close_code() {
 fn pings_are_answered_and_a_close_is_returned() {
     let control = Control::new();
     let node = node(&control, config());
-    let mut client = Client::connect(node.client_address, &control.token("ann"));
+    let mut client = Client::connect(door(&node), &control.token("ann"));
     for payload in [&b""[..], b"a", &[7; 125]] {
         client.send_ws(Opcode::Ping, payload);
         assert_eq!(client.next(), Got::Pong(payload.to_vec()));
@@ -63,7 +63,7 @@ fn pings_are_answered_and_a_close_is_returned() {
     assert_eq!(client.next(), Got::Close(4242, String::new()));
     assert_eq!(client.next(), Got::End);
 
-    let mut client = Client::connect(node.client_address, &control.token("ann"));
+    let mut client = Client::connect(door(&node), &control.token("ann"));
     client.send_ws(Opcode::Close, b"");
     assert_eq!(client.next(), Got::Close(1005, String::new()));
     assert_eq!(client.next(), Got::End);
@@ -75,7 +75,7 @@ fn pings_are_answered_and_a_close_is_returned() {
 fn a_burst_of_pings_costs_one_answer_at_a_time() {
     let control = Control::new();
     let node = node(&control, config());
-    let mut client = Client::connect(node.client_address, &control.token("ann"));
+    let mut client = Client::connect(door(&node), &control.token("ann"));
     let mut burst = Vec::new();
     for number in 0..1000_u16 {
         encode::frame(Opcode::Ping, &number.to_be_bytes(), Some([1, 1, 1, 1]), &mut burst);
@@ -98,7 +98,7 @@ fn a_burst_of_pings_costs_one_answer_at_a_time() {
 fn a_client_that_just_goes_is_forgotten() {
     let control = Control::new();
     let node = node(&control, config());
-    let clients: Vec<Client> = (0..20).map(|_| Client::connect(node.client_address, &control.token("ann"))).collect();
+    let clients: Vec<Client> = (0..20).map(|_| Client::connect(door(&node), &control.token("ann"))).collect();
     assert_eq!(metric(&node, "millrace_data_connections"), 20.0);
     for (index, mut client) in clients.into_iter().enumerate() {
         match index % 3 {

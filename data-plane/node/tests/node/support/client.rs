@@ -1,7 +1,7 @@
 //! A client that speaks the protocol and nothing else: it retries nothing, so tests see what the node did.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr};
 use std::time::{Duration, Instant};
 
 use millrace_protocol::client::{
@@ -13,10 +13,11 @@ use millrace_protocol::ws::{Decoder, Event, Limits, Opcode, Role, close, encode}
 use millrace_protocol::{ChannelId, Code, Position, Producer, ProducerSequence, SessionId};
 
 use super::PATIENCE;
+use super::transport::{Wire, dial, dial_tcp};
 
 /// A WebSocket to a node, before or after its hello.
 pub(crate) struct Client {
-    pub(crate) stream: TcpStream,
+    pub(crate) stream: Wire,
     decoder: Decoder,
     /// What was read and decoded and not asked for yet.
     got: std::collections::VecDeque<Got>,
@@ -63,18 +64,17 @@ pub(crate) struct Hello<'a> {
     pub(crate) subscriptions: Vec<Subscribe<'a>>,
 }
 
-/// Connects to the node from an address of its own.
-pub(crate) fn dial(address: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect_timeout(&address, PATIENCE).expect("connect");
-    stream.set_read_timeout(Some(PATIENCE)).expect("read timeout");
-    stream.set_write_timeout(Some(PATIENCE)).expect("write timeout");
-    stream.set_nodelay(true).expect("no delay");
-    stream
+/// Sends bytes over this process's transport and reads everything until the node closes.
+pub(crate) fn exchange(address: SocketAddr, request: &[u8]) -> Vec<u8> {
+    exchange_over(dial(address), request)
 }
 
-/// Sends bytes and reads everything until the node closes.
-pub(crate) fn exchange(address: SocketAddr, request: &[u8]) -> Vec<u8> {
-    let mut stream = dial(address);
+/// The same in clear.
+pub(crate) fn exchange_tcp(address: SocketAddr, request: &[u8]) -> Vec<u8> {
+    exchange_over(dial_tcp(address), request)
+}
+
+fn exchange_over(mut stream: impl Read + Write, request: &[u8]) -> Vec<u8> {
     stream.write_all(request).expect("write");
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).expect("read to the end");
@@ -93,7 +93,11 @@ pub(crate) fn parse_answer(answer: &[u8]) -> (u16, String) {
 impl Client {
     /// Opens a WebSocket.
     pub(crate) fn open(address: SocketAddr) -> Self {
-        let mut stream = dial(address);
+        Self::open_over(dial(address))
+    }
+
+    /// Opens a WebSocket on a connection.
+    pub(crate) fn open_over(mut stream: Wire) -> Self {
         let request = ClientRequest {
             host: "node",
             target: "/v1/connect",
@@ -117,7 +121,12 @@ impl Client {
 
     /// Opens a session.
     pub(crate) fn connect(address: SocketAddr, token: &str) -> Self {
-        let mut client = Self::open(address);
+        Self::connect_over(dial(address), token)
+    }
+
+    /// Opens a session on a connection.
+    pub(crate) fn connect_over(stream: Wire, token: &str) -> Self {
+        let mut client = Self::open_over(stream);
         client.hello(Hello { token, subscriptions: Vec::new() });
         client.wait("welcome", |frame| matches!(frame, Frame::Welcome { .. }).then_some(()));
         client
