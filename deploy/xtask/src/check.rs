@@ -2,27 +2,32 @@
 
 use anyhow::{Context, Result, ensure};
 
-use crate::run::{Workspace, step};
+use crate::run::Workspace;
 use crate::tally::Tally;
 
 pub(crate) fn everything(workspace: &Workspace, tally: &mut Tally) -> Result<()> {
-    let fmt = step("fmt", workspace.cargo().args(["fmt", "--all", "--check"]));
+    source(workspace, tally)?;
+    deny(workspace, tally)
+}
+
+/// What needs no tool but Rust's own.
+pub(crate) fn source(workspace: &Workspace, tally: &mut Tally) -> Result<()> {
+    let fmt = workspace.step("fmt", workspace.cargo().args(["fmt", "--all", "--check"]));
     tally.check("fmt", &fmt);
-    let clippy = step(
+    let clippy = workspace.step(
         "clippy",
         workspace.cargo().args(["clippy", "--quiet", "--workspace", "--all-targets", "--", "--deny", "warnings"]),
     );
     tally.check("clippy", &clippy);
     tally.check("cores are pure", &cores_are_pure(workspace));
-    deny(workspace, tally);
     Ok(())
 }
 
 /// Licences, bans and sources need nothing but the lock file. Advisories need the RustSec database, which is fetched; where it
 /// cannot be, that is said aloud and is no failure of the code.
-fn deny(workspace: &Workspace, tally: &mut Tally) {
+pub(crate) fn deny(workspace: &Workspace, tally: &mut Tally) -> Result<()> {
     let binary = workspace.tools().join("bin/cargo-deny");
-    let checked = step(
+    let checked = workspace.step(
         "deny: bans, licenses, sources",
         workspace.command(&binary).args([
             "--offline",
@@ -35,13 +40,14 @@ fn deny(workspace: &Workspace, tally: &mut Tally) {
     );
     tally.check("deny", &checked);
 
-    let fetched = step("deny: fetch the advisory database", workspace.command(&binary).args(["fetch", "db"]));
+    let fetched = workspace.step("deny: fetch the advisory database", workspace.command(&binary).args(["fetch", "db"]));
     if fetched.is_err() {
         println!("deny: ADVISORIES NOT CHECKED: the RustSec database cannot be reached from here");
-        return;
+        return Ok(());
     }
-    let advisories = step("deny: advisories", workspace.command(&binary).args(["check", "advisories"]));
+    let advisories = workspace.step("deny: advisories", workspace.command(&binary).args(["check", "advisories"]));
     tally.check("advisories", &advisories);
+    Ok(())
 }
 
 /// What a core may never depend on, whatever depth: a runtime would bring clocks and sockets with it.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::run::{Workspace, each_line};
+use crate::run::Workspace;
 use crate::tally::Tally;
 
 /// Short, so that the suite need not wait ten seconds for what a client that says nothing is told.
@@ -24,9 +24,9 @@ pub(crate) fn everything(workspace: &Workspace, tally: &mut Tally) -> Result<()>
 }
 
 /// Runs a suite whose last line counts its cases. One that dies before it has counted fails as one.
-fn suite(title: &str, command: &mut Command, tally: &mut Tally) {
+fn suite(workspace: &Workspace, title: &str, command: &mut Command, tally: &mut Tally) {
     let before = tally.failed();
-    let outcome = each_line(title, command, |line| tally.line(line));
+    let outcome = workspace.each_line(title, command, |line| tally.line(line));
     if outcome.is_err() && tally.failed() == before {
         tally.check(title, &outcome);
     }
@@ -35,7 +35,7 @@ fn suite(title: &str, command: &mut Command, tally: &mut Tally) {
 fn vectors(workspace: &Workspace, tally: &mut Tally) {
     let mut python = workspace.command(workspace.python());
     python.arg("sdk/conformance/pycapnp_vectors.py");
-    suite("vectors: another Cap'n Proto", &mut python, tally);
+    suite(workspace, "vectors: another Cap'n Proto", &mut python, tally);
 }
 
 fn echo(workspace: &Workspace, tally: &mut Tally) -> Result<()> {
@@ -47,11 +47,16 @@ fn echo(workspace: &Workspace, tally: &mut Tally) -> Result<()> {
     let url = format!("ws://{address}");
     let clients = workspace.path("sdk/conformance/clients");
     let mut python = workspace.command(workspace.python());
-    suite("echo: Python websockets", python.current_dir(&clients).args(["echo.py", "--url", &url]), tally);
+    suite(workspace, "echo: Python websockets", python.current_dir(&clients).args(["echo.py", "--url", &url]), tally);
     let mut python = workspace.command(workspace.python());
-    suite("echo: Autobahn's cases", python.current_dir(&clients).args(["autobahn.py", "--url", &url]), tally);
+    suite(
+        workspace,
+        "echo: Autobahn's cases",
+        python.current_dir(&clients).args(["autobahn.py", "--url", &url]),
+        tally,
+    );
     let mut node = workspace.command("node");
-    suite("echo: npm ws", node.current_dir(&clients).args(["echo.mjs", "--url", &url]), tally);
+    suite(workspace, "echo: npm ws", node.current_dir(&clients).args(["echo.mjs", "--url", &url]), tally);
     Ok(())
 }
 
@@ -89,7 +94,7 @@ fn node(workspace: &Workspace, tally: &mut Tally) -> Result<()> {
     ] {
         let mut command = workspace.command(program);
         command.current_dir(&clients).args([script, "--url", &url, "--token", &token, "--expired-token", &expired]);
-        suite(title, command.args(["--channel", "general", "--handshake-seconds", HANDSHAKE]), tally);
+        suite(workspace, title, command.args(["--channel", "general", "--handshake-seconds", HANDSHAKE]), tally);
     }
     // The last to have the node: what it does must not pass for what others did.
     let mut hostile = workspace.command(workspace.python());
@@ -98,7 +103,7 @@ fn node(workspace: &Workspace, tally: &mut Tally) -> Result<()> {
     for (option, name) in [("--admin", "admin"), ("--api", "api"), ("--api-key", "api_key")] {
         hostile.args([option, &field(&server.line, name)?]);
     }
-    suite("node: a hostile client", &mut hostile, tally);
+    suite(workspace, "node: a hostile client", &mut hostile, tally);
     Ok(())
 }
 
@@ -117,7 +122,16 @@ struct Server {
 impl Server {
     fn start(command: &mut Command) -> Result<Self> {
         let program = command.get_program().to_string_lossy().into_owned();
-        let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| format!("start {program}"))?;
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().with_context(|| format!("start {program}"))?;
+        if let Some(stderr) = child.stderr.take() {
+            // Ends with the process. A line says whose it is: others print, too.
+            std::thread::spawn(move || {
+                for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                    println!("the server: {line}");
+                }
+            });
+        }
         let stdout = child.stdout.take().context("its standard output is piped")?;
         let mut server = Self { child, line: String::new() };
         BufReader::new(stdout).read_line(&mut server.line).with_context(|| format!("read what {program} prints"))?;

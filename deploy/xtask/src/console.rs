@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 
 use crate::js;
-use crate::run::{Workspace, each_line, step};
+use crate::run::Workspace;
 use crate::tally::Tally;
 
 const FOLDER: &str = "control-plane/console";
@@ -39,7 +39,7 @@ pub(crate) fn install(workspace: &Workspace) -> Result<()> {
     npm.current_dir(&folder).args(["ci", "--silent", "--no-audit", "--no-fund"]);
     // The browser is Debian's.
     npm.env("PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD", "1");
-    step("install: npm packages of the console", &mut npm)?;
+    workspace.step("install: npm packages of the console", &mut npm)?;
     std::fs::write(stamp, lock).context("note what is installed")
 }
 
@@ -52,9 +52,9 @@ pub(crate) fn run(workspace: &Workspace, tally: &mut Tally, what: What) -> Resul
         tests(workspace, tally)?;
     } else if what.screenshots {
         build_server(workspace)?;
-        step("console: screenshots", &mut npm(workspace, "screenshots"))?;
+        workspace.step("console: screenshots", &mut npm(workspace, "screenshots"))?;
     } else {
-        step("console: build", &mut npm(workspace, "build"))?;
+        workspace.step("console: build", &mut npm(workspace, "build"))?;
     }
     Ok(())
 }
@@ -67,16 +67,17 @@ pub(crate) fn everything(workspace: &Workspace, tally: &mut Tally) -> Result<()>
 
 fn check(workspace: &Workspace, tally: &mut Tally) {
     let mut build = npm(workspace, "build");
-    let built = step("console: what is checked in is what the source makes", build.args(["--", "--check"]));
+    let built = workspace.step("console: what is checked in is what the source makes", build.args(["--", "--check"]));
     tally.check("console: dist", &built);
 }
 
 fn tests(workspace: &Workspace, tally: &mut Tally) -> Result<()> {
     build_server(workspace)?;
-    let check = step("console: format, lints, types", &mut npm(workspace, "check"));
+    let check = workspace.step("console: format, lints, types", &mut npm(workspace, "check"));
     tally.check("console: npm run check", &check);
     let before = tally.failed();
-    let outcome = each_line("console: tests in Chromium", &mut npm(workspace, "test"), |line| tally.line(line));
+    let outcome =
+        workspace.each_line("console: tests in Chromium", &mut npm(workspace, "test"), |line| tally.line(line));
     // A failed test is counted by the closing line; one that dies before it has counted fails as one.
     if outcome.is_err() && tally.failed() == before {
         tally.check("console: npm test", &outcome);

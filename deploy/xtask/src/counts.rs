@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::run::{Workspace, step};
+use crate::run::Workspace;
 use crate::tally::Tally;
 
 use baseline::{Baseline, Environment};
@@ -69,7 +69,7 @@ type PerRun = Vec<(String, u64)>;
 fn count(workspace: &Workspace) -> Result<(Vec<Ran>, PerRun)> {
     let mut build = workspace.cargo();
     build.args(["build", "--quiet", "--release", "--package", "millrace-core", "--example", "instructions"]);
-    step("build the paths to count", &mut build)?;
+    workspace.step("build the paths to count", &mut build)?;
     let folder = workspace.tools().join("counts");
     std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
     // Under a short name in its own folder: the stack begins behind the program's name, and what is aligned there must not depend on it.
@@ -139,14 +139,16 @@ fn environment(workspace: &Workspace) -> Result<Environment> {
 }
 
 fn judge(tally: &mut Tally, baseline: &Baseline, here: &Environment, ran: &[Ran], per_run: &[(String, u64)]) {
-    println!("{:16} {:>12} {:>12} {:>8}  of", "path", "instructions", "baseline", "change");
+    // One piece: another stage may print beside it.
+    let mut table = format!("{:16} {:>12} {:>12} {:>8}  of", "path", "instructions", "baseline", "change");
     let is_same = baseline.environment == *here;
     let (mut failed, mut skipped) = (false, 0);
     for (Ran { name, of, .. }, &(_, count)) in ran.iter().zip(per_run) {
         let judgement = baseline.judge(name, count);
         let expected = judgement.expected.map_or_else(|| "none".to_owned(), |expected| expected.to_string());
         let change = judgement.change().map_or_else(String::new, |change| format!("{change:+.1} %"));
-        println!("{name:16} {count:>12} {expected:>12} {change:>8}  {of}");
+        let line = format!("\n{name:16} {count:>12} {expected:>12} {change:>8}  {of}");
+        table.push_str(&line);
         if is_same {
             let outcome = judgement.outcome();
             failed |= outcome.is_err();
@@ -160,6 +162,7 @@ fn judge(tally: &mut Tally, baseline: &Baseline, here: &Environment, ran: &[Ran]
         let gone = Err(anyhow::anyhow!("the baseline has it, but there is no such path any more"));
         tally.check(&format!("instructions of {name}"), &gone);
     }
+    println!("{table}");
     if skipped > 0 {
         println!("not judged: the baseline is of {}, and this is {here}", baseline.environment);
         tally.line(&format!("0 passed, 0 failed, {skipped} skipped"));

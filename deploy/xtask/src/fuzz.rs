@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 
-use crate::run::{Workspace, step};
+use crate::run::Workspace;
 use crate::tally::Tally;
 
 /// Runs each target for so many seconds; all of them if none is named.
@@ -16,7 +16,7 @@ pub(crate) fn run(workspace: &Workspace, tally: &mut Tally, seconds: u32, named:
     }
     let chosen = if named.is_empty() { &known } else { named };
     let folder = workspace.path("protocol/fuzz");
-    let build = step(
+    let build = workspace.step(
         "fuzz: build",
         workspace.cargo().current_dir(&folder).env("CARGO_TARGET_DIR", target(workspace)).args([
             "build",
@@ -45,7 +45,7 @@ pub(crate) fn run(workspace: &Workspace, tally: &mut Tally, seconds: u32, named:
             "-print_final_stats=1",
         ]);
         cargo.arg(format!("-artifact_prefix={}/crash-", findings.display()));
-        let outcome = step(&format!("fuzz: {name}, {seconds} s"), &mut cargo);
+        let outcome = workspace.step(&format!("fuzz: {name}, {seconds} s"), &mut cargo);
         tally.check(&format!("fuzz {name}"), &outcome);
     }
     Ok(())

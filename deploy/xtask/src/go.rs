@@ -4,26 +4,26 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::run::{Workspace, filtered, step};
+use crate::run::Workspace;
 use crate::tally::Tally;
 
 /// Gets what the module needs, and builds the linter that `sdk/go/tools` pins.
 pub(crate) fn setup(workspace: &Workspace) -> Result<()> {
     let found = Command::new("go").arg("version").stdout(Stdio::null()).stderr(Stdio::null()).status();
     ensure!(found.is_ok_and(|status| status.success()), "tests need Go 1.25 or newer: install it and run again");
-    step("install: Go modules", go(workspace).args(["mod", "download"]))?;
+    workspace.step("install: Go modules", go(workspace).args(["mod", "download"]))?;
     let mut build = go(workspace);
     build.current_dir(workspace.path("sdk/go/tools"));
     build.arg("build").arg("-o").arg(staticcheck(workspace)).arg("honnef.co/go/tools/cmd/staticcheck");
-    step("install: staticcheck", &mut build)
+    workspace.step("install: staticcheck", &mut build)
 }
 
 pub(crate) fn everything(workspace: &Workspace, tally: &mut Tally) -> Result<()> {
     tally.check("go: gofmt", &gofmt(workspace));
-    let vet = step("go: vet", go(workspace).args(["vet", "./..."]));
+    let vet = workspace.step("go: vet", go(workspace).args(["vet", "./..."]));
     tally.check("go: vet", &vet);
     let mut lint = workspace.command(staticcheck(workspace));
-    let lint = step("go: staticcheck", lint.current_dir(workspace.path("sdk/go")).arg("./..."));
+    let lint = workspace.step("go: staticcheck", lint.current_dir(workspace.path("sdk/go")).arg("./..."));
     tally.check("go: staticcheck", &lint);
     workspace.build("build millrace", &["--package", "millrace"])?;
     test(workspace, tally);
@@ -37,9 +37,9 @@ fn test(workspace: &Workspace, tally: &mut Tally) {
     command.args(["test", "-race", "-count=1", "-v", "./..."]);
     command.env("MILLRACE_BIN", workspace.target().join("debug/millrace"));
     let mut counts = Counts::default();
-    let outcome = filtered(title, &mut command, |line| counts.line(line));
+    let outcome = workspace.filtered(title, &mut command, |line| counts.line(line));
     let before = tally.failed();
-    println!("{counts}");
+    println!("{title}: {counts}");
     tally.line(&counts.to_string());
     // A package that cannot be built has no test that fails.
     if outcome.is_err() && tally.failed() == before {

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 
-use crate::run::{Workspace, each_line, step};
+use crate::run::Workspace;
 use crate::tally::Tally;
 
 const FOLDER: &str = "sdk/js";
@@ -20,16 +20,16 @@ pub(crate) fn install(workspace: &Workspace) -> Result<()> {
     }
     let mut npm = workspace.command("npm");
     npm.current_dir(&folder).args(["ci", "--silent", "--no-audit", "--no-fund"]);
-    step("install: npm packages of the TypeScript SDK", &mut npm)?;
+    workspace.step("install: npm packages of the TypeScript SDK", &mut npm)?;
     std::fs::write(stamp, lock).context("note what is installed")
 }
 
 pub(crate) fn everything(workspace: &Workspace, tally: &mut Tally) -> Result<()> {
     workspace.build("build millrace", &["--package", "millrace"])?;
-    let check = step("sdk/js: format, lints, types", &mut npm(workspace, "check"));
+    let check = workspace.step("sdk/js: format, lints, types", &mut npm(workspace, "check"));
     tally.check("sdk/js: npm run check", &check);
     let before = tally.failed();
-    let outcome = each_line("sdk/js: tests", &mut npm(workspace, "test"), |line| tally.line(line));
+    let outcome = workspace.each_line("sdk/js: tests", &mut npm(workspace, "test"), |line| tally.line(line));
     // A failed test is counted by the closing line; one that dies before it has counted fails as one.
     if outcome.is_err() && tally.failed() == before {
         tally.check("sdk/js: npm test", &outcome);

@@ -9,6 +9,7 @@ mod check;
 mod conformance;
 mod console;
 mod counts;
+mod course;
 mod fuzz;
 mod go;
 mod js;
@@ -22,6 +23,7 @@ mod tally;
 mod test;
 
 use counts::Counts;
+use course::Course;
 use run::Workspace;
 use tally::Tally;
 
@@ -45,6 +47,8 @@ enum Task {
         #[arg(long, default_value_t = 5)]
         fuzz_seconds: u32,
     },
+    /// The suites against a server, in two lanes, as `test` runs them: SDKs, console, quickstart, independent clients, benchmarks.
+    Suites,
     /// Installs what tests need: Debian packages, Python and npm packages, Go modules, cargo-deny.
     Setup,
     /// fmt, clippy, deny.
@@ -94,6 +98,11 @@ fn main() -> ExitCode {
     let mut tally = Tally::default();
     let outcome = match Cli::parse().task {
         Task::Test { fuzz_seconds } => all(&workspace, &mut tally, fuzz_seconds),
+        Task::Suites => {
+            let mut course = Course::new(&workspace);
+            suites(&mut course);
+            course.finish(&mut tally)
+        }
         Task::Setup => setup::everything(&workspace),
         Task::Check => check::everything(&workspace, &mut tally),
         Task::Unit => test::everything(&workspace, &mut tally),
@@ -121,22 +130,39 @@ fn main() -> ExitCode {
 
 /// Every stage runs even if an earlier one failed: one run tells all that is wrong.
 fn all(workspace: &Workspace, tally: &mut Tally, fuzz_seconds: u32) -> anyhow::Result<()> {
-    setup::everything(workspace)?;
-    let stages = [
-        check::everything(workspace, tally),
-        test::everything(workspace, tally),
-        workspace.build_all(),
-        go::everything(workspace, tally),
-        counts::everything(workspace, tally, Counts::Compare),
-        conformance::everything(workspace, tally),
-        js::everything(workspace, tally),
-        console::everything(workspace, tally),
-        sdk_conformance::run(workspace, tally, &[]),
-        quickstart::everything(workspace, tally),
-        perf::smoke(workspace, tally),
-        fuzz::run(workspace, tally, fuzz_seconds, &[]),
-    ];
-    let errors: Vec<String> = stages.into_iter().filter_map(|stage| stage.err().map(|e| format!("{e:#}"))).collect();
-    anyhow::ensure!(errors.is_empty(), "{}", errors.join("; "));
-    Ok(())
+    let fuzz = |workspace: &Workspace, tally: &mut Tally| fuzz::run(workspace, tally, fuzz_seconds, &[]);
+    let counts = |workspace: &Workspace, tally: &mut Tally| counts::everything(workspace, tally, Counts::Compare);
+    let mut course = Course::new(workspace);
+    // Without these, little would run.
+    let is_ready = course.alone(("crates, packages", &|workspace, _| setup::sources(workspace)))
+        // What waits for the network goes beside what waits for the compiler.
+        && course.side_by_side(&[
+            &[("tools", &|workspace, _| setup::tools(workspace))],
+            &[("fmt, clippy", &check::source)],
+        ]);
+    if is_ready {
+        // The second lane compiles with flags of its own; it has the machine when tests of the first wait.
+        course.side_by_side(&[
+            &[("deny", &check::deny), ("cargo test", &test::everything)],
+            &[("counts", &counts), ("fuzz", &fuzz)],
+        ]);
+        suites(&mut course);
+    }
+    course.finish(tally)
+}
+
+/// What needs the programs of the workspace, or a browser.
+fn suites(course: &mut Course<'_>) {
+    let sdks = |workspace: &Workspace, tally: &mut Tally| sdk_conformance::run(workspace, tally, &[]);
+    course.alone(("build all programs", &|workspace, _| workspace.build_all()));
+    // What writes into sdk/js is all in one lane.
+    course.side_by_side(&[
+        &[("sdk-conformance", &sdks), ("js", &js::everything), ("quickstart", &quickstart::everything)],
+        &[
+            ("console", &console::everything),
+            ("go", &go::everything),
+            ("conformance", &conformance::everything),
+            ("perf smoke", &perf::smoke),
+        ],
+    ]);
 }

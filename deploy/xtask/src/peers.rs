@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::run::{Workspace, step};
+use crate::run::Workspace;
 
 struct Peer {
     name: &'static str,
@@ -125,7 +125,7 @@ impl Peer {
                 let mut go = workspace.command("go");
                 go.current_dir(settings(workspace, folder)).args(["build", "-trimpath", "-mod=readonly", "-o"]);
                 go.arg(binaries(workspace).join(binary)).arg(target).env("CGO_ENABLED", "0");
-                step(&format!("install: {}", self.name), &mut go)
+                workspace.step(&format!("install: {}", self.name), &mut go)
             }
             Source::Npm { folder, .. } => {
                 ensure!(answers("npm", "--version"), "there is no Node");
@@ -183,7 +183,7 @@ fn debian(workspace: &Workspace, package: &str, service: &str) -> Result<()> {
         command.arg("sh");
     }
     command.args(["-c", SCRIPT, "sh", package, service]).env("DEBIAN_FRONTEND", "noninteractive");
-    step(&format!("install: {package}"), command.stdin(Stdio::null()))
+    workspace.step(&format!("install: {package}"), command.stdin(Stdio::null()))
 }
 
 fn npm(workspace: &Workspace, name: &str, folder: &Path) -> Result<()> {
@@ -194,7 +194,7 @@ fn npm(workspace: &Workspace, name: &str, folder: &Path) -> Result<()> {
     }
     let mut npm = workspace.command("npm");
     npm.current_dir(folder).args(["ci", "--silent", "--no-audit", "--no-fund"]);
-    step(&format!("install: {name}"), &mut npm)?;
+    workspace.step(&format!("install: {name}"), &mut npm)?;
     std::fs::write(stamp, lock).context("note what is installed")
 }
 

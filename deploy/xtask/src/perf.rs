@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::run::{Workspace, step};
+use crate::run::Workspace;
 use crate::tally::Tally;
 
 const SCENARIOS: &[&str] =
@@ -22,7 +22,7 @@ fn run(workspace: &Workspace) -> Result<()> {
     let began = Instant::now();
     let mut perf = workspace.command(workspace.target().join("debug/millrace-perf"));
     perf.arg("run").args(SCENARIOS).args(["--quick", "--subject", "bare send,millrace", "--out"]).arg(&out);
-    step("perf: every scenario, small", &mut perf)?;
+    workspace.step("perf: every scenario, small", &mut perf)?;
     let report = std::fs::read_to_string(out.join("report.json")).context("read the report")?;
     for scenario in SCENARIOS {
         let figure = format!("\"scenario\": \"{scenario}\"");

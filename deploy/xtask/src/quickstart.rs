@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::run::{Workspace, step};
+use crate::run::Workspace;
 use crate::tally::Tally;
 
 mod document;
@@ -30,7 +30,7 @@ const BUILT: [&str; 4] = ["node_modules", "dist", "build", "docs"];
 /// # Errors
 /// If cargo, npm or go cannot.
 pub(crate) fn install(workspace: &Workspace) -> Result<()> {
-    step("fetch crates", workspace.cargo().args(["fetch", "--quiet", "--locked"]))?;
+    workspace.step("fetch crates", workspace.cargo().args(["fetch", "--quiet", "--locked"]))?;
     crate::js::install(workspace)?;
     crate::go::setup(workspace)
 }

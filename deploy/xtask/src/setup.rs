@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::run::{Workspace, step};
+use crate::run::Workspace;
 
 /// Newest at the time of writing; raised by hand, as its configuration changes between versions.
 const CARGO_DENY: &str = "0.20.2";
@@ -35,10 +35,20 @@ const PACKAGES: &[Package] = &[
 ];
 
 pub(crate) fn everything(workspace: &Workspace) -> Result<()> {
+    sources(workspace)?;
+    tools(workspace)
+}
+
+/// What the compiler needs: crates, and the system's packages.
+pub(crate) fn sources(workspace: &Workspace) -> Result<()> {
     std::fs::create_dir_all(workspace.tools()).context("create the tools folder")?;
     // Every system's, not only this one's: cargo-deny reads the licences of all, without the network.
-    step("fetch crates", workspace.cargo().args(["fetch", "--quiet", "--locked"]))?;
-    debian(workspace)?;
+    workspace.step("fetch crates", workspace.cargo().args(["fetch", "--quiet", "--locked"]))?;
+    debian(workspace)
+}
+
+/// What the suites run: programs, and packages of other languages.
+pub(crate) fn tools(workspace: &Workspace) -> Result<()> {
     // What waits for the network goes beside what waits for the compiler.
     std::thread::scope(|scope| {
         let deny = scope.spawn(|| cargo_deny(workspace));
@@ -71,9 +81,9 @@ fn debian(workspace: &Workspace) -> Result<()> {
         command.arg("-qq").args(arguments).env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null());
         command
     };
-    step("install: apt-get update", &mut apt(&["update"]))?;
+    workspace.step("install: apt-get update", &mut apt(&["update"]))?;
     let mut install = apt(&["install", "--yes", "--no-install-recommends"]);
-    step(&format!("install: {}", missing.join(" ")), install.args(&missing))
+    workspace.step(&format!("install: {}", missing.join(" ")), install.args(&missing))
 }
 
 fn python(workspace: &Workspace) -> Result<()> {
@@ -84,10 +94,10 @@ fn python(workspace: &Workspace) -> Result<()> {
         return Ok(());
     }
     let venv = workspace.tools().join("venv");
-    step("install: Python environment", workspace.command("python3").args(["-m", "venv"]).arg(&venv))?;
+    workspace.step("install: Python environment", workspace.command("python3").args(["-m", "venv"]).arg(&venv))?;
     let mut pip = workspace.command(workspace.python());
     pip.args(["-m", "pip", "install", "--quiet", "--requirement"]).arg(&requirements);
-    step("install: Python packages", &mut pip)?;
+    workspace.step("install: Python packages", &mut pip)?;
     std::fs::write(stamp, wanted).context("note what is installed")
 }
 
@@ -100,7 +110,7 @@ fn npm(workspace: &Workspace) -> Result<()> {
     }
     let mut npm = workspace.command("npm");
     npm.current_dir(&folder).args(["ci", "--silent", "--no-audit", "--no-fund"]);
-    step("install: npm packages", &mut npm)?;
+    workspace.step("install: npm packages", &mut npm)?;
     std::fs::write(stamp, lock).context("note what is installed")
 }
 
@@ -111,7 +121,7 @@ fn cargo_deny(workspace: &Workspace) -> Result<()> {
         return Ok(());
     }
     let mut install = workspace.cargo();
-    // A debug build of it is ready in a third of the time and still checks in a second.
+    // A debug build of it, without what a debugger wants, is ready in a third of the time and still checks in a second.
     install.args([
         "install",
         "cargo-deny",
@@ -123,7 +133,8 @@ fn cargo_deny(workspace: &Workspace) -> Result<()> {
         "--quiet",
     ]);
     install.arg("--root").arg(workspace.tools()).env("CARGO_TARGET_DIR", workspace.tools().join("build"));
-    step("install: cargo-deny (some minutes, once)", &mut install)
+    install.env("CARGO_PROFILE_DEV_DEBUG", "none").env("CARGO_INCREMENTAL", "0");
+    workspace.step("install: cargo-deny (some minutes, once)", &mut install)
 }
 
 fn succeeds(command: &mut Command) -> bool {

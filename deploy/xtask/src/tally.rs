@@ -42,8 +42,20 @@ impl Tally {
         }
     }
 
+    pub(crate) fn passed(&self) -> u64 {
+        self.passed
+    }
+
     pub(crate) fn failed(&self) -> u64 {
         self.failed
+    }
+
+    /// Adds what another has counted.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.ignored += other.ignored;
+        self.failures.extend(other.failures);
     }
 
     pub(crate) fn print(&self) {

@@ -2,14 +2,14 @@
 
 use anyhow::Result;
 
-use crate::run::{Workspace, each_line, step};
+use crate::run::Workspace;
 use crate::tally::Tally;
 
 pub(crate) fn everything(workspace: &Workspace, tally: &mut Tally) -> Result<()> {
     let mut cargo = workspace.cargo();
     cargo.args(["test", "--workspace", "--no-fail-fast"]);
     // A failed test is counted by its own line; the outcome of the runner adds the case that nothing was run at all.
-    let outcome = each_line("unit, property and integration tests", &mut cargo, |line| tally.line(line));
+    let outcome = workspace.each_line("unit, property and integration tests", &mut cargo, |line| tally.line(line));
     if outcome.is_err() && tally.failed() == 0 {
         tally.check("cargo test", &outcome);
     }
@@ -20,5 +20,5 @@ pub(crate) fn everything(workspace: &Workspace, tally: &mut Tally) -> Result<()>
 pub(crate) fn generate(workspace: &Workspace) -> Result<()> {
     let mut cargo = workspace.cargo();
     cargo.args(["test", "--package", "millrace-protocol"]).env("BLESS", "1");
-    step("generate code and vectors", &mut cargo)
+    workspace.step("generate code and vectors", &mut cargo)
 }
