@@ -277,6 +277,17 @@ struct ShardFigures {
   reloads @21 :UInt64;
   # Resumes that were refused: the client reads history itself.
   ringFull @22 :UInt64;
+
+  publishAck @23 :LatencyCounts;
+  # From a session's publish to its acknowledgement in the session's queue, of those that were accepted.
+  delivery @24 :LatencyCounts;
+  # From a publish to the message in the queues of sessions of this shard, once for each of them.
+}
+
+struct LatencyCounts {
+  counts @0 :List(UInt64);
+  # 42 at most; those that are missing are 0. Upper bounds in µs: 16, 24, 32, 48, 64 and so on, two for each doubling; the last has none.
+  sumUs @1 :UInt64;
 }
 
 struct Inspect {

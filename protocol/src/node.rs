@@ -17,8 +17,8 @@ pub use self::decode::decode;
 pub use self::encode::{encode, encode_delimited, encoded_bytes_max, message_bytes_max};
 pub use self::operate::{
     DRAIN_MS_MAX, HomeState, HomeView, INCIDENT_CHANNELS_MAX, INSPECT_ROWS_MAX, INSPECT_SUBSCRIPTIONS_MAX, Incident,
-    IncidentChannel, IncidentKind, Inspect, InspectSubject, Inspected, NodeFigures, SessionView, ShardFigures,
-    SubscriptionState, SubscriptionView, Transport,
+    IncidentChannel, IncidentKind, Inspect, InspectSubject, Inspected, LATENCY_BUCKETS, LatencyCounts, NodeFigures,
+    SessionView, ShardFigures, SubscriptionState, SubscriptionView, Transport,
 };
 pub use self::stream::FrameReader;
 pub use crate::client::{HistoryClass, HistoryRange};

@@ -19,6 +19,7 @@ mod view;
 pub(crate) mod window;
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use millrace_protocol::client::{HistoryClass, NO_EPOCH};
 use millrace_protocol::node::{NewMessage, ReadHistory};
@@ -138,6 +139,8 @@ enum Lease {
 struct Waiting {
     origin: Origin,
     message: NewMessage,
+    /// When it came to the node.
+    since: Instant,
 }
 
 #[derive(Debug)]
@@ -236,7 +239,7 @@ impl Home {
     /// A message to be accepted: taken for the next batch, or refused at once.
     pub(crate) fn publish(&mut self, context: &mut Context<'_>, publish: Publish) {
         self.used_ms = context.now_ms;
-        let Publish { origin, mut message, .. } = publish;
+        let Publish { origin, mut message, since, .. } = publish;
         let of = (message.user.clone(), message.producer);
         let barred =
             if self.barring.is_empty() { Ok(()) } else { self.barring.check(context.now_ms, &of, message.sequence) };
@@ -245,13 +248,13 @@ impl Home {
                 self.barring.bar(context.now_ms, of, message.sequence);
             }
             let mut answers = Answers::new(self.channel());
-            answers.refuse(context, &Waiting { origin, message }, code);
+            answers.refuse(context, &Waiting { origin, message, since }, code);
             answers.send(context);
             return;
         }
         message.time_ms = context.unix_ms;
         self.waiting_bytes += message.body.len();
-        self.waiting.push_back(Waiting { origin, message });
+        self.waiting.push_back(Waiting { origin, message, since });
         self.want_offer(context);
         self.want_lease(context);
     }

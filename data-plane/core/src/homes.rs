@@ -344,7 +344,7 @@ fn refuse_publish(context: &mut Context<'_>, publish: &Publish, code: Code) {
         Origin::Session { shard, session, request } => {
             let outcome = Outcome::Refused { code, retry_after_ms: 0 };
             let (producer, sequence) = (publish.message.producer, publish.message.sequence);
-            let acks = vec![Ack { session, request, producer, sequence, outcome }];
+            let acks = vec![Ack { session, request, producer, sequence, since: publish.since, outcome }];
             context.links.send(shard, HopBody::Acks(Box::new(Acks { channel: publish.channel, acks })));
         }
         Origin::Order { id, link } => {

@@ -4,6 +4,8 @@
 //! **Invariant:** order on a ring is what makes "page, then live" whole: a home adds a shard to a channel's interest in the
 //! step in which it answers the page that reaches the tail.
 
+use std::time::Instant;
+
 use millrace_protocol::client::HistoryRange;
 use millrace_protocol::node::{HistoryClass, NewMessage};
 use millrace_protocol::{ChannelId, Code, Position, Producer, ProducerSequence};
@@ -45,6 +47,8 @@ pub(crate) struct Publish {
     pub(crate) history: HistoryClass,
     pub(crate) origin: Origin,
     pub(crate) message: NewMessage,
+    /// When it came to the node.
+    pub(crate) since: Instant,
 }
 
 /// Who gets the acknowledgement.
@@ -110,6 +114,8 @@ pub(crate) struct Ack {
     pub(crate) request: u32,
     pub(crate) producer: Producer,
     pub(crate) sequence: ProducerSequence,
+    /// When the publish came.
+    pub(crate) since: Instant,
     pub(crate) outcome: Outcome,
 }
 

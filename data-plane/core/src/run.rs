@@ -1,5 +1,7 @@
 //! Encoded messages of one channel: made once by the home, shared by every queue that they wait in.
 
+use std::time::Instant;
+
 use bytes::Bytes;
 use millrace_protocol::client::{Message, ServerBody, ServerFrame, encode_server};
 use millrace_protocol::node::StoredMessage;
@@ -17,6 +19,8 @@ pub struct Run {
     /// Offset of the last message; 0 in a channel without history.
     pub(crate) last: u64,
     pub(crate) count: u32,
+    /// When the first of those came that are known to have come lately.
+    pub(crate) since: Option<Instant>,
 }
 
 impl Run {
@@ -77,23 +81,25 @@ pub(crate) struct RunBuilder {
     first: u64,
     last: u64,
     count: u32,
+    since: Option<Instant>,
 }
 
 impl RunBuilder {
     pub(crate) fn new(channel: ChannelId, epoch: Epoch) -> Self {
-        Self { channel, epoch, bytes: Vec::new(), first: 0, last: 0, count: 0 }
+        Self { channel, epoch, bytes: Vec::new(), first: 0, last: 0, count: 0, since: None }
     }
 
     pub(crate) fn len(&self) -> usize {
         self.bytes.len()
     }
 
-    /// Adds the next message; `scratch` is a buffer to encode in.
+    /// Adds the next message, and when it came, if that is known; `scratch` is a buffer to encode in.
     pub(crate) fn push(
         &mut self,
         scratch: &mut Vec<u8>,
         position: Position,
         message: &millrace_protocol::node::NewMessage,
+        since: Option<Instant>,
     ) {
         debug_assert!(self.count == 0 || position.offset == 0 || position.offset == self.last + 1);
         let body = ServerBody::Message(Message {
@@ -111,11 +117,12 @@ impl RunBuilder {
         }
         self.last = position.offset;
         self.count += 1;
+        self.since = self.since.or(since);
     }
 
     pub(crate) fn finish(self) -> Option<Run> {
-        let Self { channel, epoch, bytes, first, last, count } = self;
-        (count > 0).then(|| Run { bytes: Bytes::from(bytes), channel, epoch, first, last, count })
+        let Self { channel, epoch, bytes, first, last, count, since } = self;
+        (count > 0).then(|| Run { bytes: Bytes::from(bytes), channel, epoch, first, last, count, since })
     }
 }
 
@@ -129,7 +136,7 @@ pub(crate) fn encode_stored(
     for chunk in messages.chunk_by(|a, b| a.epoch == b.epoch) {
         let mut run = RunBuilder::new(channel, chunk[0].epoch);
         for stored in chunk {
-            run.push(scratch, stored.position(), &stored.message);
+            run.push(scratch, stored.position(), &stored.message, None);
         }
         runs.extend(run.finish());
     }
@@ -255,7 +262,7 @@ pub(crate) mod tests {
                 time_ms: 5,
                 body: vec![7; size].into(),
             };
-            run.push(&mut scratch, Position { epoch: Epoch::FIRST, offset: first + index }, &message);
+            run.push(&mut scratch, Position { epoch: Epoch::FIRST, offset: first + index }, &message, None);
         }
         run.finish().unwrap()
     }

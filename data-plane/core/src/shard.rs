@@ -213,10 +213,10 @@ impl<V: VerifyToken> Shard<V> {
             HopBody::Join(join) => self.with_homes(now, |homes, context| homes.join(context, from, join)),
             HopBody::Read(read) => self.with_homes(now, |homes, context| homes.read(context, from, read)),
             HopBody::Leave(channel) => self.with_homes(now, |homes, context| homes.leave(context, from, channel)),
-            HopBody::Acks(acks) => self.handle_acks(from, *acks),
+            HopBody::Acks(acks) => self.handle_acks(now, from, *acks),
             HopBody::Joined(joined) => self.handle_joined(now, from, *joined),
             HopBody::Page(page) => self.handle_page(from, *page),
-            HopBody::Live(run) => self.handle_live(*run),
+            HopBody::Live(run) => self.handle_live(now, *run),
             HopBody::Lagged(channel) => self.handle_lagged(channel),
             HopBody::Gone(channel, code) => self.handle_gone(channel, code),
         }

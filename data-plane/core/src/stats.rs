@@ -1,5 +1,7 @@
 //! What a shard counts. Plain numbers: the shell exports them per shard and sums them at scrape.
 
+use millrace_protocol::node::LatencyCounts;
+
 /// Counters since start, and gauges of now.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -68,6 +70,11 @@ pub struct Stats {
     pub grants_asked_total: u64,
     /// Hops to other shards.
     pub hops_out_total: u64,
+    /// From a session's publish to its acknowledgement in the session's queue, of those that were accepted.
+    pub publish_ack: LatencyCounts,
+    /// From a publish to the message in the queues of live sessions, once for each of them; of messages that were delivered together, since the
+    /// oldest. The time that a message waits in a queue is its reader's.
+    pub delivery: LatencyCounts,
 
     /// Connections now, in whatever state.
     pub sessions: u64,

@@ -527,6 +527,32 @@ fn a_publish_right_behind_a_long_cut_is_held() {
 }
 
 #[test]
+fn publishes_are_timed_until_they_are_acknowledged_and_delivered() {
+    let mut desk = desk();
+    let general = desk.channel("general", DURABLE, &["ann", "bob"]);
+    let (ann, bob) = (desk.open("ann"), desk.open("bob"));
+    desk.subscribe(ann, 1, "general", LIVE);
+    desk.subscribe(bob, 1, "general", LIVE);
+    desk.publish(ann, 2, general, 1, b"x");
+    let quick = desk.stats().clone();
+    assert_eq!((quick.publish_ack.count(), quick.publish_ack.sum_us()), (1, 0));
+    assert_eq!((quick.delivery.count(), quick.delivery.sum_us()), (2, 0), "once for each of them");
+    // The outcome of the next one is known 300 ms later. What is refused has no time of its own.
+    desk.hold_control();
+    desk.publish(ann, 3, general, 2, b"x");
+    desk.pass(300);
+    desk.cut();
+    desk.publish(ann, 4, general, 3, b"x");
+    desk.link();
+    desk.heard(ann);
+    let stats = desk.stats();
+    let (ack, delivery) = (stats.publish_ack.since(&quick.publish_ack), stats.delivery.since(&quick.delivery));
+    let (ack, delivery) = (ack.expect("it counts on"), delivery.expect("it counts on"));
+    assert_eq!((ack.count(), ack.sum_us()), (1, 300_000));
+    assert_eq!((delivery.count(), delivery.sum_us()), (2, 600_000));
+}
+
+#[test]
 fn an_order_over_rest_is_answered_on_its_own_link() {
     let mut desk = desk();
     let general = desk.channel("general", DURABLE, &["ann"]);

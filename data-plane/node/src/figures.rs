@@ -62,6 +62,8 @@ fn of_shard(index: usize, shards: usize, report: Option<&ShardReport>) -> ShardF
         resumes: core.resumes_total,
         reloads: core.resumes_refused_total,
         ring_full: ring_full_total,
+        publish_ack: core.publish_ack,
+        delivery: core.delivery,
     }
 }
 

@@ -1,5 +1,8 @@
 //! What a node tells about itself: each shard's numbers, taken between two turns, and how they are shown.
 
+use std::fmt::Write as _;
+
+use millrace_protocol::node::LatencyCounts;
 use prometheus::{Encoder, GaugeVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
 use serde_json::json;
 
@@ -197,6 +200,31 @@ fn core_rows(stats: &millrace_core::Stats) -> Vec<Row> {
     }
 }
 
+/// Adds a histogram of each shard, in the text format of Prometheus. Bounds are whole doublings: half of those that are counted with, and as good
+/// for whoever looks at hours.
+fn histogram<'a>(text: &mut String, name: &str, help: &str, shards: impl Iterator<Item = (usize, &'a LatencyCounts)>) {
+    // Writing into a string cannot fail.
+    let _ = write!(text, "# HELP {PREFIX}{name} {help}\n# TYPE {PREFIX}{name} histogram\n");
+    for (shard, counts) in shards {
+        let mut count = 0;
+        for (index, (bound_us, more)) in counts.buckets().enumerate() {
+            count += more;
+            if let Some(bound_us) = bound_us.filter(|_| index.is_multiple_of(2)) {
+                let bound = seconds(bound_us);
+                let _ = writeln!(text, "{PREFIX}{name}_bucket{{shard=\"{shard}\",le=\"{bound}\"}} {count}");
+            }
+        }
+        let _ = writeln!(text, "{PREFIX}{name}_bucket{{shard=\"{shard}\",le=\"+Inf\"}} {count}");
+        let _ = writeln!(text, "{PREFIX}{name}_sum{{shard=\"{shard}\"}} {}", seconds(counts.sum_us()));
+        let _ = writeln!(text, "{PREFIX}{name}_count{{shard=\"{shard}\"}} {count}");
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "exact below three centuries")]
+fn seconds(us: u64) -> f64 {
+    us as f64 / 1e6
+}
+
 /// Every metric's name begins with this.
 const PREFIX: &str = "millrace_data_";
 
@@ -257,7 +285,21 @@ impl NodeReport {
         }
         let mut text = Vec::new();
         TextEncoder::new().encode(&registry.gather(), &mut text)?;
-        Ok(String::from_utf8_lossy(&text).into_owned())
+        let mut text = String::from_utf8_lossy(&text).into_owned();
+        let shards = || (0..).zip(&self.shards).filter_map(|(index, shard)| Some((index, &shard.as_ref()?.core)));
+        histogram(
+            &mut text,
+            "publish_ack_seconds",
+            "From a session's publish to its acknowledgement in the session's queue, of those that were accepted.",
+            shards().map(|(index, core)| (index, &core.publish_ack)),
+        );
+        histogram(
+            &mut text,
+            "delivery_seconds",
+            "From a publish to the message in the queues of live sessions, once for each of them.",
+            shards().map(|(index, core)| (index, &core.delivery)),
+        );
+        Ok(text)
     }
 
     /// Why the process should be restarted, or `None`.
@@ -339,6 +381,8 @@ fn whole_process(registry: &Registry, name: &str, help: &str, value: f64) -> Res
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn shard(turns: u64) -> ShardReport {
@@ -378,6 +422,29 @@ mod tests {
             assert!(text.lines().any(|l| l == line), "{line} is missing in\n{text}");
         }
         assert_eq!(text.matches("# HELP millrace_data_turns_total").count(), 1);
+    }
+
+    #[test]
+    fn latencies_are_cumulative_and_of_each_shard() {
+        let mut slow = shard(1);
+        slow.core.publish_ack.record(Duration::from_micros(20), 2);
+        slow.core.publish_ack.record(Duration::from_micros(900), 1);
+        slow.core.publish_ack.record(Duration::from_secs(60), 1);
+        let text = NodeReport { shards: vec![None, Some(slow)], ..report() }.metrics().expect("encode");
+        for line in [
+            "# TYPE millrace_data_publish_ack_seconds histogram",
+            "millrace_data_publish_ack_seconds_bucket{shard=\"1\",le=\"0.000016\"} 0",
+            "millrace_data_publish_ack_seconds_bucket{shard=\"1\",le=\"0.000032\"} 2",
+            "millrace_data_publish_ack_seconds_bucket{shard=\"1\",le=\"0.000512\"} 2",
+            "millrace_data_publish_ack_seconds_bucket{shard=\"1\",le=\"0.001024\"} 3",
+            "millrace_data_publish_ack_seconds_bucket{shard=\"1\",le=\"+Inf\"} 4",
+            "millrace_data_publish_ack_seconds_sum{shard=\"1\"} 60.00094",
+            "millrace_data_publish_ack_seconds_count{shard=\"1\"} 4",
+            "millrace_data_delivery_seconds_count{shard=\"1\"} 0",
+        ] {
+            assert_eq!(text.lines().filter(|other| *other == line).count(), 1, "{line}\n{text}");
+        }
+        assert!(!text.contains("_seconds_count{shard=\"0\"}"), "a shard that does not answer has none");
     }
 
     #[test]

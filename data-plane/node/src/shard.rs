@@ -275,6 +275,8 @@ impl Shard {
             self.core.verifier_mut().forget(now.unix_ms);
         }
         self.doors.iter_mut().for_each(|door| door.resume(&self.poller, now.instant));
+        // What has come until here is answered and delivered now: the time that it took so far is part of what is counted.
+        let now = Now { instant: Instant::now(), ..now };
         self.core.end_turn(now);
         self.take_actions(now);
         self.send_hops();

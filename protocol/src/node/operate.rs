@@ -5,9 +5,11 @@ use crate::id::{ChannelId, ChannelName, SessionId, TenantId, UserId};
 
 mod decode;
 mod encode;
+mod latency;
 
 pub(super) use self::decode::Views;
 pub(super) use self::encode::{figures, figures_words, inspect, inspect_words, inspected, inspected_words};
+pub use self::latency::{LATENCY_BUCKETS, LatencyCounts};
 
 /// Most sessions, and most incidents, of one answer to [`Inspect`].
 pub const INSPECT_ROWS_MAX: u16 = 256;
@@ -67,6 +69,8 @@ pub struct ShardFigures {
     pub resumes: u64,
     pub reloads: u64,
     pub ring_full: u64,
+    pub publish_ack: LatencyCounts,
+    pub delivery: LatencyCounts,
 }
 
 /// Asks for the sessions of a user or of a channel, and for what went wrong with them lately.

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use millrace_protocol::node::{NodeFigures, ShardFigures};
+use millrace_protocol::node::{LatencyCounts, NodeFigures, ShardFigures};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -83,6 +83,14 @@ samples! {
     append_p50_ms,
     /// 99th percentile of the same.
     append_p99_ms,
+    /// Median time from a session's publish to its acknowledgement in the session's queue, in the step, ms.
+    ack_p50_ms,
+    /// 99th percentile of the same.
+    ack_p99_ms,
+    /// Median time from a publish to the message in the queue of a session that is live, in the step, ms.
+    delivery_p50_ms,
+    /// 99th percentile of the same.
+    delivery_p99_ms,
 }
 
 /// A number as it is shown: three decimals, and null for none.
@@ -142,6 +150,9 @@ pub(super) fn sample(
 fn between(time_ms: i64, seconds: f64, before: Option<&ShardFigures>, now: &ShardFigures) -> Sample {
     let per_second =
         |count: fn(&ShardFigures) -> u64| before.map_or(f32::NAN, |before| rate(count(now), count(before), seconds));
+    let more =
+        |counts: fn(&ShardFigures) -> &LatencyCounts| before.and_then(|before| counts(now).since(counts(before)));
+    let (ack, delivery) = (more(|shard| &shard.publish_ack), more(|shard| &shard.delivery));
     Sample {
         time_ms,
         sessions: float(now.sessions),
@@ -161,7 +172,16 @@ fn between(time_ms: i64, seconds: f64, before: Option<&ShardFigures>, now: &Shar
         ring: float(now.ring_items) / float(now.ring_slots),
         append_p50_ms: f32::NAN,
         append_p99_ms: f32::NAN,
+        ack_p50_ms: quantile(ack.as_ref(), 0.5),
+        ack_p99_ms: quantile(ack.as_ref(), 0.99),
+        delivery_p50_ms: quantile(delivery.as_ref(), 0.5),
+        delivery_p99_ms: quantile(delivery.as_ref(), 0.99),
     }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "a plot shows seven digits at most")]
+fn quantile(counts: Option<&LatencyCounts>, q: f64) -> f32 {
+    counts.and_then(|counts| counts.quantile_ms(q)).map_or(f32::NAN, |ms| ms as f32)
 }
 
 /// Sums, but for the fullest ring.
@@ -180,6 +200,8 @@ fn add(sum: &mut ShardFigures, shard: &ShardFigures) {
     sum.closed += shard.closed;
     sum.refused += shard.refused;
     sum.skipped += shard.skipped;
+    sum.publish_ack.add(&shard.publish_ack);
+    sum.delivery.add(&shard.delivery);
     sum.ring_items = sum.ring_items.max(shard.ring_items);
     sum.ring_slots = sum.ring_slots.max(shard.ring_slots);
 }
@@ -259,6 +281,26 @@ mod tests {
         let (whole, shards) = sample(0, Some((second, &one)), &later);
         assert_eq!((whole.deliveries_per_s, whole.sessions), (20.0, 10.0));
         assert!(shards[1].deliveries_per_s.is_nan());
+    }
+
+    #[test]
+    fn latencies_are_those_of_the_step() {
+        let at = |counts: &[(u64, u64)]| {
+            let mut shard = shard(true, 0, 0, 0);
+            for &(ms, times) in counts {
+                shard.publish_ack.record(Duration::from_millis(ms), times);
+            }
+            shard
+        };
+        let before = node(1, 0, vec![at(&[(1000, 50)]), at(&[])]);
+        let now = node(1, 0, vec![at(&[(1000, 50), (2, 90)]), at(&[(50, 10)])]);
+        let (whole, shards) = sample(0, Some((Duration::from_secs(1), &before)), &now);
+        let check = |found: f32, least: f32, most: f32| assert!((least..most).contains(&found), "{found}");
+        // What was slow before the step is not in it.
+        check(shards[0].ack_p99_ms, 1.0, 2.1);
+        check(whole.ack_p50_ms, 1.0, 2.1);
+        check(whole.ack_p99_ms, 49.0, 66.0);
+        assert!(whole.delivery_p50_ms.is_nan(), "nothing was delivered");
     }
 
     #[test]

@@ -50,7 +50,7 @@ impl Answers {
         outcome: Outcome,
     ) {
         let NewMessage { producer, sequence, .. } = waiting.message;
-        let ack = Ack { session, request, producer, sequence, outcome };
+        let ack = Ack { session, request, producer, sequence, since: waiting.since, outcome };
         match self.shards.iter_mut().find(|(other, _)| *other == shard) {
             Some((_, acks)) => acks.push(ack),
             None => self.shards.push((shard, vec![ack])),

@@ -2,6 +2,7 @@
 //! delivered and acknowledged.
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use millrace_protocol::client::{HistoryClass, NO_EPOCH};
 use millrace_protocol::code::{Advice, Refusal};
@@ -44,7 +45,7 @@ impl Home {
         let mut runs = Runs::new(self.channel(), NO_EPOCH);
         let mut answers = Answers::new(self.channel());
         for waiting in std::mem::take(&mut self.waiting) {
-            runs.push(context.scratch, nowhere, &waiting.message);
+            runs.push(context.scratch, nowhere, &waiting.message, Some(waiting.since));
             context.stats.messages_accepted_total += 1;
             answers.add(context, &waiting, Outcome::Accepted(nowhere));
         }
@@ -68,7 +69,7 @@ impl Home {
                     let offset = Offset::FIRST.plus(self.next - 1);
                     self.next += 1;
                     behind.producers.accept(&message.user, message.producer, message.sequence, offset);
-                    runs.push(context.scratch, position, message);
+                    runs.push(context.scratch, position, message, Some(waiting.since));
                     behind.unsaved_bytes += message.body.len();
                     behind.unsaved.push_back((context.now_ms, message.clone()));
                     context.stats.messages_accepted_total += 1;
@@ -199,7 +200,7 @@ impl Home {
             let outcome = match *outcome {
                 AppendOutcome::Stored(offset) => {
                     let position = Position::behind(self.epoch, offset);
-                    runs.push(context.scratch, position, &waiting.message);
+                    runs.push(context.scratch, position, &waiting.message, Some(waiting.since));
                     context.stats.messages_accepted_total += 1;
                     Outcome::Accepted(position)
                 }
@@ -291,8 +292,15 @@ impl Runs {
         Self { channel, epoch, done: Vec::new(), open: RunBuilder::new(channel, epoch) }
     }
 
-    pub(super) fn push(&mut self, scratch: &mut Vec<u8>, position: Position, message: &NewMessage) {
-        self.open.push(scratch, position, message);
+    /// `since` is when the message came, if that is known.
+    pub(super) fn push(
+        &mut self,
+        scratch: &mut Vec<u8>,
+        position: Position,
+        message: &NewMessage,
+        since: Option<Instant>,
+    ) {
+        self.open.push(scratch, position, message, since);
         if self.open.len() >= RUN_BYTES {
             let full = std::mem::replace(&mut self.open, RunBuilder::new(self.channel, self.epoch));
             self.done.extend(full.finish());

@@ -263,7 +263,7 @@ impl Home {
         let Some(behind) = &self.behind else { return };
         let mut runs = Runs::new(self.key.channel, epoch);
         for (offset, (_, message)) in (behind.saved..).zip(&behind.unsaved) {
-            runs.push(context.scratch, Position { epoch, offset }, message);
+            runs.push(context.scratch, Position { epoch, offset }, message, None);
         }
         self.window.cut(behind.saved);
         let (limits, keep_from) = (self.window_limits(context.config), behind.saved);

@@ -99,7 +99,7 @@ impl Bench {
             let session = SessionKey { index: 0, generation: 1 };
             let origin = Origin::Session { shard: FAR, session, request };
             let (channel, history) = (self.home.key.channel, self.home.history);
-            let publish = Publish { channel, history, origin, message: message(sequence) };
+            let publish = Publish { channel, history, origin, message: message(sequence), since: Instant::now() };
             self.with(|home, context| home.publish(context, publish));
         }
     }

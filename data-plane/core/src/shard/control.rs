@@ -159,7 +159,7 @@ impl<V: VerifyToken> Shard<V> {
     fn order(&mut self, now: Now, id: u64, order: PublishOrder) {
         let origin = Origin::Order { id, link: self.backplane.link() };
         let PublishOrder { channel, history, message, .. } = order;
-        let publish = Publish { channel, history, origin, message };
+        let publish = Publish { channel, history, origin, message, since: now.instant };
         self.with_homes(now, |homes, context| homes.publish(context, publish));
     }
 

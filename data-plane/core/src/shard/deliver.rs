@@ -18,7 +18,7 @@ use crate::{Now, SessionKey, VerifyToken};
 
 impl<V: VerifyToken> Shard<V> {
     /// The next messages of a channel that this shard is interested in.
-    pub(super) fn handle_live(&mut self, run: Run) {
+    pub(super) fn handle_live(&mut self, now: Now, run: Run) {
         let channel = run.channel;
         let Some(entry) = self.channels.get_mut(channel) else { return };
         // A group that is joining gets these in its page too.
@@ -35,12 +35,16 @@ impl<V: VerifyToken> Shard<V> {
                 return;
             }
         }
-        self.deliver(channel, run);
+        let (since, count) = (run.since, u64::from(run.count));
+        let taken = self.deliver(channel, run);
+        if let Some(since) = since {
+            self.stats.delivery.record(now.instant.saturating_duration_since(since), taken * count);
+        }
     }
 
-    /// Gives a run to every live subscription of the channel.
-    fn deliver(&mut self, channel: ChannelId, run: Run) {
-        let Some(entry) = self.channels.get_mut(channel) else { return };
+    /// Gives a run to every live subscription of the channel. How many took it.
+    fn deliver(&mut self, channel: ChannelId, run: Run) -> u64 {
+        let Some(entry) = self.channels.get_mut(channel) else { return 0 };
         let before = entry.position;
         entry.position = run.position();
         let run = Rc::new(run);
@@ -68,6 +72,7 @@ impl<V: VerifyToken> Shard<V> {
         for key in full {
             self.overflow(channel, key, &run, before);
         }
+        taken
     }
 
     /// A session's queue is full. If its transport takes no more it is slow and the channel's policy decides; if not, this is a

@@ -230,12 +230,12 @@ impl<V: VerifyToken> Shard<V> {
         };
         self.stats.publishes_total += 1;
         let origin = Origin::Session { shard: self.index, session: key, request };
-        let publish = Publish { channel, history: access.history, origin, message };
+        let publish = Publish { channel, history: access.history, origin, message, since: now.instant };
         self.links.send(to, HopBody::Publish(Box::new(publish)));
     }
 
     /// What became of publishes.
-    pub(super) fn handle_acks(&mut self, from: ShardIndex, acks: Acks) {
+    pub(super) fn handle_acks(&mut self, now: Now, from: ShardIndex, acks: Acks) {
         self.links.answered(from, acks.acks.len());
         let channel = acks.channel;
         for ack in acks.acks {
@@ -255,6 +255,7 @@ impl<V: VerifyToken> Shard<V> {
                     continue;
                 }
             };
+            self.stats.publish_ack.record(now.instant.saturating_duration_since(ack.since), 1);
             if ack.request != 0 {
                 let (position, duplicate) = position;
                 let (producer, sequence) = (ack.producer, ack.sequence);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
 
 use millrace_core::{
-    Action, Config, ControlEvent, Drain, Now, SessionKey, Shard, ShardIndex, VerifiedToken, VerifyToken, Written,
+    Action, Config, ControlEvent, Drain, Now, SessionKey, Shard, ShardIndex, Stats, VerifiedToken, VerifyToken, Written,
 };
 use millrace_protocol::client::{
     ClientBody, ClientFrame, Hello, HistoryClass, Publish, Recovery, ServerBody, Start, Subscribe, VERSION,
@@ -301,6 +301,10 @@ impl Desk {
 
     pub(crate) fn drained(&self) -> bool {
         self.drained
+    }
+
+    pub(crate) fn stats(&self) -> &Stats {
+        self.shard.stats()
     }
 
     /// Time passes, timer by timer.

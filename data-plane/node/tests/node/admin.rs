@@ -22,7 +22,10 @@ fn metrics_are_what_prometheus_reads() {
         } else if !line.starts_with('#') {
             let (key, value) = line.rsplit_once(' ').expect("a value");
             let name = key.split('{').next().expect("a name");
-            let kind = types.get(name).unwrap_or_else(|| panic!("{name} has no type"));
+            // A histogram has three kinds of samples, each under a name of its own.
+            let of_histogram = ["_bucket", "_sum", "_count"].iter().find_map(|end| types.get(name.strip_suffix(end)?));
+            let histogram = of_histogram.filter(|kind| *kind == "histogram");
+            let kind = types.get(name).or(histogram).unwrap_or_else(|| panic!("{name} has no type"));
             assert_eq!(name.ends_with("_total"), kind == "counter", "{line}");
             assert!(value.parse::<f64>().is_ok_and(|value| value >= 0.0), "{line}");
             samples += 1;

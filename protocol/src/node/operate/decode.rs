@@ -2,8 +2,8 @@
 
 use super::{
     HomeState, HomeView, INCIDENT_CHANNELS_MAX, INSPECT_SUBSCRIPTIONS_MAX, Incident, IncidentChannel, IncidentKind,
-    Inspect, InspectSubject, Inspected, NodeFigures, SessionView, ShardFigures, SubscriptionState, SubscriptionView,
-    Transport,
+    Inspect, InspectSubject, Inspected, LATENCY_BUCKETS, LatencyCounts, NodeFigures, SessionView, ShardFigures,
+    SubscriptionState, SubscriptionView, Transport,
 };
 use crate::error::Stop;
 use crate::generated::node_capnp as wire;
@@ -28,7 +28,7 @@ impl Views for Decoder<'_> {
             connections_max: from.get_connections_max(),
             cpu_ms: from.get_cpu_ms(),
             resident_bytes: from.get_resident_bytes(),
-            shards: self.each("reported.shards", from.get_shards()?, |_, from| Ok(shard(from)))?,
+            shards: self.each("reported.shards", from.get_shards()?, |_, from| shard(from))?,
         })
     }
 
@@ -59,8 +59,8 @@ impl Views for Decoder<'_> {
     }
 }
 
-fn shard(from: wire::shard_figures::Reader<'_>) -> ShardFigures {
-    ShardFigures {
+fn shard(from: wire::shard_figures::Reader<'_>) -> Result<ShardFigures, Stop> {
+    Ok(ShardFigures {
         answers: from.get_answers(),
         slots: from.get_slots(),
         sessions: from.get_sessions(),
@@ -84,7 +84,19 @@ fn shard(from: wire::shard_figures::Reader<'_>) -> ShardFigures {
         resumes: from.get_resumes(),
         reloads: from.get_reloads(),
         ring_full: from.get_ring_full(),
+        publish_ack: latency("shards.publishAck", from.get_publish_ack()?)?,
+        delivery: latency("shards.delivery", from.get_delivery()?)?,
+    })
+}
+
+fn latency(field: &'static str, from: wire::latency_counts::Reader<'_>) -> Result<LatencyCounts, Stop> {
+    let (list, mut latency) =
+        (from.get_counts()?, LatencyCounts { sum_us: from.get_sum_us(), ..LatencyCounts::default() });
+    at_most(field, list.len(), LATENCY_BUCKETS)?;
+    for (to, count) in latency.counts.iter_mut().zip(list) {
+        *to = count;
     }
+    Ok(latency)
 }
 
 fn session(decoder: &mut Decoder<'_>, from: wire::session_view::Reader<'_>) -> Result<SessionView, Stop> {

@@ -1,12 +1,15 @@
 //! From what operators ask and hear to bytes.
 
-use super::{HomeState, HomeView, Incident, IncidentKind, Inspect, InspectSubject, Inspected, NodeFigures};
+use super::{
+    HomeState, HomeView, Incident, IncidentKind, Inspect, InspectSubject, Inspected, LatencyCounts, NodeFigures,
+};
 use super::{SessionView, SubscriptionState, Transport};
 use crate::generated::node_capnp as wire;
 use crate::node::encode::history_class;
 use crate::segment::{count, data_words, text_words};
 
-const SHARD_WORDS: usize = 19;
+const SHARD_WORDS: usize = 21;
+const LATENCY_WORDS: usize = 2;
 const SESSION_WORDS: usize = 10;
 const SUBSCRIPTION_WORDS: usize = 4;
 const INCIDENT_WORDS: usize = 6;
@@ -15,7 +18,9 @@ const INCIDENT_CHANNEL_WORDS: usize = 5;
 const TAG_WORDS: usize = 1;
 
 pub(in crate::node) fn figures_words(from: &NodeFigures) -> usize {
-    text_words(&from.version) + from.shards.len() * SHARD_WORDS
+    let latency = |counts: &LatencyCounts| LATENCY_WORDS + counts.used();
+    let latencies = from.shards.iter().map(|shard| latency(&shard.publish_ack) + latency(&shard.delivery));
+    text_words(&from.version) + from.shards.len() * SHARD_WORDS + latencies.sum::<usize>()
 }
 
 pub(in crate::node) fn inspect_words(from: &Inspect) -> usize {
@@ -75,6 +80,17 @@ pub(in crate::node) fn figures(from: &NodeFigures, mut to: wire::node_figures::B
         to.set_resumes(from.resumes);
         to.set_reloads(from.reloads);
         to.set_ring_full(from.ring_full);
+        latency(&from.publish_ack, to.reborrow().init_publish_ack());
+        latency(&from.delivery, to.init_delivery());
+    }
+}
+
+fn latency(from: &LatencyCounts, mut to: wire::latency_counts::Builder<'_>) {
+    to.set_sum_us(from.sum_us);
+    let used = from.used();
+    let mut list = to.init_counts(count(used));
+    for (index, &count) in (0..).zip(&from.counts[..used]) {
+        list.set(index, count);
     }
 }
 

@@ -1,10 +1,23 @@
 //! Frames for operators.
 
+use std::time::Duration;
+
 use super::*;
 use crate::id::SessionId;
 
 fn figures() -> impl Strategy<Value = NodeBody> {
-    let shard = any::<([u32; 6], [u64; 15], bool, u16)>().prop_map(|(small, large, answers, slots)| {
+    let latency = || {
+        vec((0_u64..40_000_000, 0_u64..1_000_000), 0..5).prop_map(|records| {
+            let mut counts = LatencyCounts::default();
+            for (us, times) in records {
+                counts.record(Duration::from_micros(us), times);
+            }
+            counts
+        })
+    };
+    let numbers = any::<([u32; 6], [u64; 15], bool, u16)>();
+    let shard = (numbers, latency(), latency()).prop_map(|(numbers, publish_ack, delivery)| {
+        let (small, large, answers, slots) = numbers;
         let [sessions, subscriptions, channels, homes, ring_items, ring_slots] = small;
         let [queued_bytes, cpu_us, turns, deliveries, publishes, accepted, written_bytes, opened, closed, ..] = large;
         let [.., refused, slow_consumers, skipped, resumes, reloads, ring_full] = large;
@@ -32,6 +45,8 @@ fn figures() -> impl Strategy<Value = NodeBody> {
             resumes,
             reloads,
             ring_full,
+            publish_ack,
+            delivery,
         }
     });
     (text(), any::<(i64, bool, u32, u32, u64, u64)>(), vec(shard, 0..5)).prop_map(|(version, numbers, shards)| {
