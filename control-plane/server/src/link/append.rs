@@ -95,9 +95,9 @@ impl Link {
         };
         let result = |plan: Result<AppendPlan, HomeError>| match (plan, &refused) {
             (Err(error), _) => Err(self.outdated(&error)),
-            // What nothing was written for was answered from one consistent state.
-            (Ok(plan), Some(refusal)) if !plan.is_empty() => Err(refusal.clone()),
-            (Ok(plan), _) => Ok(plan.outcomes),
+            // Also one that only found duplicates: they were read from a state that the store has not said to have been.
+            (Ok(_), Some(refusal)) => Err(refusal.clone()),
+            (Ok(plan), None) => Ok(plan.outcomes),
         };
         Some(plans.into_iter().map(result).collect())
     }
