@@ -40,6 +40,19 @@ static PARTS: [File; 3] = [
     file!("/console/icon.svg", "icon.svg", "image/svg+xml"),
 ];
 
+/// What names a file's content: one tag for each form of it, because strong tags compare bytes (RFC 9110 §8.8.3).
+struct Tags {
+    plain: String,
+    gzip: String,
+}
+
+impl Tags {
+    fn of(file: &File) -> Self {
+        let version = version_of(file);
+        Self { plain: format!("\"{version}\""), gzip: format!("\"{version}-gzip\"") }
+    }
+}
+
 /// The page names each part with the beginning of its SHA-256: what came by that name never changes.
 const FOREVER: &str = "public, max-age=31536000, immutable";
 const ASK_AGAIN: &str = "no-cache";
@@ -48,10 +61,10 @@ const VERSION_LEN: usize = 16;
 
 /// Serves the console.
 pub(crate) fn routes() -> Router<Shared> {
-    let etag = tag_of(PAGE.plain);
+    let tags = Arc::new(Tags::of(&PAGE));
     let page = async move |State(rest): State<Shared>, headers: HeaderMap| {
         let policy = policy(&endpoints::of(&*rest.data_plane, &headers));
-        let answer = answer(&PAGE, &etag, ASK_AGAIN, &headers);
+        let answer = answer(&PAGE, &tags, ASK_AGAIN, &headers);
         let of_the_page = [
             (header::CONTENT_SECURITY_POLICY, HeaderValue::try_from(policy)),
             (HeaderName::from_static("cross-origin-opener-policy"), Ok(HeaderValue::from_static("same-origin"))),
@@ -65,11 +78,11 @@ pub(crate) fn routes() -> Router<Shared> {
         }
     };
     PARTS.iter().fold(Router::new().route(PAGE.path, get(page)), |router, file| {
-        let etag: Arc<str> = tag_of(file.plain).into();
+        let (this, tags): (Arc<str>, _) = (version_of(file).into(), Arc::new(Tags::of(file)));
         let part = async move |RawQuery(query): RawQuery, headers: HeaderMap| {
             let version = query.as_deref().and_then(|query| query.strip_prefix("v="));
-            let is_this = version.is_some_and(|version| version == &etag[1..=VERSION_LEN]);
-            answer(file, &etag, if is_this { FOREVER } else { ASK_AGAIN }, &headers)
+            let is_this = version.is_some_and(|version| version == &*this);
+            answer(file, &tags, if is_this { FOREVER } else { ASK_AGAIN }, &headers)
         };
         router.route(file.path, get(part))
     })
@@ -93,13 +106,16 @@ fn policy(endpoints: &[String]) -> String {
     )
 }
 
-fn tag_of(plain: &[u8]) -> String {
-    let digest = digest::digest(&digest::SHA256, plain);
-    let hex = digest.as_ref().iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
-    format!("\"{}\"", &hex[..VERSION_LEN])
+fn version_of(file: &File) -> String {
+    let digest = digest::digest(&digest::SHA256, file.plain);
+    let mut hex = digest.as_ref().iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
+    hex.truncate(VERSION_LEN);
+    hex
 }
 
-fn answer(file: &File, etag: &str, caching: &'static str, request: &HeaderMap) -> Response {
+fn answer(file: &File, tags: &Tags, caching: &'static str, request: &HeaderMap) -> Response {
+    let is_small = takes_gzip(request);
+    let etag = if is_small { &*tags.gzip } else { &*tags.plain };
     let headers = [
         (header::CONTENT_TYPE, file.media_type),
         (header::CACHE_CONTROL, caching),
@@ -114,7 +130,7 @@ fn answer(file: &File, etag: &str, caching: &'static str, request: &HeaderMap) -
     if request.get_all(header::IF_NONE_MATCH).iter().any(is_known) {
         return (StatusCode::NOT_MODIFIED, headers).into_response();
     }
-    if takes_gzip(request) {
+    if is_small {
         (headers, [(header::CONTENT_ENCODING, "gzip")], file.gzip).into_response()
     } else {
         (headers, file.plain).into_response()
@@ -147,7 +163,7 @@ mod tests {
     fn the_page_names_its_parts_by_their_versions() {
         let page = std::str::from_utf8(PAGE.plain).unwrap();
         for part in &PARTS {
-            let name = format!("\"{}?v={}\"", part.path, tag_of(part.plain).trim_matches('"'));
+            let name = format!("\"{}?v={}\"", part.path, version_of(part));
             assert!(page.contains(&name), "the page does not name {name}");
         }
     }

@@ -47,6 +47,15 @@ fn parts_are_kept_by_their_version_and_asked_for_again_without() {
 
         let small = world.request("HEAD", part).header("accept-encoding", "br, gzip").send();
         assert_eq!((small.header("content-encoding"), small.header("vary")), ("gzip", "accept-encoding"));
+        let tag = small.header("etag");
+        assert_ne!(tag, etag, "other bytes are not the same file");
+        let ask = |tag: &str| {
+            let request = world.request("HEAD", part).header("accept-encoding", "gzip");
+            request.header("if-none-match", tag).send()
+        };
+        let (same, other) = (ask(tag), ask(etag));
+        assert_eq!((same.status, same.header("etag"), same.header("vary")), (304, tag, "accept-encoding"));
+        assert_eq!((other.status, other.header("content-encoding")), (200, "gzip"));
         let length = |header: &str| header.parse::<usize>().unwrap();
         assert!(length(small.header("content-length")) < named.text.len(), "{part}");
     }
