@@ -61,25 +61,18 @@ pub(crate) enum Sent {
 
 impl Client {
     pub(crate) fn connect(target: SocketAddr, session: Session, options: Options) -> io::Result<Self> {
-        let socket = Socket::new(Domain::for_address(target), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
-        if let Some(bytes) = options.receive_bytes {
-            socket.set_recv_buffer_size(bytes)?;
-        }
-        socket.set_tcp_nodelay(true)?;
-        if target.ip().is_loopback() && target.is_ipv4() {
-            // A port whose last connection still waits to be forgotten will do.
-            socket.set_reuse_address(true)?;
+        let socket = if target.ip().is_loopback() && target.is_ipv4() {
             let source = source(session.number);
-            // One that somebody else has is passed over.
-            if socket.bind(&source.into()).is_err() {
-                socket.bind(&SocketAddr::new(source.ip(), 0).into())?;
+            match begin(target, Some(source), options) {
+                // One that somebody else has is passed over, and one whose last connection to this very server has ended just now.
+                Err(error) if [Errno::ADDRINUSE, Errno::ADDRNOTAVAIL].contains(&errno(&error)) => {
+                    begin(target, Some(SocketAddr::new(source.ip(), 0)), options)?
+                }
+                begun => begun?,
             }
-        }
-        match socket.connect(&target.into()) {
-            Ok(()) => {}
-            Err(error) if error.raw_os_error() == Some(Errno::INPROGRESS.raw_os_error()) => {}
-            Err(error) => return Err(error),
-        }
+        } else {
+            begin(target, None, options)?
+        };
         Ok(Self {
             socket: socket.into(),
             phase: Phase::Connecting,
@@ -218,6 +211,28 @@ impl Client {
         self.sent = 0;
         Ok(Sent::All)
     }
+}
+
+/// Begins to connect, from an address of its own if one is given.
+fn begin(target: SocketAddr, source: Option<SocketAddr>, options: Options) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(target), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    if let Some(bytes) = options.receive_bytes {
+        socket.set_recv_buffer_size(bytes)?;
+    }
+    socket.set_tcp_nodelay(true)?;
+    if let Some(source) = source {
+        // A port whose last connection still waits to be forgotten will do.
+        socket.set_reuse_address(true)?;
+        socket.bind(&source.into())?;
+    }
+    match socket.connect(&target.into()) {
+        Err(error) if errno(&error) != Errno::INPROGRESS => Err(error),
+        _ => Ok(socket),
+    }
+}
+
+fn errno(error: &io::Error) -> Errno {
+    Errno::from_io_error(error).unwrap_or(Errno::IO)
 }
 
 /// Where a client of this number connects from. Each process of this program has addresses of its own, in turn.
