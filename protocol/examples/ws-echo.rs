@@ -1,4 +1,5 @@
-//! Echoes WebSocket messages, text as text and binary as binary: a door for outside conformance suites to the codec.
+//! Echoes WebSocket messages, text as text and binary as binary, compressed for who offers that: a door for outside conformance
+//! suites to the codec.
 //!
 //! `cargo run -p millrace-protocol --example ws-echo -- --port 9001`, then point the suite at `ws://127.0.0.1:9001/`.
 //! It listens on 127.0.0.1 alone, one thread for each connection, and prints its address once it listens.
@@ -11,8 +12,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use std::{env, io, thread};
 
+use millrace_protocol::ws::deflate::{Deflater, Inflater, Window};
 use millrace_protocol::ws::handshake::{Endpoint, ServerHandshake};
-use millrace_protocol::ws::{Decoder, Event, Limits, MessageKind, Opcode, Role, encode};
+use millrace_protocol::ws::{Decoder, Event, Header, Limits, MessageKind, Opcode, Role, encode};
 
 const USAGE: &str = "usage: ws-echo [--port N] [--message-bytes-max N] [--subprotocol NAME]...
 
@@ -112,14 +114,15 @@ fn echo(mut connection: TcpStream, options: &Options) -> io::Result<()> {
     connection.set_read_timeout(Some(SILENCE_MAX))?;
     connection.set_write_timeout(Some(SILENCE_MAX))?;
     let mut buffer = vec![0; READ_BYTES];
-    let Some((mut start, mut end)) = shake_hands(&mut connection, &mut buffer, options)? else {
+    let Some(Upgraded { mut start, mut end, window }) = shake_hands(&mut connection, &mut buffer, options)? else {
         return hang_up(connection, &mut buffer);
     };
+    let mut compression = window.map(|window| (Inflater::new(), Deflater::new(window)));
 
     let mut decoder = Decoder::new(Role::Server, options.limits);
     let mut replies = Vec::new();
     loop {
-        let ended = answer(&mut decoder, &mut buffer[start..end], &mut replies);
+        let ended = answer(&mut decoder, compression.as_mut(), &mut buffer[start..end], &mut replies);
         connection.write_all(&replies)?;
         replies.clear();
         // One big message must not cost its size for as long as the connection lives.
@@ -134,8 +137,15 @@ fn echo(mut connection: TcpStream, options: &Options) -> io::Result<()> {
     }
 }
 
-/// Until the head is whole; then where in the buffer the first frames are, or `None` if the request was refused.
-fn shake_hands(connection: &mut TcpStream, buffer: &mut [u8], options: &Options) -> io::Result<Option<(usize, usize)>> {
+/// Where in the buffer the first frames are, and what was agreed to.
+struct Upgraded {
+    start: usize,
+    end: usize,
+    window: Option<Window>,
+}
+
+/// Until the head is whole; `None` if the request was refused.
+fn shake_hands(connection: &mut TcpStream, buffer: &mut [u8], options: &Options) -> io::Result<Option<Upgraded>> {
     let subprotocols: Vec<_> = options.subprotocols.iter().map(String::as_str).collect();
     let endpoint = Endpoint { path: None, subprotocols: &subprotocols };
     let mut handshake = ServerHandshake::new();
@@ -146,9 +156,10 @@ fn shake_hands(connection: &mut TcpStream, buffer: &mut [u8], options: &Options)
         }
         match handshake.feed(&buffer[..len], &endpoint) {
             Ok(None) => {}
-            Ok(Some(request)) => {
+            Ok(Some(mut request)) => {
+                let window = request.agree().map(|agreement| agreement.window);
                 connection.write_all(&request.response())?;
-                return Ok(Some((request.consumed, len)));
+                return Ok(Some(Upgraded { start: request.consumed, end: len, window }));
             }
             Err(error) => {
                 connection.write_all(&error.response())?;
@@ -159,16 +170,29 @@ fn shake_hands(connection: &mut TcpStream, buffer: &mut [u8], options: &Options)
 }
 
 /// Appends what the input calls for to `replies`; true if the conversation is over.
-fn answer(decoder: &mut Decoder, input: &mut [u8], replies: &mut Vec<u8>) -> bool {
-    let mut feed = decoder.feed(input);
+fn answer(
+    decoder: &mut Decoder,
+    compression: Option<&mut (Inflater, Deflater)>,
+    input: &mut [u8],
+    replies: &mut Vec<u8>,
+) -> bool {
+    let (mut feed, mut deflater) = match compression {
+        None => (decoder.feed(input), None),
+        Some((inflater, deflater)) => (decoder.feed_deflated(input, inflater), Some(deflater)),
+    };
     loop {
         match feed.next_event() {
             Ok(None) => return false,
-            Ok(Some(Event::Message { kind: MessageKind::Text, payload })) => {
-                encode::frame(Opcode::Text, payload, None, replies);
-            }
-            Ok(Some(Event::Message { kind: MessageKind::Binary, payload })) => {
-                encode::frame(Opcode::Binary, payload, None, replies);
+            Ok(Some(Event::Message { kind, payload })) => {
+                let opcode = if kind == MessageKind::Text { Opcode::Text } else { Opcode::Binary };
+                match deflater.as_mut().and_then(|deflater| deflater.deflate(payload)) {
+                    None => encode::frame(opcode, payload, None, replies),
+                    Some(shorter) => {
+                        let header = Header { compressed: true, ..Header::whole(opcode, shorter.len(), None) };
+                        replies.extend_from_slice(&header.encode());
+                        replies.extend_from_slice(shorter);
+                    }
+                }
             }
             Ok(Some(Event::Ping(payload))) => encode::frame(Opcode::Pong, payload, None, replies),
             Ok(Some(Event::Pong(_))) => {}
@@ -232,7 +256,7 @@ mod tests {
             frames.iter().for_each(|(opcode, payload)| encode::frame(*opcode, payload, Some([1, 2, 3, 4]), &mut wire));
             let mut replies = vec![];
             let mut decoder = Decoder::new(Role::Server, Limits { message_bytes_max: 100 });
-            assert_eq!(answer(&mut decoder, &mut wire, &mut replies), over, "{frames:?}");
+            assert_eq!(answer(&mut decoder, None, &mut wire, &mut replies), over, "{frames:?}");
             assert!(replies.starts_with(expect), "{frames:?}: {replies:?}");
         };
         check(&[(Opcode::Text, b"a"), (Opcode::Binary, b"b")], b"\x81\x01a\x82\x01b", false);

@@ -7,9 +7,10 @@
 //! - [`mask()`]: exclusive-or with the masking key, §5.3;
 //! - [`decoder`]: bytes in, messages and control frames out, §5.4 to §5.6 and §8.1;
 //! - [`encode`]: whole frames into a buffer;
+//! - [`deflate`]: compressed messages, RFC 7692;
 //! - [`close`]: close codes and the payload of a close frame, §5.5.1 and §7.4.
 //!
-//! No extension is ever negotiated, so every reserved bit is an error.
+//! The one extension is permessage-deflate, and only where both sides ask for it; without it every reserved bit is an error.
 //!
 //! ```
 //! use millrace_protocol::ws::{Decoder, Event, Limits, Opcode, Role, encode};
@@ -34,6 +35,7 @@
 
 pub mod close;
 pub mod decoder;
+pub mod deflate;
 pub mod encode;
 pub mod error;
 pub mod handshake;

@@ -3,6 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use millrace_protocol::ws::deflate::Inflater;
 use millrace_protocol::ws::header::CONTROL_BYTES_MAX;
 use millrace_protocol::ws::{Decoder, Event, Limits, MessageKind, Opcode, Role, WsError, close, encode};
 use millrace_protocol_fuzz::stream_and_reads;
@@ -16,12 +17,17 @@ enum Said {
     Broke(WsError),
 }
 
-fn listen<'a>(role: Role, limits: Limits, reads: impl Iterator<Item = &'a [u8]>) -> Vec<Said> {
+/// With compression or without.
+fn listen<'a>(role: Role, limits: Limits, deflated: bool, reads: impl Iterator<Item = &'a [u8]>) -> Vec<Said> {
     let mut decoder = Decoder::new(role, limits);
+    let mut inflater = deflated.then(Inflater::new);
     let mut said = Vec::new();
     for read in reads {
         let mut read = read.to_vec();
-        let mut feed = decoder.feed(&mut read);
+        let mut feed = match &mut inflater {
+            None => decoder.feed(&mut read),
+            Some(inflater) => decoder.feed_deflated(&mut read, inflater),
+        };
         loop {
             said.push(match feed.next_event() {
                 Ok(None) => break,
@@ -57,8 +63,9 @@ fuzz_target!(|input: &[u8]| {
     let role = if choice & 1 == 0 { Role::Server } else { Role::Client };
     let message_bytes_max = [0, 1, 125, 126, 1_000, 65_535, 65_536, 1 << 20][usize::from(choice >> 1 & 7)];
     let limits = Limits { message_bytes_max };
-    let whole = listen(role, limits, std::iter::once(stream));
-    assert_eq!(listen(role, limits, reads), whole, "how it was cut must not matter");
+    let deflated = choice & 16 != 0;
+    let whole = listen(role, limits, deflated, std::iter::once(stream));
+    assert_eq!(listen(role, limits, deflated, reads), whole, "how it was cut must not matter");
 
     let key = (role == Role::Server).then_some([0xa5, 0, 0x5a, 0xff]);
     let mut again = Vec::new();
@@ -74,5 +81,5 @@ fuzz_target!(|input: &[u8]| {
     }
     let mut expect = whole;
     expect.retain(|said| !matches!(said, Said::Broke(_)));
-    assert_eq!(listen(role, limits, std::iter::once(&again[..])), expect, "encoded, it says the same");
+    assert_eq!(listen(role, limits, deflated, std::iter::once(&again[..])), expect, "encoded, it says the same");
 });

@@ -61,7 +61,10 @@ fuzz_target!(|input: &[u8]| {
         assert_eq!(cut, whole, "how it was cut must not matter");
         match whole {
             Ok(None) => {}
-            Ok(Some(request)) => {
+            Ok(Some(mut request)) => {
+                if choice & 8 != 0 {
+                    request.agree();
+                }
                 assert!(path.is_none_or(|path| path == request.path));
                 assert_eq!(request.subprotocol.is_some(), !subprotocols.is_empty());
                 assert!(request.subprotocol.as_deref().is_none_or(|chosen| subprotocols.contains(&chosen)));
@@ -77,7 +80,12 @@ fuzz_target!(|input: &[u8]| {
             let nonce = [choice; 16];
             let target = "/v1/connect";
             let request = ClientRequest { host: "localhost", target, subprotocols: &SUBPROTOCOLS, nonce };
-            ClientHandshake::new(&request).expect("the request can be written").0
+            let begun = if choice & 2 == 0 {
+                ClientHandshake::new(&request)
+            } else {
+                ClientHandshake::offering_deflate(&request)
+            };
+            begun.expect("the request can be written").0
         };
         let (mut in_reads, mut at_once) = (start(), start());
         let cut = outcome(reads, |read| in_reads.feed(read), |accepted| &mut accepted.consumed);

@@ -1,12 +1,14 @@
 //! Bytes in, messages and control frames out (RFC 6455 §5.4 to §5.6, §8.1): joins fragments and reads, unmasks, checks UTF-8.
 //!
 //! The shell reads into a buffer that its connections share; a frame that is whole in it is unmasked and handed out in
-//! place. What is partly here waits in the decoder's spill, which exists only as long: an idle connection owns no buffer.
+//! place. What is partly here waits in the decoder's spill, which exists only as long: an idle connection owns no buffer. What
+//! inflates compressed messages is the caller's, one for any number of connections.
 
 use std::ops::Range;
 
-use super::header::{CONTROL_BYTES_MAX, HEADER_BYTES_MAX};
-use super::{Header, Limits, MaskKey, Opcode, Role, WsError, close, decode_header, mask};
+use super::deflate::Inflater;
+use super::header::{CONTROL_BYTES_MAX, Extension, HEADER_BYTES_MAX, decode_header_with};
+use super::{Header, Limits, MaskKey, Opcode, Role, WsError, close, mask};
 
 /// The receiving half of one connection, at most 64 bytes while idle.
 ///
@@ -19,6 +21,8 @@ pub struct Decoder {
     stage: Stage,
     /// Kind of the message under way, from its first fragment to its last.
     message: Option<MessageKind>,
+    /// That message is compressed.
+    compressed: bool,
     /// Payload of the whole frames of the message under way.
     message_bytes: u32,
     /// How much of a text message under way is known to be UTF-8; the rest is an unfinished character.
@@ -42,6 +46,7 @@ struct Frame {
     mask_key: Option<MaskKey>,
     opcode: Opcode,
     fin: bool,
+    compressed: bool,
 }
 
 /// What a message is.
@@ -80,13 +85,28 @@ pub enum Event<'a> {
 impl Decoder {
     /// A decoder for the bytes after the handshake.
     pub fn new(role: Role, limits: Limits) -> Self {
-        Self { spill: Vec::new(), stage: Stage::Header, message: None, message_bytes: 0, text_bytes: 0, limits, role }
+        Self {
+            spill: Vec::new(),
+            stage: Stage::Header,
+            message: None,
+            compressed: false,
+            message_bytes: 0,
+            text_bytes: 0,
+            limits,
+            role,
+        }
     }
 
     /// Takes in what was read. Call [`Feed::next_event`] until it returns `None` or an error, else what was not taken in
     /// is lost; [`Feed::consumed`] says where a caller who must stop earlier goes on.
     pub fn feed<'d, 'i>(&'d mut self, input: &'i mut [u8]) -> Feed<'d, 'i> {
-        Feed { decoder: self, input, consumed: 0, spent: Spent::Nothing }
+        Feed { decoder: self, inflater: None, input, consumed: 0, spent: Spent::Nothing }
+    }
+
+    /// As [`feed`](Self::feed), on a connection that agreed to compression without context takeover: its messages come out
+    /// inflated. `inflater` keeps nothing of one message for the next, so any number of connections share it.
+    pub fn feed_deflated<'d, 'i>(&'d mut self, input: &'i mut [u8], inflater: &'d mut Inflater) -> Feed<'d, 'i> {
+        Feed { decoder: self, inflater: Some(inflater), input, consumed: 0, spent: Spent::Nothing }
     }
 
     /// Bytes of heap that it holds: 0 unless a frame or a message is partly here.
@@ -117,8 +137,8 @@ impl Decoder {
         let fits = header.opcode.is_control() || bytes <= u64::from(max);
         match u32::try_from(header.payload_bytes) {
             Ok(payload_bytes) if fits => {
-                let Header { fin, opcode, mask_key, .. } = *header;
-                Ok(Frame { payload_bytes, mask_key, opcode, fin })
+                let Header { fin, compressed, opcode, mask_key, .. } = *header;
+                Ok(Frame { payload_bytes, mask_key, opcode, fin, compressed })
             }
             _ => Err(WsError::MessageTooBig { bytes, max }),
         }
@@ -160,6 +180,7 @@ impl Decoder {
 #[derive(Debug)]
 pub struct Feed<'d, 'i> {
     decoder: &'d mut Decoder,
+    inflater: Option<&'d mut Inflater>,
     input: &'i mut [u8],
     consumed: usize,
     spent: Spent,
@@ -177,6 +198,7 @@ enum Spent {
 struct Found {
     what: What,
     place: Place,
+    compressed: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -207,6 +229,14 @@ impl Feed<'_, '_> {
         if let What::Control(Opcode::Close) = found.what {
             return self.close(found.place).map(Some);
         }
+        if let (What::Message(kind), true) = (found.what, found.compressed) {
+            if let Err(error) = self.inflate(kind, found.place) {
+                self.give_up();
+                return Err(error);
+            }
+            let payload = self.inflater.as_deref().map_or(&[][..], Inflater::inflated);
+            return Ok(Some(Event::Message { kind, payload }));
+        }
         let payload = match found.place {
             Place::Input(range) => &self.input[range],
             Place::Spill(start) => &self.decoder.spill[start..],
@@ -221,6 +251,21 @@ impl Feed<'_, '_> {
     /// How much of the input needs not be fed again.
     pub fn consumed(&self) -> usize {
         self.consumed
+    }
+
+    /// Inflates a message, so that it waits in the inflater. Its text is checked now that it shows.
+    fn inflate(&mut self, kind: MessageKind, place: Place) -> Result<(), WsError> {
+        let payload = match place {
+            Place::Input(range) => &self.input[range],
+            Place::Spill(start) => &self.decoder.spill[start..],
+        };
+        // Without one, no header with the bit comes this far.
+        let inflater = self.inflater.as_deref_mut().ok_or(WsError::ReservedBits)?;
+        let inflated = inflater.inflate(payload, self.decoder.limits.message_bytes_max)?;
+        if kind == MessageKind::Text && simdutf8::basic::from_utf8(inflated).is_err() {
+            return Err(WsError::InvalidUtf8);
+        }
+        Ok(())
     }
 
     /// A close frame ends the decoder. Its payload stays in the spill, if it is there, until the feed is dropped.
@@ -278,12 +323,15 @@ impl Feed<'_, '_> {
 
     /// Decodes a header from the input, or from the spill if it began in an earlier read.
     fn take_header(&mut self) -> Result<Option<Frame>, WsError> {
+        let extension = if self.inflater.is_some() { Extension::Deflate } else { Extension::None };
         let decoder = &mut *self.decoder;
+        let decode =
+            |input: &[u8], decoder: &Decoder| decode_header_with(input, decoder.role, &decoder.limits, extension);
         let rest = &self.input[self.consumed..];
         let joined = decoder.joined();
         let spilled = decoder.spill.len() - joined;
         if spilled == 0 {
-            let Some((header, len)) = decode_header(rest, decoder.role, &decoder.limits)? else {
+            let Some((header, len)) = decode(rest, decoder)? else {
                 decoder.push(rest, decoder.spill_bytes_max());
                 self.consumed = self.input.len();
                 return Ok(None);
@@ -293,7 +341,7 @@ impl Feed<'_, '_> {
         }
         let taken = rest.len().min(HEADER_BYTES_MAX - spilled);
         decoder.push(&rest[..taken], decoder.spill_bytes_max());
-        let Some((header, len)) = decode_header(&decoder.spill[joined..], decoder.role, &decoder.limits)? else {
+        let Some((header, len)) = decode(&decoder.spill[joined..], decoder)? else {
             self.consumed += taken;
             return Ok(None);
         };
@@ -316,21 +364,26 @@ impl Feed<'_, '_> {
             mask(payload, key, 0);
         }
         if let What::Message(MessageKind::Text) = what
+            && !frame.compressed
             && simdutf8::basic::from_utf8(payload).is_err()
         {
             return Err(WsError::InvalidUtf8);
         }
         self.consumed += payload.len();
-        Ok(Some(Found { what, place: Place::Input(start..self.consumed) }))
+        Ok(Some(Found { what, place: Place::Input(start..self.consumed), compressed: frame.compressed }))
     }
 
     /// Moves what the input has of the payload to the spill; returns how much is still missing.
     fn take_payload(&mut self, frame: Frame, missing: u32) -> Result<u32, WsError> {
         let decoder = &mut *self.decoder;
-        match frame.opcode {
-            Opcode::Text => decoder.message = Some(MessageKind::Text),
-            Opcode::Binary => decoder.message = Some(MessageKind::Binary),
-            _ => {}
+        let kind = match frame.opcode {
+            Opcode::Text => Some(MessageKind::Text),
+            Opcode::Binary => Some(MessageKind::Binary),
+            _ => None,
+        };
+        if kind.is_some() {
+            decoder.message = kind;
+            decoder.compressed = frame.compressed;
         }
         let rest = &self.input[self.consumed..];
         let rest = &rest[..rest.len().min(missing as usize)];
@@ -342,7 +395,7 @@ impl Feed<'_, '_> {
             mask(&mut decoder.spill[start..], key, (frame.payload_bytes - missing) as usize);
         }
         let missing = missing - u32::try_from(rest.len()).unwrap_or(missing);
-        if !frame.opcode.is_control() && decoder.message == Some(MessageKind::Text) {
+        if !frame.opcode.is_control() && decoder.message == Some(MessageKind::Text) && !decoder.compressed {
             decoder.check_text(frame.fin && missing == 0)?;
         }
         Ok(missing)
@@ -353,14 +406,16 @@ impl Feed<'_, '_> {
         let decoder = &mut *self.decoder;
         if frame.opcode.is_control() {
             self.spent = Spent::Control;
-            return Some(Found { what: What::Control(frame.opcode), place: Place::Spill(decoder.joined()) });
+            let place = Place::Spill(decoder.joined());
+            return Some(Found { what: What::Control(frame.opcode), place, compressed: false });
         }
         decoder.message_bytes += frame.payload_bytes;
         if !frame.fin {
             return None;
         }
         self.spent = Spent::Message;
-        decoder.message.map(|kind| Found { what: What::Message(kind), place: Place::Spill(0) })
+        let compressed = decoder.compressed;
+        decoder.message.map(|kind| Found { what: What::Message(kind), place: Place::Spill(0), compressed })
     }
 
     /// Gives up what the last event borrowed from the spill.

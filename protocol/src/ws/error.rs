@@ -7,8 +7,8 @@ use super::close;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WsError {
-    /// RSV1, RSV2 or RSV3 is set, and no extension was negotiated (§5.2).
-    #[error("a reserved bit is set but no extension was negotiated")]
+    /// RSV1, RSV2 or RSV3 is set where no negotiated extension gives it a meaning (§5.2; RFC 7692 §6).
+    #[error("a reserved bit is set that no negotiated extension gives a meaning")]
     ReservedBits,
     /// An opcode that has no meaning (§5.2).
     #[error("opcode {opcode:#x} is reserved")]
@@ -55,10 +55,14 @@ pub enum WsError {
     /// Text, or the reason of a close frame, that is not UTF-8 (§8.1).
     #[error("text is not valid UTF-8")]
     InvalidUtf8,
-    /// A message over the limit. Found from the frame header, before its payload is taken in.
+    /// A compressed message that cannot be inflated (RFC 7692 §7.2.2).
+    #[error("a compressed message cannot be inflated")]
+    Deflate,
+    /// A message over the limit. Found from the frame header, before its payload is taken in; of a compressed one also while it is
+    /// inflated, before more than the limit is.
     #[error("a message of at least {bytes} bytes is over the limit of {max}")]
     MessageTooBig {
-        /// Payload bytes up to the end of the frame that goes over.
+        /// Payload bytes up to the end of the frame that goes over, or to where inflating stopped.
         bytes: u64,
         /// The limit.
         max: u32,
@@ -69,7 +73,7 @@ impl WsError {
     /// The close code for the peer (§7.4.1): 1002, 1007 or 1009.
     pub const fn close_code(self) -> u16 {
         match self {
-            Self::InvalidUtf8 => close::INVALID_PAYLOAD,
+            Self::InvalidUtf8 | Self::Deflate => close::INVALID_PAYLOAD,
             Self::MessageTooBig { .. } => close::MESSAGE_TOO_BIG,
             _ => close::PROTOCOL_ERROR,
         }

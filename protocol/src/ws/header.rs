@@ -54,6 +54,8 @@ impl Opcode {
 pub struct Header {
     /// The last frame of its message.
     pub fin: bool,
+    /// RSV1: the first frame of a message that is compressed (RFC 7692 §6).
+    pub compressed: bool,
     /// What the frame is.
     pub opcode: Opcode,
     /// The masking key, if the payload is masked.
@@ -69,7 +71,7 @@ pub struct Header {
 /// there is found at once.
 ///
 /// # Errors
-/// - [`WsError::ReservedBits`] if RSV1 to RSV3 are set, as no extension gives them meaning here.
+/// - [`WsError::ReservedBits`] if RSV1 to RSV3 are set: whether an extension gives RSV1 a meaning, the [`Decoder`](super::Decoder) knows.
 /// - [`WsError::ReservedOpcode`] if the opcode has no meaning.
 /// - [`WsError::ControlFragmented`], [`WsError::ControlTooLong`] if a control frame is not one frame of at most 125 bytes.
 /// - [`WsError::NotMasked`], [`WsError::Masked`] if the mask bit is not that of the other role.
@@ -78,8 +80,27 @@ pub struct Header {
 ///
 /// Source: RFC 6455 §5.2.
 pub fn decode_header(input: &[u8], role: Role, limits: &Limits) -> Result<Option<(Header, usize)>, WsError> {
+    decode_header_with(input, role, limits, Extension::None)
+}
+
+/// What was negotiated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Extension {
+    /// Every reserved bit is an error.
+    None,
+    /// RSV1 marks the first frame of a compressed message (RFC 7692 §6).
+    Deflate,
+}
+
+/// As [`decode_header`], with an extension in force.
+pub(super) fn decode_header_with(
+    input: &[u8],
+    role: Role,
+    limits: &Limits,
+    extension: Extension,
+) -> Result<Option<(Header, usize)>, WsError> {
     let [first, rest @ ..] = input else { return Ok(None) };
-    let (fin, opcode) = decode_first(*first)?;
+    let (fin, compressed, opcode) = decode_first(*first, extension)?;
     let [second, rest @ ..] = rest else { return Ok(None) };
     let masked = decode_mask_bit(*second, role)?;
     let length = second & 0x7f;
@@ -110,21 +131,28 @@ pub fn decode_header(input: &[u8], role: Role, limits: &Limits) -> Result<Option
         None if masked => return Ok(None),
         _ => (None, rest),
     };
-    Ok(Some((Header { fin, opcode, mask_key, payload_bytes }, input.len() - rest.len())))
+    Ok(Some((Header { fin, compressed, opcode, mask_key, payload_bytes }, input.len() - rest.len())))
 }
 
-fn decode_first(byte: u8) -> Result<(bool, Opcode), WsError> {
-    if byte & 0x70 != 0 {
+fn decode_first(byte: u8, extension: Extension) -> Result<(bool, bool, Opcode), WsError> {
+    let compressed = byte & RSV1 != 0;
+    if byte & 0x30 != 0 || compressed && extension == Extension::None {
         return Err(WsError::ReservedBits);
     }
     let bits = byte & 0x0f;
     let opcode = Opcode::from_bits(bits).ok_or(WsError::ReservedOpcode { opcode: bits })?;
+    if compressed && !matches!(opcode, Opcode::Text | Opcode::Binary) {
+        return Err(WsError::ReservedBits);
+    }
     let fin = byte & 0x80 != 0;
     if opcode.is_control() && !fin {
         return Err(WsError::ControlFragmented);
     }
-    Ok((fin, opcode))
+    Ok((fin, compressed, opcode))
 }
+
+/// The reserved bit that RFC 7692 gives a meaning.
+const RSV1: u8 = 0x40;
 
 fn decode_mask_bit(byte: u8, role: Role) -> Result<bool, WsError> {
     match (role, byte & 0x80 != 0) {
@@ -142,7 +170,7 @@ fn shortest(bytes: u64, least: u64) -> Result<u64, WsError> {
 impl Header {
     /// The header of an unfragmented frame. A server passes no key, a client a fresh random one.
     pub fn whole(opcode: Opcode, payload_bytes: usize, mask_key: Option<MaskKey>) -> Self {
-        Self { fin: true, opcode, mask_key, payload_bytes: payload_bytes as u64 }
+        Self { fin: true, compressed: false, opcode, mask_key, payload_bytes: payload_bytes as u64 }
     }
 
     /// Its bytes. A header without a key is the same for every connection, so the frame can be shared.
@@ -150,7 +178,8 @@ impl Header {
     /// Source: RFC 6455 §5.2.
     pub fn encode(&self) -> HeaderBytes {
         let mut out = HeaderBytes { bytes: [0; HEADER_BYTES_MAX], len: 0 };
-        out.push(&[u8::from(self.fin) << 7 | self.opcode as u8]);
+        let rsv1 = if self.compressed { RSV1 } else { 0 };
+        out.push(&[u8::from(self.fin) << 7 | rsv1 | self.opcode as u8]);
         let mask_bit = u8::from(self.mask_key.is_some()) << 7;
         let [.., a, b] = self.payload_bytes.to_be_bytes();
         match self.payload_bytes {
@@ -203,7 +232,7 @@ mod tests {
     #[test]
     fn headers_are_decoded() {
         let check = |input: &[u8], fin, opcode, payload_bytes| {
-            let header = Header { fin, opcode, mask_key: None, payload_bytes };
+            let header = Header { fin, compressed: false, opcode, mask_key: None, payload_bytes };
             assert_eq!(decode_header(input, Role::Client, &LIMITS), Ok(Some((header, input.len()))), "{input:x?}");
         };
         check(&[0x81, 0x05], true, Opcode::Text, 5);
@@ -243,6 +272,22 @@ mod tests {
         check(Role::Client, &[0x82, 127, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff], biggest);
     }
 
+    #[test]
+    fn the_first_reserved_bit_marks_a_compressed_message_where_that_was_agreed() {
+        let check = |first: u8, expect: Result<bool, WsError>| {
+            let found = decode_header_with(&[first, 1], Role::Client, &LIMITS, Extension::Deflate);
+            assert_eq!(found.map(|header| header.unwrap().0.compressed), expect, "{first:#x}");
+        };
+        check(0xc1, Ok(true));
+        check(0x42, Ok(true));
+        check(0x81, Ok(false));
+        for first in [0xc0, 0x40, 0xc8, 0xc9, 0xca, 0xa1, 0x91, 0xe1, 0xf2] {
+            check(first, Err(WsError::ReservedBits));
+        }
+        let header = Header { compressed: true, ..Header::whole(Opcode::Binary, 3, None) };
+        assert_eq!(*header.encode(), [0xc2, 3]);
+    }
+
     fn any_header() -> impl Strategy<Value = (Role, Header)> {
         let opcode = prop::sample::select(vec![Opcode::Continuation, Opcode::Text, Opcode::Binary]);
         let control = prop::sample::select(vec![Opcode::Close, Opcode::Ping, Opcode::Pong]);
@@ -251,7 +296,7 @@ mod tests {
         let control = (Just(true), control, 0u64..126);
         (any::<Option<MaskKey>>(), prop_oneof![data, control]).prop_map(|(mask_key, (fin, opcode, payload_bytes))| {
             let role = if mask_key.is_some() { Role::Server } else { Role::Client };
-            (role, Header { fin, opcode, mask_key, payload_bytes })
+            (role, Header { fin, compressed: false, opcode, mask_key, payload_bytes })
         })
     }
 

@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 
-use super::super::encode;
+use super::super::{decode_header, encode};
 use super::*;
 
 const LIMITS: Limits = Limits { message_bytes_max: 1000 };

@@ -4,6 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::{Collected, HEAD_BYTES_MAX, HEADERS_MAX, Head, accept_key, has_token, single, values};
+use crate::ws::deflate::offer::{CLIENT_OFFER, is_agreed};
 
 /// What to connect to.
 #[derive(Debug, Clone, Copy)]
@@ -24,6 +25,7 @@ pub struct ClientHandshake {
     head: Head,
     accept: String,
     offered: Vec<String>,
+    offers_deflate: bool,
 }
 
 /// The server accepted.
@@ -31,6 +33,8 @@ pub struct ClientHandshake {
 pub struct Accepted {
     /// The sub-protocol that the server chose, one of those offered; `None` if it speaks none of them.
     pub subprotocol: Option<String>,
+    /// Messages may be compressed both ways, without context takeover. Only if that was offered.
+    pub deflate: bool,
     /// Bytes of the input that the head took; frames may follow.
     pub consumed: usize,
 }
@@ -77,6 +81,19 @@ impl ClientHandshake {
     ///
     /// Source: RFC 6455 §4.1.
     pub fn new(request: &ClientRequest<'_>) -> Result<(Self, Vec<u8>), ResponseError> {
+        Self::begin(request, false)
+    }
+
+    /// As [`new`](Self::new), and offers compression (RFC 7692): messages must then go through a
+    /// [`Decoder`](crate::ws::Decoder) that is fed with an [`Inflater`](crate::ws::deflate::Inflater) if the server agrees.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn offering_deflate(request: &ClientRequest<'_>) -> Result<(Self, Vec<u8>), ResponseError> {
+        Self::begin(request, true)
+    }
+
+    fn begin(request: &ClientRequest<'_>, offers_deflate: bool) -> Result<(Self, Vec<u8>), ResponseError> {
         let refuse = |field, value: &str| Err(ResponseError::Request { field, value: value.into() });
         let printable = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
         let ClientRequest { host, target, subprotocols, nonce } = *request;
@@ -98,9 +115,13 @@ impl ClientHandshake {
         if !subprotocols.is_empty() {
             out.extend(["Sec-WebSocket-Protocol: ", &subprotocols.join(", "), "\r\n"]);
         }
+        if offers_deflate {
+            out.extend(["Sec-WebSocket-Extensions: ", CLIENT_OFFER, "\r\n"]);
+        }
         out.push_str("\r\n");
         let offered = subprotocols.iter().map(|&name| name.into()).collect();
-        Ok((Self { head: Head::default(), accept: accept_key(key.as_bytes()), offered }, out.into_bytes()))
+        let accept = accept_key(key.as_bytes());
+        Ok((Self { head: Head::default(), accept, offered, offers_deflate }, out.into_bytes()))
     }
 
     /// Takes in what was read. `None` while the head is not whole. What follows [`Accepted::consumed`] are frames.
@@ -117,13 +138,13 @@ impl ClientHandshake {
             Collected::Partly => Ok(None),
             Collected::TooLong => Err(ResponseError::HeadTooLong),
             Collected::Whole(head, consumed) => {
-                let subprotocol = self.check(&head, &input[consumed..])?;
-                Ok(Some(Accepted { subprotocol, consumed }))
+                let (subprotocol, deflate) = self.check(&head, &input[consumed..])?;
+                Ok(Some(Accepted { subprotocol, deflate, consumed }))
             }
         }
     }
 
-    fn check(&self, head: &[u8], body: &[u8]) -> Result<Option<String>, ResponseError> {
+    fn check(&self, head: &[u8], body: &[u8]) -> Result<(Option<String>, bool), ResponseError> {
         let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
         let mut response = httparse::Response::new(&mut headers);
         match response.parse(head) {
@@ -151,14 +172,17 @@ impl ClientHandshake {
         if single(headers, "Sec-WebSocket-Accept") != Ok(Some(self.accept.as_bytes())) {
             return wrong("Sec-WebSocket-Accept");
         }
-        // No extension was offered, so none can be in force.
-        if values(headers, "Sec-WebSocket-Extensions").any(|value| !value.trim_ascii().is_empty()) {
-            return wrong("Sec-WebSocket-Extensions");
-        }
+        // None but what was offered can be in force, and that once.
+        let mut extensions = values(headers, "Sec-WebSocket-Extensions").filter(|value| !value.trim_ascii().is_empty());
+        let deflate = match (extensions.next(), extensions.next()) {
+            (None, _) => false,
+            (Some(answer), None) if self.offers_deflate && is_agreed(answer) => true,
+            _ => return wrong("Sec-WebSocket-Extensions"),
+        };
         match single(headers, "Sec-WebSocket-Protocol") {
-            Ok(None) => Ok(None),
+            Ok(None) => Ok((None, deflate)),
             Ok(Some(chosen)) => match self.offered.iter().find(|offered| offered.as_bytes() == chosen) {
-                Some(offered) => Ok(Some(offered.clone())),
+                Some(offered) => Ok((Some(offered.clone()), deflate)),
                 None => wrong("Sec-WebSocket-Protocol"),
             },
             Err(()) => wrong("Sec-WebSocket-Protocol"),

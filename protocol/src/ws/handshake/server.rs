@@ -4,6 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::{Collected, HEAD_BYTES_MAX, HEADERS_MAX, Head, accept_key, elements, has_token, single};
+use crate::ws::deflate::Agreement;
 
 /// What a listener serves.
 #[derive(Debug, Clone, Copy)]
@@ -33,6 +34,9 @@ pub struct Request {
     pub origin: Option<String>,
     /// The sub-protocol chosen from what the client offered.
     pub subprotocol: Option<String>,
+    /// Compression that the client offers and a server could keep to. The answer declines it unless it is [agreed on](Self::agree).
+    pub deflate: Option<Agreement>,
+    agreed: bool,
     accept: String,
     /// Bytes of the input that the head took; frames may follow.
     pub consumed: usize,
@@ -155,6 +159,8 @@ fn parse(head: &[u8], endpoint: &Endpoint<'_>, consumed: usize) -> Result<Reques
         host: host.into(),
         origin: origin.map(Into::into),
         subprotocol: choose_subprotocol(headers, endpoint.subprotocols)?,
+        deflate: Agreement::first_of(elements(headers, "Sec-WebSocket-Extensions")),
+        agreed: false,
         accept: accept_key(key),
         consumed,
     })
@@ -217,6 +223,12 @@ fn choose_subprotocol(headers: &[httparse::Header<'_>], spoken: &[&str]) -> Resu
 }
 
 impl Request {
+    /// Agrees to the compression that is offered, if any: the answer says so, and from then on messages may be compressed.
+    pub fn agree(&mut self) -> Option<Agreement> {
+        self.agreed = self.deflate.is_some();
+        self.deflate
+    }
+
     /// The answer that opens the WebSocket.
     ///
     /// Source: RFC 6455 §4.2.2, point 5.
@@ -226,6 +238,9 @@ impl Request {
         out.extend(["Sec-WebSocket-Accept: ", &self.accept, "\r\n"]);
         if let Some(subprotocol) = &self.subprotocol {
             out.extend(["Sec-WebSocket-Protocol: ", subprotocol, "\r\n"]);
+        }
+        if let Some(agreement) = self.deflate.filter(|_| self.agreed) {
+            out.extend(["Sec-WebSocket-Extensions: ", &agreement.answer(), "\r\n"]);
         }
         out.push_str("\r\n");
         out.into_bytes()

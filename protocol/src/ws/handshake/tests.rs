@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::ws::deflate::Window;
 
 const ENDPOINT: Endpoint<'static> =
     Endpoint { path: Some("/v1/connect"), subprotocols: &["millrace.v2", "millrace.v1"] };
@@ -154,7 +155,61 @@ fn both_sides_understand_each_other() {
     let consumed = response.len();
     response.extend(b"\x82\x01x");
     let subprotocol = Some("millrace.v1".into());
-    assert_eq!(client.feed(&response), Ok(Some(Accepted { subprotocol, consumed })));
+    assert_eq!(client.feed(&response), Ok(Some(Accepted { subprotocol, deflate: false, consumed })));
+}
+
+#[test]
+fn compression_is_in_force_when_both_ask_for_it() {
+    let nonce = *b"the sample nonce";
+    let request = ClientRequest { host: "a.example", target: "/v1/connect", subprotocols: &["millrace.v1"], nonce };
+    let agreed = |answers: bool| {
+        let (mut client, request) = ClientHandshake::offering_deflate(&request).unwrap();
+        let mut accepted = answer(&request).unwrap().unwrap();
+        if answers {
+            assert_eq!(accepted.agree().map(|agreement| agreement.window), Some(Window::Large));
+        }
+        client.feed(&accepted.response()).unwrap().unwrap().deflate
+    };
+    assert!(agreed(true));
+    assert!(!agreed(false), "the server decides");
+
+    let mut without = answer(&self::request(&[])).unwrap().unwrap();
+    assert_eq!(without.agree(), None);
+    assert!(!String::from_utf8(without.response()).unwrap().contains("Extensions"));
+    let offers =
+        "x-one; a=\"b\", permessage-deflate; server_max_window_bits=8, permessage-deflate; server_max_window_bits=13";
+    let mut offered = answer(&self::request(&[("Sec-WebSocket-Extensions", Some(offers))])).unwrap().unwrap();
+    offered.agree();
+    let response = String::from_utf8(offered.response()).unwrap();
+    let agreed = "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; client_no_context_takeover; \
+                  server_max_window_bits=12\r\n";
+    assert!(response.contains(agreed), "{response}");
+}
+
+#[test]
+fn an_answer_on_compression_that_does_not_fit_is_refused() {
+    let nonce = *b"the sample nonce";
+    let request = ClientRequest { host: "a.example", target: "/v1/connect", subprotocols: &[], nonce };
+    let check = |fields: &str, expect: bool| {
+        let (mut client, sent) = ClientHandshake::offering_deflate(&request).unwrap();
+        let plain = String::from_utf8(
+            ServerHandshake::new()
+                .feed(&sent, &Endpoint { path: None, subprotocols: &[] })
+                .unwrap()
+                .unwrap()
+                .response(),
+        )
+        .unwrap();
+        let response = plain.replace("\r\n\r\n", &format!("\r\n{fields}\r\n"));
+        let wrong = ResponseError::Header { name: "Sec-WebSocket-Extensions" };
+        let found = client.feed(response.as_bytes()).map(|accepted| accepted.unwrap().deflate);
+        assert_eq!(found, if expect { Ok(true) } else { Err(wrong) }, "{fields}");
+    };
+    let good = "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover\r\n";
+    check(good, true);
+    check(&good.repeat(2), false);
+    check("Sec-WebSocket-Extensions: permessage-deflate\r\n", false);
+    check("Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover, x-other\r\n", false);
 }
 
 #[test]
