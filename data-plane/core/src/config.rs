@@ -37,6 +37,10 @@ pub struct Config {
     pub page_bytes_max: u32,
     /// A position further behind than so many messages is refused with `PositionTooOld`. Default 100,000.
     pub replay_messages_max: u64,
+    /// Messages and pages of at least so many bytes are compressed for sessions that agreed to it. Default 1 KiB.
+    pub compress_from_bytes: u32,
+    /// Most bytes that are compressed in a turn; what is over goes out as it is. Default 256 KiB, about 2 ms.
+    pub compress_turn_bytes_max: u32,
     /// Grants kept in memory. Default 65,536, about 10 MiB.
     pub grants_max: u32,
     /// Sessions that ended, and as many other things that went wrong, which are remembered for operators. Default 256 of each, about
@@ -113,6 +117,8 @@ impl Default for Config {
             page_messages_max: 256,
             page_bytes_max: 64 << 10,
             replay_messages_max: 100_000,
+            compress_from_bytes: 1 << 10,
+            compress_turn_bytes_max: 256 << 10,
             grants_max: 65_536,
             incidents_max: 256,
             hop_requests_max: 8_192,

@@ -14,7 +14,7 @@
 //!
 //! Modules in reading order: `session`, `user`, `outbound` and `rate_limit` (one session); `subscription` and `replay` (a
 //! channel's sessions on one shard); `grant` (what users may do); `home` (the one place that orders a channel); `run` (encoded
-//! messages); `incident` and `agent` (what operators ask for); `hop` (between shards); `wheel`, `arena`, `recent`, `seeded` (time and memory); `shard` (routes and keeps time).
+//! messages) and `compression` (what becomes of them for who agreed to it); `incident` and `agent` (what operators ask for); `hop` (between shards); `wheel`, `arena`, `recent`, `seeded` (time and memory); `shard` (routes and keeps time).
 #![forbid(unsafe_code)]
 
 mod action;
@@ -22,6 +22,7 @@ mod agent;
 mod arena;
 mod backplane;
 mod barring;
+mod compression;
 mod config;
 mod grant;
 mod home;
@@ -45,6 +46,7 @@ mod user;
 mod wheel;
 
 pub use action::{Action, ControlEvent, Drain, Written};
+pub use compression::Compress;
 pub use config::{Config, ConfigError, HomeConfig, Rate};
 pub use hop::Hop;
 pub use id::{Now, SLOTS, SessionKey, ShardIndex, home_of};

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use millrace_protocol::client::{ServerBody, ServerFrame};
+use millrace_protocol::ws::deflate::Window;
 use millrace_protocol::{ChannelId, Position};
 
 use crate::run::{Run, encode_frame, frame_end};
@@ -28,6 +29,8 @@ pub struct Outbound {
     control_bytes: u32,
     control_frames: u32,
     blocked: bool,
+    /// The transport agreed to compression.
+    pub(crate) window: Option<Window>,
     /// When the transport last took something, or was first blocked.
     stalled_since: Tick,
     /// A `Flush` is under way for it.

@@ -183,6 +183,13 @@ pub(crate) fn encode_frame(scratch: &mut Vec<u8>, out: &mut Vec<u8>, frame: &Ser
     out.extend_from_slice(scratch);
 }
 
+/// Appends a frame that is encoded, with a WebSocket server's header in front.
+pub(crate) fn push_plain(out: &mut Vec<u8>, payload: &[u8]) {
+    let (header, len) = header(payload.len());
+    out.extend_from_slice(&header[..len]);
+    out.extend_from_slice(payload);
+}
+
 /// Final binary frame, not masked. Shape: opcode 1, length 1, 3 or 9, big-endian. Source: RFC 6455 §5.2.
 fn header(payload: usize) -> ([u8; 10], usize) {
     let mut header = [0; 10];
@@ -209,7 +216,7 @@ pub(crate) const fn header_len(payload: usize) -> usize {
     }
 }
 
-/// Payloads of frames that [`encode_frame`] wrote. Ends early where the bytes are something else, which is a bug.
+/// Payloads of frames that [`encode_frame`] wrote, or [`Compress`](crate::Compress). Ends early where the bytes are something else, which is a bug.
 pub(crate) fn payloads(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = bytes;
     std::iter::from_fn(move || {

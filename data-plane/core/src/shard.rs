@@ -13,12 +13,14 @@ use std::time::Instant;
 
 use millrace_protocol::client::{ServerBody, ServerFrame};
 use millrace_protocol::id::NAME_BYTES_MAX;
+use millrace_protocol::ws::deflate::Window;
 use millrace_protocol::{ChannelId, Code, TenantId};
 use rustc_hash::FxHashSet;
 
 use crate::agent::Agents;
 use crate::arena::Arena;
 use crate::backplane::Backplane;
+use crate::compression::Twins;
 use crate::grant::Grants;
 use crate::home::{Context, Wants};
 use crate::homes::Homes;
@@ -32,7 +34,8 @@ use crate::subscription::Channels;
 use crate::user::Users;
 use crate::wheel::{TICK_MS, Tick, Wheel};
 use crate::{
-    Action, Config, ConfigError, ControlEvent, Drain, Hop, Now, SessionKey, ShardIndex, Stats, VerifyToken, Written,
+    Action, Compress, Config, ConfigError, ControlEvent, Drain, Hop, Now, SessionKey, ShardIndex, Stats, VerifyToken,
+    Written,
 };
 
 use self::control::Reauthorize;
@@ -83,6 +86,7 @@ pub struct Shard<V> {
     /// The last join's number.
     joins: u32,
     scratch: Vec<u8>,
+    twins: Twins,
     stats: Stats,
 }
 
@@ -140,6 +144,7 @@ impl<V: VerifyToken> Shard<V> {
             groups: Vec::new(),
             joins: 0,
             scratch: Vec::new(),
+            twins: Twins::new(config.compress_from_bytes, config.compress_turn_bytes_max),
             stats: Stats::default(),
             random: Random::new(hasher.derive("random")),
             producers_hasher: hasher.derive("producers"),
@@ -155,6 +160,18 @@ impl<V: VerifyToken> Shard<V> {
     /// The verifier, to give it keys and revocations.
     pub fn verifier_mut(&mut self) -> &mut V {
         &mut self.verifier
+    }
+
+    /// From now on frames are compressed with this for sessions that [agreed to it](Self::handle_agreed).
+    pub fn compress_with(&mut self, compressor: Box<dyn Compress>) {
+        self.twins.compress_with(compressor);
+    }
+
+    /// The session's transport agreed to compression: messages and pages may be compressed for that window.
+    pub fn handle_agreed(&mut self, session: SessionKey, window: Window) {
+        if let Some(session) = self.sessions.get_mut(session) {
+            session.outbound.window = Some(window);
+        }
     }
 
     /// A transport is open; its handshake timer runs.
@@ -261,6 +278,7 @@ impl<V: VerifyToken> Shard<V> {
         self.take_local_hops(now);
         self.ask_grants();
         self.incidents.end_turn(now.unix_ms);
+        self.twins.end_turn();
         if self.draining == Draining::Begun && self.homes.is_drained() {
             self.draining = Draining::Done;
             self.actions.push_back(Action::Drained);
@@ -269,6 +287,7 @@ impl<V: VerifyToken> Shard<V> {
         self.stats.homes = self.homes.len() as u64;
         self.stats.channels = self.channels.len() as u64;
         self.stats.grants = self.grants.len() as u64;
+        self.stats.compress_passed_over_total = self.twins.passed_over_total;
     }
 
     fn take_local_hops(&mut self, now: Now) {

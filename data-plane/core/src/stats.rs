@@ -38,6 +38,10 @@ pub struct Stats {
     pub deliveries_total: u64,
     /// Bytes put into the queues of sessions, transport headers included.
     pub outbound_bytes_total: u64,
+    /// Bytes that compression kept out of the queues of sessions.
+    pub outbound_saved_bytes_total: u64,
+    /// Frames that were not compressed because the turn had no time left for them.
+    pub compress_passed_over_total: u64,
     /// Messages dropped for a slow session under the policy `skip`.
     pub skipped_total: u64,
     /// Messages without history dropped because a shard was too busy to take them.

@@ -6,6 +6,8 @@
 
 #[path = "simulation/client.rs"]
 mod client;
+#[path = "simulation/compression.rs"]
+mod compression;
 #[path = "simulation/control.rs"]
 mod control;
 #[path = "simulation/judge.rs"]

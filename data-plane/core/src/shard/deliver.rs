@@ -9,6 +9,7 @@ use millrace_protocol::{ChannelId, Code, Position};
 
 use super::time::Chore;
 use super::{Queue, Shard};
+use crate::compression::OfRun;
 use crate::hop::{Catch, JoinStart, Ticket};
 use crate::replay::Paced;
 use crate::run::Run;
@@ -50,27 +51,38 @@ impl<V: VerifyToken> Shard<V> {
         let run = Rc::new(run);
         let bytes = u32::try_from(run.len()).unwrap_or(u32::MAX);
         let mut full = Vec::new();
-        let mut taken = 0_u64;
+        let (mut taken, mut saved) = (0_u64, 0_u64);
+        let mut twins = OfRun::default();
         for &index in &entry.members()[..entry.live() as usize] {
             let Some((key, session)) = self.sessions.entry_mut(index) else { continue };
             let reserved = session.reserved_bytes();
             let outbound = &mut session.outbound;
-            if outbound.data_bytes() + reserved + bytes > self.config.queue_bytes_max {
-                full.push(key);
+            let (own, own_bytes) = match outbound.window {
+                None => (&run, bytes),
+                Some(window) => {
+                    let twin = self.twins.of_live(&mut twins, window, &run);
+                    (twin, u32::try_from(twin.len()).unwrap_or(u32::MAX))
+                }
+            };
+            if outbound.data_bytes() + reserved + own_bytes > self.config.queue_bytes_max {
+                full.push((key, outbound.window));
                 continue;
             }
-            outbound.push_run(&run);
+            outbound.push_run(own);
             taken += 1;
+            saved += u64::from(bytes - own_bytes);
             if !outbound.flushing && !outbound.is_blocked() {
                 outbound.flushing = true;
                 self.flushes.push_back(key);
             }
         }
         self.stats.deliveries_total += taken * u64::from(run.count);
-        self.stats.outbound_bytes_total += taken * u64::from(bytes);
-        self.stats.queued_bytes += taken * u64::from(bytes);
-        for key in full {
-            self.overflow(channel, key, &run, before);
+        self.stats.outbound_bytes_total += taken * u64::from(bytes) - saved;
+        self.stats.queued_bytes += taken * u64::from(bytes) - saved;
+        self.stats.outbound_saved_bytes_total += saved;
+        for (key, window) in full {
+            let own = window.and_then(|window| twins[window.index()].as_ref()).unwrap_or(&run);
+            self.overflow(channel, key, own, before);
         }
         taken
     }
@@ -124,10 +136,16 @@ impl<V: VerifyToken> Shard<V> {
         // A session that has just met its end takes nothing any more.
         let Some(session) = self.sessions.get_mut(key).filter(|session| session.identity().is_some()) else { return };
         for run in runs {
+            let plain_bytes = run.len() as u64;
+            let run = match session.outbound.window {
+                None => Rc::new(run),
+                Some(window) => self.twins.of_page(window, run),
+            };
             self.stats.deliveries_total += u64::from(run.count);
             self.stats.outbound_bytes_total += run.len() as u64;
+            self.stats.outbound_saved_bytes_total += plain_bytes - run.len() as u64;
             self.stats.queued_bytes += run.len() as u64;
-            session.outbound.push_run(&Rc::new(run));
+            session.outbound.push_run(&run);
         }
         self.flush(key);
     }

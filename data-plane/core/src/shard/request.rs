@@ -335,6 +335,12 @@ impl<V: VerifyToken> Shard<V> {
         }
         match result {
             Ok(bytes) => {
+                let plain_bytes = bytes.len() as u64;
+                let bytes = match session.outbound.window {
+                    None => bytes,
+                    Some(window) => self.twins.page(window, bytes),
+                };
+                self.stats.outbound_saved_bytes_total += plain_bytes - bytes.len() as u64;
                 self.stats.queued_bytes += bytes.len() as u64;
                 self.stats.outbound_bytes_total += bytes.len() as u64;
                 session.outbound.push_page(channel, request, bytes);

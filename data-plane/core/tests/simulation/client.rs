@@ -10,6 +10,7 @@ use millrace_protocol::client::{
 use millrace_protocol::code::{Advice, Code};
 use millrace_protocol::{ChannelId, ChannelName, Position, Producer, ProducerSequence, UserId};
 
+use super::compression;
 use super::judge::Judge;
 use super::random::Random;
 
@@ -30,6 +31,8 @@ pub(crate) struct Connection {
     /// Bytes that were ever parsed.
     parsed: u64,
     open: bool,
+    /// It agreed to compression.
+    agreed: bool,
     requests: HashMap<u32, Request>,
     request: u32,
     /// Until then it reads nothing.
@@ -158,6 +161,10 @@ impl Client {
         connection.upstream.push_back((at, bytes));
     }
 
+    pub(crate) fn agreed(&mut self, agreed: bool) {
+        self.connection.as_mut().unwrap().agreed = agreed;
+    }
+
     pub(crate) fn connected(&mut self, random: &mut Random, now: u64, unix_ms: i64, shard: usize, session: SessionKey) {
         let mut connection = Connection {
             shard,
@@ -170,6 +177,7 @@ impl Client {
             read: Vec::new(),
             parsed: 0,
             open: false,
+            agreed: false,
             requests: HashMap::new(),
             request: 0,
             stalled_until: 0,
@@ -294,7 +302,7 @@ impl Client {
         let most = if self.slow && !calm { 200 } else { 100_000 };
         let count = connection.socket.len().min(1 + random.index(most));
         connection.read.extend(connection.socket.drain(..count));
-        while let Some((payload, frame_bytes)) = next_frame(&self.connection.as_ref().unwrap().read) {
+        while let Some((payload, frame_bytes)) = self.connection.as_ref().unwrap().next_frame() {
             let start = {
                 let connection = self.connection.as_mut().unwrap();
                 connection.read.drain(..frame_bytes);
@@ -532,14 +540,19 @@ pub(crate) fn token(user: &UserId, id: u64, issued_ms: i64, expires_ms: i64) -> 
     format!("{user}/{id}/{issued_ms}/{expires_ms}")
 }
 
-/// The next whole WebSocket frame of a server: its payload, and its length with the header.
-fn next_frame(bytes: &[u8]) -> Option<(Vec<u8>, usize)> {
-    let &[flags, short, ..] = bytes else { return None };
-    assert_eq!(flags, 0x82, "a final binary frame");
-    let (start, len) = match short {
-        0..=125 => (2, usize::from(short)),
-        126 => (4, usize::from(u16::from_be_bytes(bytes.get(2..4)?.try_into().unwrap()))),
-        _ => (10, usize::try_from(u64::from_be_bytes(bytes.get(2..10)?.try_into().unwrap())).unwrap()),
-    };
-    Some((bytes.get(start..start + len)?.to_vec(), start + len))
+impl Connection {
+    /// The next whole WebSocket frame of a server: its payload, and its length with the header.
+    fn next_frame(&self) -> Option<(Vec<u8>, usize)> {
+        let bytes = &self.read;
+        let &[flags, short, ..] = &bytes[..] else { return None };
+        assert!(flags == 0x82 || flags == compression::FLAGS && self.agreed, "a final binary frame");
+        let (start, len) = match short {
+            0..=125 => (2, usize::from(short)),
+            126 => (4, usize::from(u16::from_be_bytes(bytes.get(2..4)?.try_into().unwrap()))),
+            _ => (10, usize::try_from(u64::from_be_bytes(bytes.get(2..10)?.try_into().unwrap())).unwrap()),
+        };
+        let payload = bytes.get(start..start + len)?;
+        let payload = if flags == 0x82 { payload.to_vec() } else { compression::restored(payload) };
+        Some((payload, start + len))
+    }
 }

@@ -28,6 +28,8 @@ pub(crate) fn config(random: &mut Random) -> Config {
         page_messages_max: size(random, 3, 50),
         page_bytes_max: 900,
         replay_messages_max: u64::from(size(random, 30, 100_000)),
+        compress_from_bytes: size(random, 0, 200),
+        compress_turn_bytes_max: size(random, 500, 100_000),
         grants_max: size(random, 2, 1_000),
         incidents_max: 4,
         hop_requests_max: size(random, 20, 1_000),

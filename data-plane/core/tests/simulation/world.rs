@@ -8,9 +8,11 @@ use millrace_core::{
 };
 use millrace_protocol::client::HistoryClass;
 use millrace_protocol::node::{NodeBody, NodeFrame, SlowConsumer};
+use millrace_protocol::ws::deflate::Window;
 use millrace_protocol::{ChannelId, Code, Producer, TenantId, UserId};
 
 use super::client::{Client, WantState};
+use super::compression::Beheads;
 use super::control::{Control, Faults};
 use super::judge::{Judge, Records};
 use super::limits::config;
@@ -173,7 +175,9 @@ impl World {
         self.shards = (0..count)
             .map(|index| {
                 let seed = self.random.next();
-                Shard::new(now, self.config.clone(), ShardIndex(index), count, seed, Verifier).unwrap()
+                let mut shard = Shard::new(now, self.config.clone(), ShardIndex(index), count, seed, Verifier).unwrap();
+                shard.compress_with(Box::new(Beheads));
+                shard
             })
             .collect();
         self.rings.clear();
@@ -274,7 +278,13 @@ impl World {
             if self.clients[index].connection.is_none() && self.clients[index].reconnect_at <= now {
                 let shard = self.random.index(self.shards.len());
                 if let Ok(session) = self.shards[shard].handle_connected(clock) {
+                    let window =
+                        self.random.chance(500).then_some([Window::Small, Window::Large][self.random.index(2)]);
+                    if let Some(window) = window {
+                        self.shards[shard].handle_agreed(session, window);
+                    }
                     self.clients[index].connected(&mut self.random, now, clock.unix_ms, shard, session);
+                    self.clients[index].agreed(window.is_some());
                 } else {
                     self.clients[index].reconnect_at = now + 50;
                 }
