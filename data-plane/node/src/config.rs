@@ -41,6 +41,9 @@ pub struct Config {
     /// Bytes of requests and frames that have come in part, of all connections of a shard together; half of it is for those who
     /// have not sent a whole frame yet. Who needs more is told to come back later. Default 64 MiB, at least 1 MiB.
     pub unfinished_bytes_max: usize,
+    /// Whether WebSocket clients that offer compression (RFC 7692) get it. Default [`Compressing::On`]; from which size on is
+    /// `core.compress_from_bytes`. Up to 3 MiB for each shard, nothing for a connection.
+    pub compression: Compressing,
     /// What a shard takes in before it acts on it. More joins more output to one write, at the price of latency.
     pub turn: TurnLimits,
     /// Limits of the keys and revocations that every shard holds.
@@ -56,6 +59,15 @@ pub enum Pinning {
     Pinned,
     /// Wherever the system puts it; for processors that are shared with others.
     Floating,
+}
+
+/// Whether messages are compressed for clients that offer it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compressing {
+    /// Who offers it gets it: messages of a certain size on, compressed once whatever the number of receivers.
+    On,
+    /// Offers are declined.
+    Off,
 }
 
 /// What a shard takes in before it acts on it.
@@ -94,6 +106,7 @@ impl Default for Config {
             linger: Duration::from_secs(5),
             ring_slots: 1024,
             unfinished_bytes_max: 64 << 20,
+            compression: Compressing::On,
             turn: TurnLimits::default(),
             keys: KeyRingLimits::default(),
             core: millrace_core::Config::default(),

@@ -23,6 +23,6 @@ mod shard;
 mod tls;
 
 pub use backplane::{Dial, LinkTarget};
-pub use config::{Config, Pinning, StartError, TurnLimits};
+pub use config::{Compressing, Config, Pinning, StartError, TurnLimits};
 pub use node::{DataNode, LinkConfig, start};
 pub use tls::{CertificateStatus, TlsConfig, TlsError};

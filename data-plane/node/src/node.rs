@@ -102,6 +102,7 @@ pub fn start(config: Config, link: LinkConfig) -> Result<DataNode, StartError> {
             keys: config.keys.clone(),
             turn: config.turn,
             unfinished_bytes_max: config.unfinished_bytes_max,
+            compression: config.compression,
             linger: config.linger,
             seed: seed()?,
             connections: Arc::clone(&connections),

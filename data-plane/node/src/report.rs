@@ -63,6 +63,18 @@ shell_stats! {
     write_batches_total,
     /// Connections reset because the peer had not closed when its linger time was over.
     resets_total,
+    /// Connections that agreed to compression.
+    compression_agreed_total,
+    /// Frames that were compressed: once, whoever receives them.
+    compressed_frames_total,
+    /// Bytes of frames that compressing was tried on.
+    compress_plain_bytes_total,
+    /// Bytes that became of them.
+    compress_bytes_total,
+    /// Time spent compressing, in microseconds.
+    compress_us_total,
+    /// Bytes made of compressed messages from clients.
+    inflated_bytes_total,
     /// Times another shard's ring was full.
     ring_full_total,
     /// TLS handshakes that came to their end.
@@ -175,6 +187,8 @@ fn core_rows(stats: &millrace_core::Stats) -> Vec<Row> {
         busy_total: "Requests refused because a bound of this shard was reached.",
         deliveries_total: "Messages put into the queues of sessions.",
         outbound_bytes_total: "Bytes put into the queues of sessions.",
+        outbound_saved_bytes_total: "Bytes that compression kept out of the queues of sessions.",
+        compress_passed_over_total: "Frames not compressed because the turn had no time left for them.",
         skipped_total: "Messages dropped for a slow session under the policy skip.",
         ephemeral_dropped_total: "Messages without history dropped because a shard was too busy.",
         fallbacks_total: "Live subscriptions put back to replaying because their queue was full in a burst.",

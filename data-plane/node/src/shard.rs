@@ -5,6 +5,7 @@
 
 mod accept;
 mod batch;
+mod compression;
 mod connection;
 mod inspect;
 mod parting;
@@ -28,11 +29,12 @@ use rustls::ServerConfig;
 
 use self::accept::Door;
 use self::batch::{BATCH_MAX, SendBatch};
+use self::compression::Compression;
 use self::connection::{Connection, InputRoom};
 use self::parting::{Parting, TOKENS_FROM};
 use self::secure::Scratch;
 use crate::backplane::{FromShard, Outgoing, ToShard};
-use crate::config::TurnLimits;
+use crate::config::{Compressing, TurnLimits};
 use crate::keys::Keys;
 use crate::listener::Listener;
 use crate::machine;
@@ -67,6 +69,7 @@ pub(crate) struct Setup {
     pub(crate) keys: KeyRingLimits,
     pub(crate) turn: TurnLimits,
     pub(crate) unfinished_bytes_max: usize,
+    pub(crate) compression: Compressing,
     pub(crate) linger: Duration,
     pub(crate) seed: u64,
     /// Client connections of all shards.
@@ -125,6 +128,8 @@ struct Shard {
     /// How many of them there are.
     open: usize,
     input_room: InputRoom,
+    /// `None` where compression is off.
+    compression: Option<Compression>,
     parting: Parting,
     /// In clear, then over TLS if there is one.
     doors: Vec<Door>,
@@ -187,6 +192,7 @@ impl Shard {
             keys,
             turn,
             unfinished_bytes_max,
+            compression,
             linger,
             seed,
             connections,
@@ -194,7 +200,15 @@ impl Shard {
             ..
         } = setup;
         let keys = Keys::new(keys);
-        let core = millrace_core::Shard::new(now, core, index, shards, seed, keys).map_err(io::Error::other)?;
+        let mut core = millrace_core::Shard::new(now, core, index, shards, seed, keys).map_err(io::Error::other)?;
+        let compression = match compression {
+            Compressing::Off => None,
+            Compressing::On => {
+                let (compression, press) = Compression::new();
+                core.compress_with(press);
+                Some(compression)
+            }
+        };
         let poller = Poller::new(turn.events_max)?;
         let mut doors = vec![Door::new(&poller, LISTENER, Listener::new(listener), None)?];
         let scratch = Scratch::new(if tls.is_some() { READ_BYTES } else { 0 });
@@ -215,6 +229,7 @@ impl Shard {
             connections: Vec::new(),
             open: 0,
             input_room: InputRoom { taken_bytes: 0, bytes_max: unfinished_bytes_max },
+            compression,
             parting: Parting::new(linger),
             doors,
             control_backlog: VecDeque::new(),
@@ -300,8 +315,10 @@ impl Shard {
         if self.ready.is_empty() {
             self.poller.take_ready(&mut self.ready)?;
         }
-        let read_before = self.stats.read_bytes_total;
-        while self.stats.read_bytes_total - read_before < self.turn.read_bytes_max as u64 {
+        // What is inflated takes its time as what is read does.
+        let work = |stats: &ShellStats| stats.read_bytes_total + stats.inflated_bytes_total;
+        let before = work(&self.stats);
+        while work(&self.stats) - before < self.turn.read_bytes_max as u64 {
             let Some(ready) = self.ready.pop_front() else { break };
             match ready.token {
                 // It has done its work: the loop is awake.
@@ -373,7 +390,13 @@ impl Shard {
     }
 
     fn report(&self) -> ShardReport {
+        let spent = self.compression.as_ref().map(Compression::spent);
+        let spent = |of: fn(&compression::Spent) -> &std::cell::Cell<u64>| spent.map_or(0, |spent| of(spent).get());
         let shell = ShellStats {
+            compressed_frames_total: spent(|spent| &spent.frames),
+            compress_plain_bytes_total: spent(|spent| &spent.plain_bytes),
+            compress_bytes_total: spent(|spent| &spent.bytes),
+            compress_us_total: spent(|spent| &spent.ns) / 1000,
             parting: self.parting.len() as u64,
             unfinished_bytes: self.input_room.taken_bytes as u64,
             control_backlog: self.control_backlog.len() as u64,

@@ -104,6 +104,10 @@ pub(crate) struct Data {
     pub(crate) shards: u16,
     /// Pin each shard to a core.
     pub(crate) pin: bool,
+    /// Whether WebSocket clients that offer compression get it: `on` or `off`.
+    pub(crate) compression: Compression,
+    /// Messages and pages below this are not compressed.
+    pub(crate) compress_from: ByteSize,
     /// How long a client that was told why it ends may take to read that.
     #[serde(with = "humantime_serde")]
     pub(crate) linger: Duration,
@@ -112,6 +116,13 @@ pub(crate) struct Data {
     /// How long a stop may take: clients are told, what is written behind is stored.
     #[serde(with = "humantime_serde")]
     pub(crate) drain: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Compression {
+    On,
+    Off,
 }
 
 /// Bounds towards clients. Reaching one has a name (protocol/SPEC.md).
@@ -172,6 +183,8 @@ impl Default for Data {
             control_address: "127.0.0.1:7411".into(),
             shards: 0,
             pin: true,
+            compression: Compression::On,
+            compress_from: ByteSize::kib(1),
             linger: Duration::from_secs(5),
             endpoints: Vec::new(),
             drain: Duration::from_secs(5),
@@ -256,6 +269,7 @@ impl Settings {
         within("limits.heartbeat (ms)", millis(self.limits.heartbeat), 100, 3_600_000)?;
         within("data.drain (ms)", millis(self.data.drain), 0, 600_000)?;
         within("data.linger (ms)", millis(self.data.linger), 0, 600_000)?;
+        within("data.compress_from (bytes)", self.data.compress_from.as_u64(), 0, 1 << 20)?;
         within("data.shards", self.data.shards.into(), 0, 256)?;
         within("store.cache (bytes)", self.store.cache.as_u64(), 1 << 20, 1 << 40)?;
         for (name, address) in [

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use millrace_core::{Outbound, SessionKey};
 use millrace_protocol::client::{CLIENT_FRAME_BYTES_MAX, SUBPROTOCOL};
+use millrace_protocol::ws::deflate::{Inflater, Window};
 use millrace_protocol::ws::handshake::{Endpoint, ServerHandshake};
 use millrace_protocol::ws::{Decoder, Event, Limits, MessageKind, Opcode, Role, close, encode};
 use rustix::io::Errno;
@@ -42,6 +43,8 @@ pub(super) struct Connection {
     stage: Stage,
     /// A whole frame came: it is more than a stranger who sends the beginning of one.
     greeted: bool,
+    /// Its messages may be compressed.
+    deflated: bool,
     /// Bytes of unfinished input that it counts for.
     pub(super) held_bytes: usize,
     /// The newest ping's answer, if it waits.
@@ -106,6 +109,8 @@ pub(super) enum CloseCause {
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Seen {
     pub(super) upgrades: u64,
+    /// What was agreed to in the handshake.
+    pub(super) agreed: Option<Window>,
     pub(super) pings: u64,
     /// Pings that get no answer.
     pub(super) pings_dropped: u64,
@@ -132,6 +137,7 @@ impl Connection {
             tls,
             stage: Stage::Handshake(ServerHandshake::new()),
             greeted: false,
+            deflated: false,
             held_bytes: 0,
             reply: None,
             split: false,
@@ -145,17 +151,18 @@ impl Connection {
     }
 
     /// Takes in what was read, in clear. `on_frame` gets each binary message. What stays unfinished must find `room`; `scratch` is
-    /// for what a sealed connection answers.
+    /// for what a sealed connection answers. With an `inflater` compression is agreed to when it is offered.
     pub(super) fn handle_input(
         &mut self,
         input: &mut [u8],
+        inflater: Option<&mut Inflater>,
         room: &mut InputRoom,
         scratch: &mut Scratch,
         seen: &mut Seen,
         on_frame: impl FnMut(&[u8]),
     ) -> Consequence {
         let bytes = input.len();
-        let consequence = self.take_in(input, scratch, seen, on_frame);
+        let consequence = self.take_in(input, inflater, scratch, seen, on_frame);
         if consequence != Consequence::None {
             return consequence;
         }
@@ -190,6 +197,7 @@ impl Connection {
     fn take_in(
         &mut self,
         input: &mut [u8],
+        inflater: Option<&mut Inflater>,
         scratch: &mut Scratch,
         seen: &mut Seen,
         mut on_frame: impl FnMut(&[u8]),
@@ -198,7 +206,11 @@ impl Connection {
         if let Stage::Handshake(handshake) = &mut self.stage {
             match handshake.feed(frames, &ENDPOINT) {
                 Ok(None) => return Consequence::None,
-                Ok(Some(request)) => {
+                Ok(Some(mut request)) => {
+                    if inflater.is_some() {
+                        seen.agreed = request.agree().map(|agreement| agreement.window);
+                        self.deflated = seen.agreed.is_some();
+                    }
                     // Fresh sockets take some hundred bytes; one that does not is of no use.
                     let response = request.response();
                     let sent = match &mut self.tls {
@@ -219,7 +231,10 @@ impl Connection {
             }
         }
         let Stage::Open(decoder) = &mut self.stage else { return Consequence::None };
-        let mut feed = decoder.feed(frames);
+        let mut feed = match inflater.filter(|_| self.deflated) {
+            Some(inflater) => decoder.feed_deflated(frames, inflater),
+            None => decoder.feed(frames),
+        };
         loop {
             match feed.next_event() {
                 Ok(None) => return Consequence::None,

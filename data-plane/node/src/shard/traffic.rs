@@ -66,12 +66,21 @@ impl Shard {
 
     /// Takes in the first bytes of the shard's buffer, which a connection sent in clear or which were opened.
     pub(super) fn take_in_clear(&mut self, now: Now, session: SessionKey, bytes: usize) {
-        let Self { core, connections, buffer, scratch, input_room, stats, .. } = self;
+        let Self { core, connections, buffer, scratch, input_room, compression, stats, .. } = self;
         let Some(Some(connection)) = connections.get_mut(session.index()) else { return };
         let mut seen = Seen::default();
-        let consequence = connection.handle_input(&mut buffer[..bytes], input_room, scratch, &mut seen, |frame| {
+        let inflater = compression.as_mut().map(|compression| &mut compression.inflater);
+        let input = &mut buffer[..bytes];
+        let consequence = connection.handle_input(input, inflater, input_room, scratch, &mut seen, |frame| {
             core.handle_frame(now, session, frame);
         });
+        if let Some(compression) = compression {
+            stats.inflated_bytes_total = compression.inflater.inflated_bytes();
+        }
+        if let Some(window) = seen.agreed {
+            stats.compression_agreed_total += 1;
+            core.handle_agreed(session, window);
+        }
         stats.upgrades_total += seen.upgrades;
         stats.ws_pings_total += seen.pings;
         stats.ws_pings_dropped_total += seen.pings_dropped;

@@ -1,6 +1,7 @@
 //! A whole data node from outside: real sockets and threads, a small control plane in memory, clients that retry nothing.
 
 mod admin;
+mod compression;
 mod drain;
 mod driver;
 mod garbage;

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use millrace_data::Pinning;
+use millrace_data::{Compressing, Pinning};
 use millrace_store::Store;
 
-use crate::settings::{self, Engine, Settings};
+use crate::settings::{self, Compression, Engine, Settings};
 
 /// The data node's configuration, checked.
 pub(crate) fn data(settings: &Settings) -> Result<millrace_data::Config> {
@@ -23,6 +23,7 @@ pub(crate) fn data(settings: &Settings) -> Result<millrace_data::Config> {
         queue_bytes_max: u32::try_from(limits.queue.as_u64()).context("limits.queue")?,
         publish_rate: millrace_core::Rate { per_second: limits.publish_rate, burst: limits.publish_burst },
         replay_messages_max: limits.replay.into(),
+        compress_from_bytes: u32::try_from(data.compress_from.as_u64()).context("data.compress_from")?,
         ..millrace_core::Config::default()
     };
     // A page of replay must leave room in the queue for what is live meanwhile, and hold the largest message.
@@ -35,6 +36,10 @@ pub(crate) fn data(settings: &Settings) -> Result<millrace_data::Config> {
         shards: NonZeroU16::new(data.shards),
         pinning: if data.pin { Pinning::Pinned } else { Pinning::Floating },
         connections_max: (limits.connections > 0).then_some(limits.connections),
+        compression: match data.compression {
+            Compression::On => Compressing::On,
+            Compression::Off => Compressing::Off,
+        },
         linger: data.linger,
         core,
         ..millrace_data::Config::default()

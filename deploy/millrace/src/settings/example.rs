@@ -23,6 +23,8 @@ const MEANINGS: &[(&str, &str)] = &[
     ("data.control_address", "The control node's link_address."),
     ("data.shards", "One thread each; 0 for one per core."),
     ("data.pin", "Pin each shard to a core."),
+    ("data.compression", "`on` or `off`: for WebSocket clients that offer it, as browsers do."),
+    ("data.compress_from", "Messages and pages below this are not compressed."),
     ("data.linger", "How long a client that was told why it ends may take to read that."),
     ("data.endpoints", "URLs under which clients reach this node; none: the one they came by."),
     ("data.drain", "How long a stop may take."),

@@ -8,17 +8,23 @@ use millrace_protocol::client::{
     ClientBody, ClientFrame, HistoryRange, HistoryRequest, Publish, Published, SUBPROTOCOL, ServerBody, Start,
     Subscribe, VERSION, decode_server, encode_client,
 };
-use millrace_protocol::ws::handshake::{ClientHandshake, ClientRequest};
+use millrace_protocol::ws::deflate::Inflater;
+use millrace_protocol::ws::handshake::{ClientHandshake, ClientRequest, ResponseError};
 use millrace_protocol::ws::{Decoder, Event, Limits, Opcode, Role, close, encode};
 use millrace_protocol::{ChannelId, Code, Position, Producer, ProducerSequence, SessionId};
 
 use super::PATIENCE;
 use super::transport::{Wire, dial, dial_tcp};
 
+/// With compression or without.
+type Handshake = fn(&ClientRequest<'_>) -> Result<(ClientHandshake, Vec<u8>), ResponseError>;
+
 /// A WebSocket to a node, before or after its hello.
 pub(crate) struct Client {
     pub(crate) stream: Wire,
     decoder: Decoder,
+    /// There if compression was agreed to.
+    pub(crate) inflater: Option<Inflater>,
     /// What was read and decoded and not asked for yet.
     got: std::collections::VecDeque<Got>,
     request: u32,
@@ -97,14 +103,28 @@ impl Client {
     }
 
     /// Opens a WebSocket on a connection.
-    pub(crate) fn open_over(mut stream: Wire) -> Self {
+    pub(crate) fn open_over(stream: Wire) -> Self {
+        Self::upgrade(stream, ClientHandshake::new)
+    }
+
+    /// Opens a WebSocket and offers compression.
+    pub(crate) fn open_deflated(address: SocketAddr) -> Self {
+        Self::open_deflated_over(dial(address))
+    }
+
+    /// Opens a WebSocket on a connection and offers compression.
+    pub(crate) fn open_deflated_over(stream: Wire) -> Self {
+        Self::upgrade(stream, ClientHandshake::offering_deflate)
+    }
+
+    fn upgrade(mut stream: Wire, handshake: Handshake) -> Self {
         let request = ClientRequest {
             host: "node",
             target: "/v1/connect",
             subprotocols: &[SUBPROTOCOL],
             nonce: *b"0123456789abcdef",
         };
-        let (mut handshake, head) = ClientHandshake::new(&request).expect("handshake");
+        let (mut handshake, head) = handshake(&request).expect("handshake");
         stream.write_all(&head).expect("write");
         let mut buffer = [0; 4096];
         let decoder = Decoder::new(Role::Client, Limits { message_bytes_max: 4 << 20 });
@@ -114,7 +134,9 @@ impl Client {
             if let Some(accepted) = handshake.feed(&buffer[..bytes]).expect("handshake") {
                 assert_eq!(accepted.subprotocol.as_deref(), Some(SUBPROTOCOL));
                 assert_eq!(accepted.consumed, bytes, "a node speaks after the hello only");
-                return Self { stream, decoder, got: std::collections::VecDeque::new(), request: 0 };
+                let inflater = accepted.deflate.then(Inflater::new);
+                let got = std::collections::VecDeque::new();
+                return Self { stream, decoder, inflater, got, request: 0 };
             }
         }
     }
@@ -315,7 +337,10 @@ impl Client {
             Err(error) => return Err(error),
         };
         let mut pings = 0;
-        let mut feed = self.decoder.feed(&mut buffer[..bytes]);
+        let mut feed = match &mut self.inflater {
+            None => self.decoder.feed(&mut buffer[..bytes]),
+            Some(inflater) => self.decoder.feed_deflated(&mut buffer[..bytes], inflater),
+        };
         while let Some(event) = feed.next_event().expect("the node's frames are well formed") {
             match event {
                 Event::Message { payload, .. } => match frame(payload) {
