@@ -15,16 +15,33 @@ const SIZES = [0, 1, 124, 125, 126, 127, 65534, 65535, 65536, 65537, 1 << 20].ma
 const open = (more) => Peer.open(url, [], { perMessageDeflate: false, maxPayload: 0, ...more });
 const using = async (run, more) => (await open(more)).use(run);
 
-suite.case("handshake: no extension, although the library offers one", () =>
-  using(
-    async (peer) => {
-      equal(peer.socket.extensions, "");
-      equal(peer.socket.protocol, "");
-      peer.socket.send("plain");
-      await peer.expect("text", Buffer.from("plain"));
-    },
-    { perMessageDeflate: true },
-  ),
+suite.each(
+  [
+    ["as it comes", true],
+    ["with the smallest window", { serverMaxWindowBits: 9, threshold: 0 }],
+    ["with small windows both ways", { serverMaxWindowBits: 13, clientMaxWindowBits: 10, threshold: 0 }],
+  ],
+  (title) => `compression: the library's, ${title}`,
+  (_, perMessageDeflate) =>
+    using(
+      async (peer) => {
+        equal(peer.socket.extensions, "permessage-deflate");
+        equal(peer.socket.protocol, "");
+        for (const [size] of SIZES) {
+          const text = Buffer.from("✓ and so on ".repeat(size / 14));
+          peer.socket.send(text, { binary: false });
+          await peer.expect("text", text);
+          const noise = randomBytes(size);
+          peer.socket.send(noise);
+          await peer.expect("binary", noise);
+        }
+      },
+      { perMessageDeflate },
+    ),
+);
+
+suite.case("compression: one that keeps nothing of what was sent is declined what needs it", () =>
+  using((peer) => equal(peer.socket.extensions, ""), { perMessageDeflate: { serverMaxWindowBits: 8 } }),
 );
 
 suite.case("handshake: another version is answered 426 and names ours", () =>

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
+from deflate import deflate, inflate
 from raw import BINARY, CLOSE, PING, PONG, TEXT, Raw, Socket, close_payload, frame
 from suite import Suite, equal, require
 
@@ -31,12 +32,78 @@ def open_library(**more):
 # The handshake.
 
 
-@suite.case("handshake: the library's, and no extension although it offers one")
+AGREED = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
+
+
+@suite.case("handshake: the library's, with the compression that it offers")
 def _():
     with open_library() as client:
         equal(client.response.status_code, 101)
-        equal(client.response.headers.get("Sec-WebSocket-Extensions"), None, "extensions")
+        equal(client.response.headers.get("Sec-WebSocket-Extensions"), AGREED, "extensions")
         equal(client.subprotocol, None, "sub-protocol")
+
+
+@suite.each(
+    "handshake: {0!r} is answered {1!r}",
+    [
+        ("permessage-deflate", AGREED),
+        ("x-webkit-deflate-frame", None),
+        ("permessage-deflate; server_max_window_bits=8", None),
+        ("permessage-deflate; server_max_window_bits=8, permessage-deflate", AGREED),
+        ("permessage-deflate; server_max_window_bits=10", f"{AGREED}; server_max_window_bits=9"),
+        ("permessage-deflate; client_max_window_bits=10", AGREED),
+        ("permessage-deflate; server_max_window_bits=16", None),
+        ("permessage-deflate; server_max_window_bits", None),
+        ("permessage-deflate; mode=fast", None),
+        ("permessage-deflate; server_no_context_takeover; server_no_context_takeover", None),
+    ],
+)
+def _(offer, expect):
+    with Socket(options.url) as client:
+        client.send(client.request(Sec_WebSocket_Extensions=offer))
+        status, fields = client.response()
+        equal((status, fields.get("sec-websocket-extensions")), (101, expect))
+
+
+# Compression.
+
+
+@suite.each("compression: the library's, text and binary of {0} bytes come back", [(size,) for size in SIZES])
+def _(size):
+    text = ("añ✓𝄞-" * (size // 3 + 1)).encode()[:size].decode(errors="ignore")
+    with open_library() as client:
+        for message in [text, os.urandom(size), text.encode()]:
+            client.send(message)
+            equal(client.recv(timeout=20), message)
+
+
+@suite.case("compression: fragments of a compressed message, with a ping and a plain message between")
+def _():
+    with Raw(options.url, extensions="permessage-deflate") as client:
+        payload = deflate("grüße ".encode() * 500)
+        client.send(frame(TEXT, payload[:7], fin=False, rsv=4) + frame(PING, b"p") + frame(0, payload[7:]) + frame(TEXT, b"plain"))
+        client.expect(PONG, b"p")
+        opcode, answer = client.read(rsv=4)
+        equal((opcode, inflate(answer)), (TEXT, "grüße ".encode() * 500))
+        client.expect(TEXT, b"plain")
+
+
+@suite.each(
+    "compression: {0} ends with {1}",
+    [
+        ("a bomb of 64 MiB in 64 KiB", 1009, lambda: frame(BINARY, deflate(bytes(64 << 20)), rsv=4)),
+        ("a stream that is none", 1007, lambda: frame(BINARY, b"\xff" * 50, rsv=4)),
+        ("half of a message", 1007, lambda: frame(BINARY, deflate(os.urandom(500))[:250], rsv=4)),
+        ("text that is not UTF-8", 1007, lambda: frame(TEXT, deflate(b"\xff" * 50), rsv=4)),
+        ("a compressed ping", 1002, lambda: frame(PING, deflate(b"p"), rsv=4)),
+        ("RSV1 on a continuation", 1002, lambda: frame(BINARY, b"", fin=False, rsv=4) + frame(0, b"\0", rsv=4)),
+        ("RSV2", 1002, lambda: frame(BINARY, b"\0", rsv=2)),
+    ],
+)
+def _(_, code, wire):
+    with Raw(options.url, extensions="permessage-deflate") as client:
+        client.send(wire())
+        client.expect_close(code)
 
 
 @suite.each(

@@ -34,15 +34,15 @@ class Session extends Peer {
   lastSequence = 0n;
   producer = randomBytes(8).readBigUInt64LE() | 1n;
 
-  static async connect() {
-    const session = new Session(url, [SUBPROTOCOL], { perMessageDeflate: false });
+  static async connect(perMessageDeflate = false) {
+    const session = new Session(url, [SUBPROTOCOL], { perMessageDeflate });
     await session.expect("open");
     equal(session.socket.protocol, SUBPROTOCOL, "sub-protocol");
     return session;
   }
 
-  static async start(more) {
-    const session = await Session.connect();
+  static async start(more, perMessageDeflate) {
+    const session = await Session.connect(perMessageDeflate);
     session.welcome = await session.ask("welcome", hello(more));
     return session;
   }
@@ -156,6 +156,21 @@ suite.each(FRAMING, (what, code) => `framing: ${what} after hello is told ${code
     await session.expectClose(code);
   }),
 );
+
+suite.case("compression: the library's, for messages and pages both ways", async () => {
+  const session = await Session.start({}, { threshold: 0 });
+  await session.use(async () => {
+    equal(session.socket.extensions, "permessage-deflate");
+    const { channel } = await session.subscribe();
+    const bodies = [marked("as before, and again ".repeat(200)), marked("short"), randomBytes(5_000)];
+    for (const body of bodies) {
+      await session.publish(channel, body);
+      equal(Buffer.from((await session.message()).body), body, "body");
+    }
+    const page = await session.ask("page", { history: { channel, messagesMax: 3, newest: null } });
+    page.messages.forEach((message, index) => equal(Buffer.from(message.body), bodies[index], "body on the page"));
+  });
+});
 
 suite.case("framing: a ping is answered, also between the fragments of a hello", () =>
   connected(async (session) => {

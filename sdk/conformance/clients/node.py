@@ -13,6 +13,7 @@ import os
 import pathlib
 import time
 
+from deflate import deflate
 from raw import BINARY, CLOSE, PING, PONG, TEXT, Raw, Socket, close_payload, frame
 from session import SUBPROTOCOL, Session, encode, endpoint, hello
 from suite import Skipped, Suite, equal, require
@@ -67,6 +68,34 @@ def _():
         client.send(request + frame(BINARY, encode(1, hello=hello(options.token))))
         equal(client.response()[0], 101, "status")
         equal(client.take(1), b"\x82", "first byte of a binary frame")
+
+
+# Compression.
+
+
+@suite.case("compression: the library's, for messages and pages both ways, beside a session without it")
+def _():
+    with open_session(compression="deflate") as packed, open_session() as plain:
+        agreed = packed.client.response.headers.get("Sec-WebSocket-Extensions")
+        require(agreed and agreed.startswith("permessage-deflate; server_no_context_takeover"), f"agreed: {agreed}")
+        sessions = [packed, plain]
+        channels = [session.subscribe(options.channel)["channel"] for session in sessions]
+        bodies = [marked("as before, and again ") * 200, marked("short"), os.urandom(5_000)]
+        for sender in sessions:
+            for body in bodies:
+                sender.publish(channels[0], body)
+                for session in sessions:
+                    equal(session.message()["body"], body)
+        page = packed.ask("page", history={"channel": channels[0], "messagesMax": 6, "newest": None})
+        equal([message["body"] for message in page["messages"]], bodies * 2)
+
+
+@suite.case("compression: a bomb ends with 1009, and nobody else notices")
+def _():
+    with open_session() as other, Raw(options.url, SUBPROTOCOL, "permessage-deflate") as client:
+        client.send(frame(BINARY, deflate(bytes(64 << 20)), rsv=4))
+        client.expect_close(1009)
+        other.subscribe(options.channel)
 
 
 # The framing. It does not matter whether hello has come, so each runs before and after it.

@@ -116,10 +116,11 @@ class Socket:
 class Raw(Socket):
     """The same after a handshake, speaking frames."""
 
-    def __init__(self, url, subprotocol=None):
+    def __init__(self, url, subprotocol=None, extensions=None):
         super().__init__(url)
         key = base64.b64encode(os.urandom(16)).decode()
-        self.send(self.request(Sec_WebSocket_Key=key, Sec_WebSocket_Protocol=subprotocol))
+        change = {"Sec_WebSocket_Protocol": subprotocol, "Sec_WebSocket_Extensions": extensions}
+        self.send(self.request(Sec_WebSocket_Key=key, **change))
         status, fields = self.response()
         equal(status, 101, "status")
         expect = hashlib.sha1((key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11").encode()).digest()
@@ -129,10 +130,10 @@ class Raw(Socket):
     def frame(self, *arguments, chop=None, **options):
         self.send(frame(*arguments, **options), chop)
 
-    def read(self):
+    def read(self, rsv=0):
         """One frame from the server, strictly: opcode and payload."""
         first, second = self.take(2)
-        require(first & 0x70 == 0, f"reserved bits in {first:#x}")
+        require(first & 0x70 == rsv << 4, f"reserved bits in {first:#x}")
         require(first & 0x80, "a fragment, which this server has no reason to send")
         require(second & 0x80 == 0, "a masked frame from a server")
         length = second & 0x7F

@@ -56,8 +56,8 @@ def hello(token, *, versions=(1, 1), subscriptions=()):
 class Session:
     """Sends requests and waits for their answers; frames that answer none wait in `inbox`."""
 
-    def __init__(self, url):
-        self.client = connect(url, subprotocols=[SUBPROTOCOL], compression=None, max_size=None, legacy=True)
+    def __init__(self, url, compression=None):
+        self.client = connect(url, subprotocols=[SUBPROTOCOL], compression=compression, max_size=None, legacy=True)
         equal(self.client.subprotocol, SUBPROTOCOL, "sub-protocol")
         self.requests = itertools.count(1)
         self.inbox = []
@@ -65,8 +65,8 @@ class Session:
         self.sequence = 0
 
     @classmethod
-    def open(cls, url, token, **more):
-        session = cls(url)
+    def open(cls, url, token, compression=None, **more):
+        session = cls(url, compression)
         session.welcome = session.ask("welcome", hello=hello(token, **more))
         return session
 
