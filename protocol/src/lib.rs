@@ -5,6 +5,7 @@
 //! - [`code`]: error codes, whose range says what to do next;
 //! - [`client`]: frames between a client and a data node (`schema/client.capnp`, `SPEC.md`);
 //! - [`node`]: frames of the control link (`schema/node.capnp`);
+//! - [`stream`]: frames on a byte stream, such as one of QUIC;
 //! - [`ws`]: the WebSocket codec, RFC 6455.
 #![forbid(unsafe_code)]
 
@@ -15,6 +16,7 @@ mod generated;
 pub mod id;
 pub mod node;
 mod segment;
+pub mod stream;
 pub mod ws;
 
 pub use code::Code;
