@@ -37,7 +37,8 @@ pub(crate) struct Credentials {
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Connection")]
 pub(crate) struct Connection {
-    /// Data node to connect to, such as ws://127.0.0.1:7400 or wss://chat.example; several, separated by commas, are one deployment
+    /// Data node to connect to, such as ws://127.0.0.1:7400, wss://chat.example or quic://chat.example; several, separated by commas, are
+    /// one deployment, in which QUIC and WebSocket of one host race
     #[arg(long, env = "MILLRACE_URL", global = true)]
     pub(crate) url: Option<String>,
     /// File with the certificate (PEM) of an authority to trust for wss and quic, beside those that the system trusts

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use millrace_protocol::client::SUBPROTOCOL;
+use quinn::crypto::rustls::QuicClientConfig;
 use rustls::ClientConfig;
 use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
@@ -10,10 +12,13 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use tokio::sync::OnceCell;
 
+use super::quic::transport_config;
 use super::verify::Verifier;
 
 /// What `wss` offers by ALPN: an upgrade is of HTTP/1.1.
 const HTTP: &[u8] = b"http/1.1";
+/// What `quic` offers.
+const NATIVE: &[u8] = SUBPROTOCOL.as_bytes();
 /// Sessions remembered for a quick return; a deployment has few nodes to return to.
 const SESSIONS_MAX: usize = 32;
 
@@ -47,7 +52,9 @@ pub(crate) enum CertificateError {
 pub(crate) struct Tls {
     authorities: Vec<CertificateDer<'static>>,
     identity: Option<Arc<CertifiedKey>>,
+    verifier: OnceCell<Arc<Verifier>>,
     web_socket: OnceCell<Arc<ClientConfig>>,
+    quic: OnceCell<quinn::ClientConfig>,
 }
 
 impl Tls {
@@ -74,28 +81,45 @@ impl Tls {
                 Some(Arc::new(key))
             }
         };
-        Ok(Self { authorities, identity, web_socket: OnceCell::new() })
+        let (verifier, web_socket, quic) = Default::default();
+        Ok(Self { authorities, identity, verifier, web_socket, quic })
     }
 
     /// For WebSocket.
-    pub(crate) async fn web_socket(self: &Arc<Self>) -> Result<Arc<ClientConfig>, rustls::Error> {
-        let config = self.web_socket.get_or_try_init(|| self.clone().make(HTTP)).await?;
-        Ok(config.clone())
+    pub(super) async fn web_socket(&self) -> Result<Arc<ClientConfig>, rustls::Error> {
+        let make = async || Ok(Arc::new(self.config(self.verifier().await?, HTTP)?));
+        self.web_socket.get_or_try_init(make).await.cloned()
     }
 
-    async fn make(self: Arc<Self>, protocol: &'static [u8]) -> Result<Arc<ClientConfig>, rustls::Error> {
-        // The platform's authorities are read from files.
-        let made = tokio::task::spawn_blocking(move || self.config(protocol));
-        made.await.unwrap_or_else(|error| Err(rustls::Error::General(error.to_string())))
+    /// For QUIC, whose tickets allow early data.
+    pub(super) async fn quic(&self) -> Result<quinn::ClientConfig, rustls::Error> {
+        let make = async || {
+            let mut config = self.config(self.verifier().await?, NATIVE)?;
+            config.enable_early_data = true;
+            let crypto =
+                QuicClientConfig::try_from(config).map_err(|error| rustls::Error::General(error.to_string()))?;
+            let mut config = quinn::ClientConfig::new(Arc::new(crypto));
+            config.transport_config(Arc::new(transport_config()));
+            Ok(config)
+        };
+        self.quic.get_or_try_init(make).await.cloned()
     }
 
-    fn config(&self, protocol: &[u8]) -> Result<Arc<ClientConfig>, rustls::Error> {
-        let provider = provider();
-        let verifier = Verifier::new(&self.authorities, provider.clone())?;
-        let config = ClientConfig::builder_with_provider(provider)
+    async fn verifier(&self) -> Result<Arc<Verifier>, rustls::Error> {
+        let authorities = self.authorities.clone();
+        let make = async || {
+            // The platform's authorities are read from files.
+            let made = tokio::task::spawn_blocking(move || Verifier::new(&authorities, provider())).await;
+            made.unwrap_or_else(|error| Err(rustls::Error::General(error.to_string()))).map(Arc::new)
+        };
+        self.verifier.get_or_try_init(make).await.cloned()
+    }
+
+    fn config(&self, verifier: Arc<Verifier>, protocol: &[u8]) -> Result<ClientConfig, rustls::Error> {
+        let config = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .dangerous() // It asks the platform, as the default does not, and says the same in words for people.
-            .with_custom_certificate_verifier(Arc::new(verifier));
+            .with_custom_certificate_verifier(verifier);
         let mut config = match &self.identity {
             None => config.with_no_client_auth(),
             Some(key) => {
@@ -105,7 +129,7 @@ impl Tls {
         };
         config.alpn_protocols = vec![protocol.to_vec()];
         config.resumption = Resumption::in_memory_sessions(SESSIONS_MAX);
-        Ok(Arc::new(config))
+        Ok(config)
     }
 }
 

@@ -9,8 +9,13 @@ use rustls::{
     AlertDescription, CertificateError, DigitallySignedStruct, OtherError, PeerIncompatible, SignatureScheme,
 };
 
+/// What rustls puts around a verifier's words.
+const AROUND_WORDS: (&str, &str) = ("invalid peer certificate: Other(OtherError(", "))");
+/// QUIC's error codes of TLS alerts begin here (RFC 9001 §4.8).
+const QUIC_CRYPTO_ERROR: u64 = 0x100;
+
 /// Why TLS with a server came to nothing.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[derive(Clone, PartialEq, thiserror::Error)]
 pub(crate) enum Refusal {
     #[error(
         "no authority that is trusted here signed the certificate of {host}; if it was an authority of your own, give its \
@@ -32,6 +37,9 @@ pub(crate) enum Refusal {
     Revoked { host: String },
     #[error("the certificate of {host} cannot be used: {reason}")]
     Certificate { host: String, reason: CertificateError },
+    /// As the verifier put it; QUIC keeps no more.
+    #[error("{text}")]
+    Told { text: String },
     #[error("{host} takes only clients with a certificate; give one as `client_certificate`")]
     WantsCertificate { host: String },
     #[error("{host} refuses this client's certificate ({alert:?})")]
@@ -62,6 +70,13 @@ impl std::fmt::Display for Ago {
     }
 }
 
+/// All that is left of an error of TLS by QUIC is a text in which this stands.
+impl std::fmt::Debug for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, f)
+    }
+}
+
 fn names(presented: &[String]) -> String {
     // As rustls has them: `DnsName("a.example")`, `IpAddress(127.0.0.1)`.
     let name = |name: &String| {
@@ -78,6 +93,21 @@ impl Refusal {
     /// As [`Self::of`], for an error of a TLS stream.
     pub(super) fn of_io(host: &str, error: &std::io::Error) -> Option<Self> {
         Self::of(host, error.get_ref()?.downcast_ref::<rustls::Error>()?)
+    }
+
+    /// As [`Self::of`], for a fault that QUIC found: its own sentence and the number of its kind.
+    pub(super) fn of_quic(host: &str, reason: &str, code: u64) -> Option<Self> {
+        match reason.strip_prefix(AROUND_WORDS.0).and_then(|words| words.strip_suffix(AROUND_WORDS.1)) {
+            Some(text) => Some(Self::Told { text: text.to_owned() }),
+            // Of what this side finds, certificates are the verifier's.
+            None => Self::of_quic_code(host, code).filter(|refusal| !matches!(refusal, Self::ClientRefused { .. })),
+        }
+    }
+
+    /// As [`Self::of`], for an end that the server told.
+    pub(super) fn of_quic_code(host: &str, code: u64) -> Option<Self> {
+        let alert = code.checked_sub(QUIC_CRYPTO_ERROR).and_then(|alert| u8::try_from(alert).ok())?;
+        Self::of_alert(host.to_owned(), AlertDescription::from(alert))
     }
 
     /// What a fault of TLS means for a person; `None` for those that mean nothing more than they say.

@@ -41,13 +41,13 @@ pub(super) struct Connection {
 
 impl Connection {
     /// Opens a connection and upgrades it. No token is sent.
-    pub(super) async fn open(endpoint: &Endpoint, tls: &Arc<Tls>) -> Result<Self, Error> {
+    pub(super) async fn open(endpoint: &Endpoint, tls: &Tls) -> Result<Self, Error> {
         let fail = |source| fail(endpoint, source);
         let io = |error: io::Error| match Refusal::of_io(&endpoint.host, &error) {
             Some(refusal) => fail(Arc::new(refusal)),
             None => fail(Arc::new(error)),
         };
-        let stream = first_address(endpoint, TcpStream::connect).await.map_err(io)?;
+        let stream = first_address(endpoint, None, TcpStream::connect).await.map_err(io)?;
         stream.set_nodelay(true).map_err(io)?;
         let mut stream = if endpoint.scheme == Scheme::Wss {
             let name = ServerName::try_from(endpoint.host.clone()).map_err(|error| fail(Arc::new(error)))?;

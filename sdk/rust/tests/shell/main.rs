@@ -6,6 +6,7 @@ macro_rules! on_every_transport {
     ($($test:ident),* $(,)?) => {
         on_every_transport!(ws Ws: $($test)*);
         on_every_transport!(wss Wss: $($test)*);
+        on_every_transport!(quic Quic: $($test)*);
     };
     ($module:ident $transport:ident: $($test:ident)*) => {
         mod $module {
@@ -23,7 +24,9 @@ mod backpressure;
 mod certificate;
 mod chat;
 mod lifecycle;
+mod nat;
 mod node;
+mod quic;
 mod refusals;
 mod resume;
 mod server;

@@ -88,13 +88,6 @@ pub(super) struct Node {
 
 impl Node {
     pub(super) fn new(seed: u64) -> Self {
-        let channel = |history| ModelChannel {
-            history,
-            epoch: Epoch::FIRST,
-            stored: Vec::new(),
-            oldest: 1,
-            last: HashMap::new(),
-        };
         let channels = [("general", HistoryClass::Durable), ("news", HistoryClass::Durable)];
         Self {
             dice: Dice(seed),
@@ -103,7 +96,7 @@ impl Node {
             token_expires_ms: i64::MAX,
             faults: Faults::default(),
             busy_hellos: 0,
-            channels: channels.into_iter().map(|(name, history)| (name, channel(history))).collect(),
+            channels: channels.into_iter().map(|(name, history)| (name, ModelChannel::new(history))).collect(),
             session: HashMap::new(),
             bars: HashMap::new(),
             out: VecDeque::new(),
@@ -375,6 +368,10 @@ impl Node {
 }
 
 impl ModelChannel {
+    pub(super) fn new(history: HistoryClass) -> Self {
+        Self { history, epoch: Epoch::FIRST, stored: Vec::new(), oldest: 1, last: HashMap::new() }
+    }
+
     pub(super) fn head(&self) -> Position {
         Position { epoch: self.epoch, offset: self.stored.len() as u64 }
     }

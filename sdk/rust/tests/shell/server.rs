@@ -1,5 +1,7 @@
-//! The model node behind a real socket, for each transport: a WebSocket server from the project's own codec, in the clear or
-//! on TLS. It breaks connections at any byte when told to.
+//! The model node behind real sockets, for each transport: a WebSocket server from the project's own codec, in the clear or on TLS,
+//! and QUIC beside it. It breaks connections at any byte when told to.
+
+mod quic;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -20,16 +22,19 @@ use crate::node::{Dice, Node};
 const ENDPOINT: Endpoint<'_> = Endpoint { path: Some("/v1/connect"), subprotocols: &[SUBPROTOCOL] };
 
 /// What carries the frames.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Transport {
     Ws,
     Wss,
+    Quic,
 }
 
 /// A server that stops when it is dropped.
 pub(crate) struct Server {
     transport: Transport,
     address: SocketAddr,
+    quic: quinn::Endpoint,
+    tls: Arc<ServerConfig>,
     ca: String,
     shared: Arc<Shared>,
     _tasks: JoinSet<()>,
@@ -50,6 +55,25 @@ struct State {
     /// Frames are left unread.
     is_stalled: bool,
     handshakes: Vec<HandshakeKind>,
+    /// What carried each connection on which a client spoke.
+    sessions: Vec<Transport>,
+    early_sessions: usize,
+}
+
+impl Shared {
+    /// A client speaks on a new connection: its number, and the bytes that it may carry.
+    fn begin(&self, transport: Transport, is_early: bool) -> (u64, Budget) {
+        let mut state = self.state.lock().unwrap();
+        state.connections += 1;
+        state.sessions.push(transport);
+        state.early_sessions += usize::from(is_early);
+        state.node.accept();
+        let cut_below = state.cut_below;
+        let begun = (state.connections, Budget(cut_below.map(|below| state.dice.below(below))));
+        drop(state);
+        self.changed.notify_waiters();
+        begun
+    }
 }
 
 impl Server {
@@ -59,9 +83,14 @@ impl Server {
         Self::new(seed, transport, authority.pem(), tls).await
     }
 
-    /// By `wss`, with TLS of the test's own.
-    pub(crate) async fn start_with(seed: u64, tls: Arc<ServerConfig>) -> Self {
-        Self::new(seed, Transport::Wss, String::new(), tls).await
+    /// By `wss`, and by QUIC.
+    pub(crate) async fn start_both(seed: u64) -> Self {
+        Self::start(seed, Transport::Wss).await
+    }
+
+    /// With TLS of the test's own.
+    pub(crate) async fn start_with(seed: u64, transport: Transport, tls: Arc<ServerConfig>) -> Self {
+        Self::new(seed, transport, String::new(), tls).await
     }
 
     async fn new(seed: u64, transport: Transport, ca: String, tls: Arc<ServerConfig>) -> Self {
@@ -74,19 +103,47 @@ impl Server {
             dice: Dice(seed),
             is_stalled: false,
             handshakes: vec![],
+            sessions: vec![],
+            early_sessions: 0,
         };
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Notify::new() });
         let mut tasks = JoinSet::new();
-        let tls = matches!(transport, Transport::Wss).then(|| TlsAcceptor::from(tls));
-        tasks.spawn(accept(listener, tls, shared.clone()));
-        Self { transport, address, ca, shared, _tasks: tasks }
+        let acceptor = (transport != Transport::Ws).then(|| TlsAcceptor::from(tls.clone()));
+        tasks.spawn(accept(listener, acceptor, shared.clone()));
+        let quic = quinn::Endpoint::server(quic::config(&tls), "127.0.0.1:0".parse().unwrap()).unwrap();
+        tasks.spawn(quic::accept(quic.clone(), shared.clone()));
+        Self { transport, address, quic, tls, ca, shared, _tasks: tasks }
     }
 
     pub(crate) fn url(&self) -> String {
-        match self.transport {
+        self.url_of(self.transport)
+    }
+
+    pub(crate) fn url_of(&self, transport: Transport) -> String {
+        match transport {
             Transport::Ws => format!("ws://{}", self.address),
             Transport::Wss => format!("wss://localhost:{}", self.address.port()),
+            Transport::Quic => format!("quic://localhost:{}", self.udp_address().port()),
         }
+    }
+
+    pub(crate) fn udp_address(&self) -> SocketAddr {
+        self.quic.local_addr().unwrap()
+    }
+
+    /// QUIC tickets that were given are good for nothing from now on.
+    pub(crate) fn forget_tickets(&self) {
+        self.quic.set_server_config(Some(quic::config(&self.tls)));
+    }
+
+    /// What carried each connection on which a client spoke.
+    pub(crate) fn sessions(&self) -> Vec<Transport> {
+        self.state().sessions.clone()
+    }
+
+    /// How many of them began with early data.
+    pub(crate) fn early_sessions(&self) -> usize {
+        self.state().early_sessions
     }
 
     /// Who signed its certificate.
@@ -152,11 +209,11 @@ async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Sha
         // A connection that ends early is what the tests are for.
         connections.spawn(async move {
             match tls {
-                None => drop(serve(stream, &shared).await),
+                None => drop(serve(stream, Transport::Ws, &shared).await),
                 Some(tls) => {
                     if let Ok(stream) = tls.accept(stream).await {
                         shared.state.lock().unwrap().handshakes.extend(stream.get_ref().1.handshake_kind());
-                        drop(serve(stream, &shared).await);
+                        drop(serve(stream, Transport::Wss, &shared).await);
                     }
                 }
             }
@@ -178,7 +235,11 @@ impl Budget {
     }
 }
 
-async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, shared: &Shared) -> std::io::Result<()> {
+async fn serve(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    transport: Transport,
+    shared: &Shared,
+) -> std::io::Result<()> {
     let mut handshake = ServerHandshake::new();
     let mut input = vec![0; 16 << 10];
     let request = loop {
@@ -192,18 +253,17 @@ async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, shared: &Shared)
     stream.write_all(&request.response()).await?;
     stream.flush().await?;
 
-    let (number, mut budget) = {
-        let mut state = shared.state.lock().unwrap();
-        state.connections += 1;
-        state.node.accept();
-        let cut_below = state.cut_below;
-        (state.connections, Budget(cut_below.map(|below| state.dice.below(below))))
-    };
-    shared.changed.notify_waiters();
+    // Whoever connects and says nothing takes no session from another.
+    let first = stream.read(&mut input).await?;
+    let (number, mut budget) = shared.begin(transport, false);
+    let (passes, mut breaks_then) = budget.take(first);
+    if passes == 0 {
+        return forget_session(number, shared);
+    }
+    // Read, and not taken.
+    let mut held = input[..passes].to_vec();
     let limits = Limits { message_bytes_max: u32::try_from(CLIENT_FRAME_BYTES_MAX).unwrap() };
     let mut decoder = Decoder::new(Role::Server, limits);
-    // Read, and not taken.
-    let (mut held, mut breaks_then) = (Vec::new(), false);
     loop {
         let changed = shared.changed.notified();
         tokio::pin!(changed);

@@ -86,7 +86,7 @@ async fn a_client_shows_its_certificate_where_it_is_asked_for() {
         (certificate.pem(), key.serialize_pem())
     };
     let connect = async |of: &Authority| {
-        let server = Server::start_with(1, config()).await;
+        let server = Server::start_with(1, Transport::Wss, config()).await;
         let (chain, key) = identity(of);
         let builder = Client::builder(server.url()).ca(authority.pem()).client_certificate(chain, key);
         in_time(builder.connect()).await.map(drop)
