@@ -46,7 +46,7 @@ pub(crate) struct CreateChannel {
     /// By default `disconnect`, for a broadcast `skip`.
     #[schema(value_type = Option<SlowConsumerWord>)]
     slow_consumer: Option<SlowConsumer>,
-    /// For people to read; 1 to 256 bytes.
+    /// For people to read; 1 to 256 bytes, with something to be seen, no blanks at the ends, no control characters and none that change the direction of text. Kept in normalization form C.
     #[schema(value_type = Option<String>, max_length = 256, example = "General talk")]
     display_name: Option<DisplayName>,
     /// The application's own JSON object; at most 4 KiB when written compactly.

@@ -34,7 +34,7 @@ pub(super) fn routes() -> OpenApiRouter<Shared> {
 /// What is known of a user.
 #[derive(Debug, ToSchema)]
 pub(crate) struct PutUser {
-    /// For people to read; 1 to 256 bytes. Missing or null: none.
+    /// For people to read; 1 to 256 bytes, with something to be seen, no blanks at the ends, no control characters and none that change the direction of text. Kept in normalization form C. Missing or null: none.
     #[schema(value_type = Option<String>, max_length = 256, example = "Ann O'Neill")]
     display_name: Option<DisplayName>,
     /// The application's own JSON object; at most 4 KiB when written compactly.
