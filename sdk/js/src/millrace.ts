@@ -120,6 +120,11 @@ export class Millrace {
     return this.shell.user;
   }
 
+  /** Largest message body that a node takes, in bytes, as the last one said; `undefined` before there was one. */
+  get payloadBytesMax(): number | undefined {
+    return this.shell.payloadBytesMax;
+  }
+
   /** What the connection does now. */
   get state(): State {
     return this.shell.state;

@@ -70,6 +70,8 @@ export interface UseChannel extends TimelineView {
   discard(key: string): void;
   /** Loads an older page. */
   loadOlder(): Promise<void>;
+  /** Lets the oldest lines go, until at most so many are left: of a channel that nobody looks at, a few will do. */
+  shorten(linesMax: number): void;
 }
 
 /**
@@ -101,7 +103,7 @@ const SERVER_VIEW: TimelineView = {
 /** A timeline that lives while components show it. */
 class Shared {
   readonly timeline: Timeline;
-  readonly actions: Pick<UseChannel, "send" | "retry" | "discard" | "loadOlder">;
+  readonly actions: Pick<UseChannel, "send" | "retry" | "discard" | "loadOlder" | "shorten">;
   private shown = 0;
   private isStarted = false;
   private leaving: ReturnType<typeof setTimeout> | undefined;
@@ -119,6 +121,7 @@ class Shared {
       retry: (key) => timeline.retry(key),
       discard: (key) => timeline.discard(key),
       loadOlder: () => timeline.loadOlder(),
+      shorten: (linesMax) => timeline.shorten(linesMax),
     };
   }
 
@@ -127,7 +130,8 @@ class Shared {
     this.shown += 1;
     const { name } = this.timeline.channel;
     if (!this.registry.has(name)) this.registry.set(name, this);
-    const stop = this.timeline.subscribe(listener);
+    const pace = new Pace(listener);
+    const stop = this.timeline.subscribe(() => pace.change());
     // A component that comes asks again for what was refused or taken away before it came.
     if (!this.isStarted || this.timeline.view.status === "ended") {
       this.isStarted = true;
@@ -137,15 +141,55 @@ class Shared {
     }
     return () => {
       stop();
+      pace.stop();
       this.shown -= 1;
       if (this.shown > 0) return;
       this.leaving = setTimeout(() => {
-        if (this.registry.get(name) === this) this.registry.delete(name);
+        // What is on its way, or failed, is nowhere else: whoever shows the channel again finds it.
+        const isWhole = this.timeline.view.entries.every(({ status }) => status === "sent");
+        if (isWhole && this.registry.get(name) === this) this.registry.delete(name);
         this.isStarted = false;
         this.timeline.stop();
         this.timeline.channel.close();
       }, LINGER_MS);
     };
+  }
+}
+
+/** So many changes are rendered within {@link PACE_MS}; of more, one for all of them at its end. */
+const CHANGES_MAX = 20;
+const PACE_MS = 200;
+
+/** Nobody reads a hundred messages a second, and rendering each of a flood would keep the page from everything else. */
+class Pace {
+  private rendered = 0;
+  private isBehind = false;
+  private timer: ReturnType<typeof setTimeout> | undefined;
+
+  constructor(private readonly render: () => void) {}
+
+  change(): void {
+    if (this.rendered >= CHANGES_MAX) {
+      this.isBehind = true;
+      return;
+    }
+    this.rendered += 1;
+    this.timer ??= setTimeout(() => this.turn(), PACE_MS);
+    this.render();
+  }
+
+  stop(): void {
+    clearTimeout(this.timer);
+    this.timer = undefined;
+    this.isBehind = false;
+  }
+
+  private turn(): void {
+    this.timer = undefined;
+    this.rendered = 0;
+    if (!this.isBehind) return;
+    this.isBehind = false;
+    this.change();
   }
 }
 

@@ -147,6 +147,12 @@ export class Shell {
     return this.engine?.user;
   }
 
+  /** Largest body, in bytes, as the node said that welcomed the client last. */
+  get payloadBytesMax(): number | undefined {
+    // Who connected is told with it.
+    return this.engine?.user === undefined ? undefined : this.engine.payloadBytesMax;
+  }
+
   /** Whether nothing more can be asked of a channel's entry: the node refused it for good, or the client is closed. */
   isEnded(key: Key): boolean {
     const channel = this.engine?.channels.get(key);

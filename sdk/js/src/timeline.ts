@@ -203,6 +203,18 @@ export class Timeline {
     this.change();
   }
 
+  /**
+   * Lets the oldest lines that are sent go, until at most so many are left: of a channel that nobody looks at, a few will do. They are loaded
+   * again when somebody asks for older ones.
+   */
+  shorten(linesMax: number): void {
+    const over = this.sent.length - Math.max(1, linesMax);
+    // What is being loaded would come before the place that is cut.
+    if (over <= 0 || this.loading !== undefined) return;
+    this.letGo(over);
+    this.change();
+  }
+
   /** Loads the page before the oldest message that is shown; does nothing if there is none, no room, or one is under way. */
   loadOlder(): Promise<void> {
     if (this.loading !== undefined) return this.loading;
@@ -391,12 +403,17 @@ export class Timeline {
   private trim(): void {
     const over = this.sent.length + this.unsent.length - this.messagesMax;
     if (over <= 0) return;
-    const gone = this.sent.splice(0, over);
-    for (const { number } of gone) if (number !== undefined) this.acknowledged.delete(number);
-    if (gone.length > 0) this.isPartial = this.keepsHistory;
-    let failed = over - gone.length;
+    let failed = over - this.letGo(over);
     // What is on its way is bounded by the client's own limits.
     this.unsent = this.unsent.filter(({ entry }) => entry.status !== "failed" || failed-- <= 0);
+  }
+
+  /** Lets so many of those that are sent go, the oldest; how many there were. */
+  private letGo(count: number): number {
+    const gone = this.sent.splice(0, count);
+    for (const { number } of gone) if (number !== undefined) this.acknowledged.delete(number);
+    if (gone.length > 0) this.isPartial = this.keepsHistory;
+    return gone.length;
   }
 
   /** Takes note of changes, and tells listeners once for all of a burst. */

@@ -133,6 +133,81 @@ test("components share a subscription", async () => {
   await unmount();
 });
 
+test("a line that failed is there when the channel is shown again, and what was sent is read again", async (t) => {
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  const world = new World();
+  const client = world.client();
+  const root = createRoot(document.createElement("div"));
+  const render = async (name: string | undefined) => {
+    await act(async () =>
+      root.render(<MillraceProvider client={client}>{name && <Chat key={name} name={name} />}</MillraceProvider>),
+    );
+    await act(() => world.flow());
+  };
+  await render("general");
+  await act(async () => {
+    shown.send("fine").catch(() => {});
+    shown.send(new Uint8Array(1 << 20)).catch(() => {});
+    await world.flow();
+  });
+  const statuses = () => shown.entries.map(({ status }) => status);
+  assert.deepEqual(statuses(), ["sent", "failed"]);
+  await render(undefined);
+  await act(async () => {
+    t.mock.timers.tick(60_000);
+    await world.flow();
+  });
+  assert.deepEqual([...world.node.session], [], "nobody shows it");
+  await render("general");
+  assert.deepEqual(statuses(), ["sent", "failed"]);
+  await act(async () => shown.discard(shown.entries.at(-1)?.key ?? ""));
+  await render(undefined);
+  await act(async () => t.mock.timers.tick(60_000));
+  await render("general");
+  assert.deepEqual(statuses(), ["sent"]);
+  await act(async () => root.unmount());
+  t.mock.timers.reset();
+  await Promise.all([client.close(), world.flow()]);
+});
+
+test("a flood is rendered now and then, and at its end", async (t) => {
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  const world = new World();
+  const client = world.client();
+  const root = createRoot(document.createElement("div"));
+  let renders = 0;
+  const Counted = () => {
+    renders += 1;
+    return <Chat name="general" />;
+  };
+  const Flooded = () => {
+    useChannel("general");
+    return <Counted />;
+  };
+  await act(async () =>
+    root.render(
+      <MillraceProvider client={client}>
+        <Flooded />
+      </MillraceProvider>,
+    ),
+  );
+  await act(() => world.flow());
+  await act(async () => t.mock.timers.tick(1_000));
+  renders = 0;
+  for (let count = 1; count <= 100; count++) {
+    await act(async () => {
+      world.node.publish("general", `${count}`);
+      await world.flow();
+    });
+  }
+  assert.ok(renders >= 20 && renders < 50, `${renders} renders`);
+  await act(async () => t.mock.timers.tick(1_000));
+  assert.equal(shown.entries.at(-1)?.text, "100");
+  await act(async () => root.unmount());
+  t.mock.timers.reset();
+  await Promise.all([client.close(), world.flow()]);
+});
+
 test("a refusal is rendered, and a component that comes later asks again", async () => {
   const world = new World();
   const client = world.client();

@@ -163,6 +163,28 @@ test("what is kept is bounded, whether it comes, is loaded, or fails", async () 
   await screen.close();
 });
 
+test("what a timeline was shortened by is loaded again", async () => {
+  const world = new World();
+  for (let count = 1; count <= 12; count++) world.node.publish("general", `${count}`);
+  const screen = await Screen.shown(world, { pageSize: 5 });
+  const { timeline } = screen;
+  await assert.rejects(timeline.send(new Uint8Array(70_000)));
+  timeline.shorten(20);
+  assert.deepEqual(screen.lines.slice(0, 5), numbers(8, 12), "there is no more than that");
+  timeline.shorten(3);
+  assert.deepEqual(screen.lines.slice(0, 3), numbers(10, 12));
+  assert.deepEqual([timeline.view.entries.at(-1)?.status, timeline.view.hasOlder], ["failed", true]);
+  world.node.publish("general", "13");
+  await world.flow();
+  assert.deepEqual(screen.lines.slice(0, 4), numbers(10, 13));
+  // Not while a page is on its way that goes before what is there.
+  const older = timeline.loadOlder();
+  timeline.shorten(1);
+  await Promise.all([older, world.flow()]);
+  assert.deepEqual(screen.lines.slice(0, 9), numbers(5, 13));
+  await screen.close();
+});
+
 test("what the node skips is read, and no hole is shown", async () => {
   const world = new World();
   const screen = await Screen.shown(world, { pageSize: 3 });
