@@ -7,23 +7,26 @@ import { createRoot } from "react-dom/client";
 
 import { App } from "./app.js";
 import { followAddress } from "./route.js";
-import { parseFragment } from "./session/credential.js";
+import { parseLink } from "./session/credential.js";
 import { session } from "./session/session.js";
 import { applyTheme } from "./theme.js";
 import { Boundary } from "./ui/boundary.js";
 
-/** Takes credentials out of the address before anybody sees, copies or bookmarks them; whether there were any. */
-function takeCredentials(): boolean {
-  const given = parseFragment(location.hash);
-  if (given === undefined) return false;
+const TOKEN_LINK = "A link with a token in it signs nobody in. Paste the token, or ask for a link with a code.";
+
+/** Takes what signs in out of the address before anybody sees, copies or bookmarks it; whether there was anything of the kind. */
+function takeLink(): boolean {
+  const link = parseLink(location.hash);
+  if (link === undefined) return false;
   history.replaceState(null, "", location.pathname);
-  void session.adopt(given);
+  if (link.kind === "code") void session.takeCode(link.code);
+  else session.resume(TOKEN_LINK);
   return true;
 }
 
 applyTheme();
-if (!takeCredentials()) session.resume();
-addEventListener("hashchange", takeCredentials);
+if (!takeLink()) session.resume();
+addEventListener("hashchange", takeLink);
 followAddress();
 const place = document.getElementById("console");
 if (place === null) throw new Error("the page has no place for the console");

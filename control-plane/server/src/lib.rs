@@ -19,4 +19,4 @@ pub use data_plane::{DataPlane, LinkedNode};
 pub use housekeeping::{Housekeeping, HousekeepingConfig};
 pub use link::{CLUSTER_SECRET_BYTES_MIN, LinkConfig, LinkConfigError, LinkEnd, LinkServer};
 pub use millrace_domain::Rate;
-pub use rest::{RestServer, serve_rest};
+pub use rest::{RestServer, SignIn, serve_rest};

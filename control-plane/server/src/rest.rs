@@ -23,6 +23,7 @@ mod nodes;
 mod openapi;
 mod page;
 pub(crate) mod problem;
+mod sign_in_codes;
 mod signing_keys;
 mod system;
 pub(crate) mod tenants;
@@ -54,6 +55,8 @@ use self::caller::{Authenticated, Caller};
 use self::limiter::Limiter;
 use self::metrics::Metrics;
 use self::problem::{Kind, Problem, Unwritten, seconds};
+pub use self::sign_in_codes::SignIn;
+use self::sign_in_codes::SignInCodes;
 use crate::config::{OPERATOR_KEY_BYTES_MAX, OPERATOR_KEY_BYTES_MIN, RestConfig, ServeError};
 use crate::console;
 use crate::data_plane::DataPlane;
@@ -78,6 +81,8 @@ pub(crate) struct Rest {
     requests: Arc<Semaphore>,
     pub(crate) in_flight: InFlight,
     pub(crate) turns: Turns,
+    /// For links to the console.
+    pub(crate) sign_in_codes: SignInCodes,
     /// The data nodes and their figures.
     pub(crate) fleet: Fleet,
     metrics: Metrics,
@@ -94,6 +99,7 @@ pub(crate) struct Peer(pub(crate) IpAddr);
 
 /// A REST API that serves. Dropping it stops it without waiting.
 pub struct RestServer {
+    rest: Arc<Rest>,
     address: SocketAddr,
     admin_address: Option<SocketAddr>,
     stop: watch::Sender<bool>,
@@ -109,6 +115,11 @@ impl RestServer {
     /// Where `/metrics` is served, if that is elsewhere.
     pub fn admin_address(&self) -> Option<SocketAddr> {
         self.admin_address
+    }
+
+    /// Makes a code that a page exchanges for these credentials: once, within ten minutes.
+    pub fn sign_in_code(&self, sign_in: SignIn) -> String {
+        self.rest.sign_in_codes.put(Instant::now(), sign_in)
     }
 
     /// Takes no new connections, lets requests under way finish for as long as the configuration allows, then returns.
@@ -154,6 +165,7 @@ pub async fn serve_rest(
         requests: Arc::new(Semaphore::new(config.connections_max)),
         in_flight: Mutex::new(HashSet::new()),
         turns: Turns::new(),
+        sign_in_codes: SignInCodes::default(),
         fleet: Fleet::default(),
         metrics,
         registry,
@@ -169,7 +181,7 @@ pub async fn serve_rest(
     let router = router(&rest, admin_address.is_none());
     tasks.push(tokio::spawn(watcher::run(rest.clone(), stopped.clone())));
     tasks.push(tokio::spawn(listener::run(listener, router, rest.clone(), stopped)));
-    Ok(RestServer { address, admin_address, stop, tasks })
+    Ok(RestServer { rest, address, admin_address, stop, tasks })
 }
 
 async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), ServeError> {
@@ -195,6 +207,7 @@ fn api() -> utoipa_axum::router::OpenApiRouter<Shared> {
         .merge(keys::routes())
         .merge(users::routes())
         .merge(tokens::routes())
+        .merge(sign_in_codes::routes())
         .merge(signing_keys::routes())
         .merge(channels::routes())
         .merge(members::routes())

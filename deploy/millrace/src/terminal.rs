@@ -2,6 +2,7 @@
 //! to standard error, and `--json` is stable.
 
 mod channel;
+pub(crate) mod console;
 pub(crate) mod credentials;
 mod history;
 mod inspect;
@@ -40,6 +41,8 @@ pub(crate) enum Command {
     Member(member::Member),
     /// List, show and drain data nodes
     Node(node::Node),
+    /// Print a link that opens the web console and signs in, once
+    Console(console::Console),
     /// Look into a user's sessions or a channel's subscribers, live
     Inspect(inspect::Inspect),
 }
@@ -54,6 +57,7 @@ pub(crate) fn run(command: Command) -> Result<()> {
         Command::Channel(command) => channel::run(&command),
         Command::Member(command) => member::run(&command),
         Command::Node(command) => node::run(&command),
+        Command::Console(command) => console::run(&command),
         Command::Inspect(command) => inspect::run(&command),
     }
 }

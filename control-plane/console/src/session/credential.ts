@@ -1,4 +1,4 @@
-// Credentials as people have them: in an address, pasted, or kept by this tab. Pure.
+// Credentials as people have them: by a link, pasted, or kept by this tab. Pure.
 
 /** What was given, not yet looked at by the server. */
 export interface Given {
@@ -16,17 +16,21 @@ export interface Claims {
   readonly expiresMs: number;
 }
 
-const KEYS_MAX = 4;
+/** What a link to the console has behind its `#`. */
+export type Link =
+  /** A code that is exchanged for credentials, once. */
+  | { readonly kind: "code"; readonly code: string }
+  /** Credentials themselves: whoever made the link could sign others in as whomever they like, so they are not taken. */
+  | { readonly kind: "credentials" };
 
-/** Credentials in a fragment: `#token=…&refresh_token=…&key=…`; `undefined` if there are none. */
-export function parseFragment(fragment: string): Given | undefined {
+/** Reads a fragment; `undefined` if it signs nobody in. */
+export function parseLink(fragment: string): Link | undefined {
   const text = fragment.replace(/^#/, "");
   if (text.startsWith("/") || !text.includes("=")) return undefined;
   const fields = new URLSearchParams(text);
-  const token = fields.get("token") ?? undefined;
-  const keys = fields.getAll("key").slice(0, KEYS_MAX);
-  if (token === undefined && keys.length === 0) return undefined;
-  return { token, refreshToken: fields.get("refresh_token") ?? undefined, keys };
+  const code = fields.get("code");
+  if (code !== null && code !== "") return { kind: "code", code };
+  return ["token", "refresh_token", "key"].some((name) => fields.has(name)) ? { kind: "credentials" } : undefined;
 }
 
 /** What somebody pasted: a key, an access token, or the answer of `POST /v1/tokens`; `undefined` if it is nothing of the kind. */

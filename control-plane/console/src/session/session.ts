@@ -1,7 +1,7 @@
 // Who is signed in, in this tab: a user's token with what renews it, and keys of servers. Kept in the tab's session storage, so
 // that a reload keeps it and another tab or a closed one does not have it.
 
-import { call, Problem, type TokenPair, Unreachable, words } from "../rest.js";
+import { call, newKey, Problem, type TokenPair, Unreachable, words } from "../rest.js";
 import { Store } from "../store.js";
 import { type Given, readClaims } from "./credential.js";
 
@@ -28,8 +28,17 @@ export type SessionState =
 const STORAGE_KEY = "millrace.session";
 const RETRY_MS = 1_000;
 const OTHER = "somebody else has signed in";
+const CODE_OVER = "This link was used before, or is too old. `millrace console` prints a new one.";
+/** What the chat keeps of channels beside the sign-in begins so. */
+const READ_KEY = "millrace.read.";
 /** A token is renewed in the last part of its life. */
 const RENEW_AFTER = 0.6;
+
+interface ExchangedCode {
+  readonly token: string | null;
+  readonly refresh_token: string | null;
+  readonly keys: readonly string[];
+}
 
 /** See the top of this file. */
 export class Session {
@@ -41,10 +50,44 @@ export class Session {
   /** Counts sign-ins: what belongs to an earlier one comes to nothing. */
   private generation = 0;
 
-  /** Goes on with what this tab kept. */
-  resume(): void {
+  /** Goes on as before, or with what this tab kept; without either, `notice` says why nobody is signed in. */
+  resume(notice?: string): void {
+    if (this.state.get().kind === "signed-in") return;
     const given = stored();
     if (given !== undefined) void this.adopt(given);
+    else if (notice !== undefined) this.state.set({ kind: "signed-out", notice });
+  }
+
+  /** Signs in with a code out of a link, which is good for one time. */
+  async takeCode(code: string): Promise<void> {
+    const before = this.state.get();
+    this.generation += 1;
+    const { generation } = this;
+    this.state.set({ kind: "checking", waits: undefined });
+    // However often it is sent, it is one exchange.
+    const request = { method: "POST", path: "/v1/sign-in-codes/exchange", body: { code }, idempotencyKey: newKey() };
+    for (;;) {
+      try {
+        const given = await call<ExchangedCode>(request);
+        if (generation !== this.generation) return;
+        const { token, refresh_token: refreshToken, keys } = given;
+        await this.adopt({ token: token ?? undefined, refreshToken: refreshToken ?? undefined, keys });
+        return;
+      } catch (error) {
+        if (generation !== this.generation) return;
+        if (error instanceof Problem && error.status < 500 && error.status !== 429) {
+          if (before.kind === "signed-in") this.state.set(before);
+          else {
+            this.state.set({ kind: "signed-out", notice: undefined });
+            this.resume(CODE_OVER);
+          }
+          return;
+        }
+        this.state.set({ kind: "checking", waits: words(error) });
+        await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+        if (generation !== this.generation) return;
+      }
+    }
   }
 
   /**
@@ -115,6 +158,7 @@ export class Session {
   signOut(): void {
     const { token, refreshToken } = this;
     this.end();
+    forgetRead();
     // A token that nothing renews was made by somebody else, who may use it elsewhere; it ends by itself.
     if (token !== undefined && refreshToken !== undefined) revoke(token, refreshToken).catch(() => {});
   }
@@ -210,6 +254,16 @@ export class Session {
     } catch {
       // A browser that keeps nothing asks again after a reload.
     }
+  }
+}
+
+/** Which channels there were, and how far they were read, is of those who were signed in: it does not stay for the next. */
+function forgetRead(): void {
+  try {
+    const names = Array.from({ length: localStorage.length }, (_, index) => localStorage.key(index) ?? "");
+    for (const name of names) if (name.startsWith(READ_KEY)) localStorage.removeItem(name);
+  } catch {
+    // A browser that keeps nothing has nothing to forget.
   }
 }
 

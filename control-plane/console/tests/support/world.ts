@@ -65,6 +65,14 @@ export class Person {
   }
 }
 
+interface SignIn {
+  readonly token: string;
+  readonly refresh_token: string;
+}
+
+/** Credentials for a link. */
+type Given = Partial<SignIn> & { readonly keys?: readonly string[] };
+
 /** A server, and who is at it. */
 export class World {
   readonly people: Person[] = [];
@@ -86,24 +94,37 @@ export class World {
   }
 
   /** A sign-in, as an application's server would make it. */
-  async signIn(user: string, ttlSeconds = 3_600): Promise<{ readonly token: string; readonly refresh_token: string }> {
-    return this.api("POST", "/v1/tokens", { user, ttl_seconds: ttlSeconds });
+  async signIn(user: string, ttlSeconds = 3_600): Promise<SignIn> {
+    const pair = await this.api<SignIn>("POST", "/v1/tokens", { user, ttl_seconds: ttlSeconds });
+    return { token: pair.token, refresh_token: pair.refresh_token };
   }
 
-  /** A person whose page is open, and signed in. */
+  /** What stands behind the `#` of a link to the console that signs in with these credentials. */
+  async link(given: Given): Promise<string> {
+    const { api, operator_key } = this.server.ready;
+    const headers = { authorization: `Bearer ${operator_key}`, "content-type": "application/json" };
+    const init = { method: "POST", headers, body: JSON.stringify(given) };
+    const answer = (await (await fetch(`${api}/v1/sign-in-codes`, init)).json()) as { code: string };
+    return `code=${answer.code}`;
+  }
+
+  /** A person whose page is open, and signed in: with what is given, or as the user. */
   async person(
     user: string,
-    options: BrowserContextOptions & { readonly place?: string; readonly fragment?: string } = {},
+    options: BrowserContextOptions & {
+      readonly place?: string;
+      readonly fragment?: string;
+      readonly given?: Given;
+    } = {},
   ): Promise<Person> {
-    const { place = "/chat/general", fragment, ...context } = options;
+    const { place = "/chat/general", fragment, given, ...context } = options;
     const page = await (await this.browser.newContext(context)).newPage();
     if (process.env.CONSOLE_DIST !== undefined) await serveFrom(page, process.env.CONSOLE_DIST);
     const person = new Person(page, user);
     this.people.push(person);
-    const signedIn = fragment === undefined ? await this.signIn(user) : undefined;
-    const given = fragment ?? `token=${signedIn?.token}&refresh_token=${signedIn?.refresh_token}`;
-    await page.goto(`${this.server.ready.api}/#${given}`);
-    if (fragment === undefined || options.place !== undefined) {
+    const behind = fragment ?? (await this.link(given ?? (await this.signIn(user))));
+    await page.goto(`${this.server.ready.api}/#${behind}`);
+    if ((fragment === undefined && given === undefined) || options.place !== undefined) {
       await expect(page.getByRole("navigation", { name: "Views" })).toBeVisible();
       await page.evaluate((where) => {
         location.hash = where;

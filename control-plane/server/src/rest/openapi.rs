@@ -46,6 +46,7 @@ pub(super) fn base() -> OpenApi {
             tag("keys", "Credentials of application servers and operators."),
             tag("users", "People and machines of a tenant, under the tenant's own names for them."),
             tag("tokens", "Credentials of users."),
+            tag("sign-in codes", "How a page gets credentials without one in its address."),
             tag("signing keys", "For tenants that sign access tokens by themselves."),
             tag("channels", "Named, ordered streams of messages."),
             tag("members", "Who may do what in a channel."),

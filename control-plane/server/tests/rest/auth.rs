@@ -43,6 +43,7 @@ fn scopes_are_separate() {
     check("GET", "/v1/tenants", [true, false, false]);
     check("GET", "/v1/tenants/acme", [true, false, false]);
     check("GET", "/v1/keys", [true, true, false]);
+    check("POST", "/v1/sign-in-codes", [true, false, false]);
     check("DELETE", "/v1/keys/none", [true, true, false]);
     check("GET", "/v1/users", [false, true, false]);
     check("PUT", "/v1/users/ann", [false, true, false]);

@@ -16,6 +16,7 @@ mod pagination;
 mod plane;
 mod problems;
 mod shutdown;
+mod sign_in_codes;
 mod signing_keys;
 mod tokens;
 mod unknown;

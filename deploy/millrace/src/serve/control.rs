@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use millrace_control::{Housekeeping, HousekeepingConfig, LinkConfig, LinkServer, RestConfig, RestServer, serve_rest};
+use millrace_control::{
+    Housekeeping, HousekeepingConfig, LinkConfig, LinkServer, RestConfig, RestServer, SignIn, serve_rest,
+};
 use millrace_data::Dial;
 use millrace_store::Store;
 use tokio::runtime::Handle;
@@ -54,6 +56,11 @@ impl ControlNode {
 
     pub(super) fn rest_address(&self) -> SocketAddr {
         self.rest.address()
+    }
+
+    /// A code that the console exchanges for these credentials, once.
+    pub(super) fn sign_in_code(&self, sign_in: SignIn) -> String {
+        self.rest.sign_in_code(sign_in)
     }
 
     pub(super) fn link(&self) -> LinkServer {

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::Args;
+use millrace_control::SignIn;
 use millrace_data::{LinkConfig, LinkTarget};
 use serde_json::json;
 
@@ -13,6 +14,7 @@ use super::control::ControlNode;
 use super::stop::Stop;
 use super::{Sources, logging, node, plan};
 use crate::settings::Settings;
+use crate::terminal;
 use crate::terminal::credentials::{self, Credentials};
 
 /// Run everything on this machine, with a tenant, users and a channel to try.
@@ -87,7 +89,8 @@ async fn serve(command: &Dev, settings: &Settings, begun: Instant) -> Result<()>
     credentials.write(&path)?;
     node::until_ready(data.admin_address).await?;
     let admin = format!("http://{}", data.admin_address);
-    announce(command, &credentials, &admin, begun).context("say that the server is ready")?;
+    let console = console(&control, &credentials);
+    announce(command, &credentials, &admin, &console, begun).context("say that the server is ready")?;
 
     tokio::select! {
         () = stop.asked() => {}
@@ -104,29 +107,31 @@ async fn serve(command: &Dev, settings: &Settings, begun: Instant) -> Result<()>
     control.stop().await
 }
 
-/// The web console, with everything that can be tried in it. What stands behind `#` is sent to nobody, and the page takes it out
-/// of the address.
-fn console(credentials: &Credentials) -> String {
+/// A link to the web console, with everything that can be tried in it. It works once and soon; `millrace console` prints another.
+fn console(control: &ControlNode, credentials: &Credentials) -> String {
     let Credentials { api, token, api_key, operator_key, .. } = credentials;
-    format!("{api}/#token={token}&key={api_key}&key={operator_key}")
+    let keys = vec![api_key.clone(), operator_key.clone()];
+    let code = control.sign_in_code(SignIn { token: Some(token.clone()), refresh_token: None, keys });
+    terminal::console::link(api, &code)
 }
 
-fn announce(command: &Dev, credentials: &Credentials, admin: &str, begun: Instant) -> Result<()> {
+fn announce(command: &Dev, credentials: &Credentials, admin: &str, console: &str, begun: Instant) -> Result<()> {
     let mut out = std::io::stdout().lock();
     if command.json {
         let mut ready = serde_json::to_value(credentials).context("write credentials as JSON")?;
         ready["admin"] = json!(admin);
-        ready["console"] = json!(console(credentials));
+        ready["console"] = json!(console);
         ready["ready_ms"] = json!(u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX));
         writeln!(out, "{ready}")?;
     } else {
         let Credentials { url, api, user, token, api_key, .. } = credentials;
+        let millrace = std::env::args().next().unwrap_or_else(|| "millrace".into());
         writeln!(out, "Millrace is ready after {:.1} s.\n", begun.elapsed().as_secs_f64())?;
-        writeln!(out, "  Console: {}\n", console(credentials))?;
+        writeln!(out, "  Console: {console}")?;
+        writeln!(out, "           (signs you in once, within ten minutes; `{millrace} console` prints another)\n")?;
         writeln!(out, "  clients   {url}\n  REST      {api}/v1/docs\n  metrics   {admin}/metrics")?;
         writeln!(out, "  user      {user}\n  token     {token}\n  API key   {api_key}")?;
         writeln!(out, "  kept in   {}\n", command.dir.display())?;
-        let millrace = std::env::args().next().unwrap_or_else(|| "millrace".into());
         writeln!(out, "Try, in two more terminals:")?;
         let file = command.dir.join(credentials::FILE);
         if !credentials::is_found(&file) {
