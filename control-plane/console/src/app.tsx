@@ -15,6 +15,7 @@ import { Try } from "./try/try.js";
 import { Avatar } from "./ui/avatar.js";
 import { Dialog } from "./ui/dialog.js";
 import { Icon, type IconName } from "./ui/icons.js";
+import { Name } from "./ui/name.js";
 
 const TABS: readonly { readonly view: View; readonly title: string; readonly icon: IconName }[] = [
   { view: "chat", title: "Chat", icon: "chat" },
@@ -134,7 +135,9 @@ function Who({ user, keys }: { readonly user: SignedInUser | undefined; readonly
     <>
       <span className="who" title={[user?.user, scopes].filter(Boolean).join(", ")}>
         <Avatar user={user?.user ?? scopes} name={name} />
-        <span className="wide-only">{name}</span>
+        <span className="wide-only">
+          <Name text={name} />
+        </span>
       </span>
       <button type="button" className="quiet" aria-label="Sign out" title="Sign out" onClick={leave}>
         <Icon name="leave" />

@@ -34,9 +34,22 @@ test("a one-click address signs in, and leaves no credential in the address", as
   await alice.opened("General");
   expect(alice.page.url()).toBe(`${api}/#/chat/general`);
   expect(await alice.page.evaluate(() => history.length)).toBeLessThanOrEqual(2);
+  await expect.poll(() => alice.page.evaluate(() => Object.keys(localStorage).join())).toContain("millrace.read.");
   await alice.page.getByRole("button", { name: "Sign out" }).click();
   await expect(alice.page.getByRole("textbox", { name: "Access token or key" })).toBeVisible();
   expect(await alice.page.evaluate(() => sessionStorage.length)).toBe(0);
+  const left = await alice.page.evaluate(() => Object.keys(localStorage).join());
+  expect(left, "names of channels stay with nobody").not.toContain("millrace.read.");
+  // A link is good for one time, and one that carries credentials itself for none.
+  const again = async (fragment: string, said: string) => {
+    await alice.page.goto("about:blank");
+    await alice.page.goto(`${api}/#${fragment}`);
+    await expect(alice.page.getByRole("alert")).toContainText(said);
+    expect(alice.page.url()).toBe(`${api}/`);
+  };
+  await again(address.slice(address.indexOf("#") + 1), "was used before");
+  await again("code=mrc_nonsense", "was used before");
+  await again(`token=${world.server.ready.token}`, "signs nobody in");
 
   const field = alice.page.getByRole("textbox", { name: "Access token or key" });
   await field.fill("nonsense");
@@ -114,6 +127,73 @@ test("a narrow screen shows the channels, then one", async ({ world }) => {
   await expect(alice.log).toBeHidden();
   const overflow = await alice.page.evaluate(() => document.documentElement.scrollWidth > innerWidth);
   expect(overflow).toBe(false);
+});
+
+test("who removes somebody, or leaves, is asked first", async ({ world }) => {
+  await world.api("PUT", "/v1/users/bob", { display_name: "Bob" });
+  const members = [{ user: "alice", role: "owner" }, { user: "bob" }, { user: "carol", role: "owner" }];
+  await world.api("POST", "/v1/channels", { kind: "group", name: "plans", display_name: "Our plans", members });
+  const alice = await world.person("alice", { place: "/chat/plans" });
+  await alice.opened("Our plans");
+  const { page } = alice;
+  await page.getByRole("button", { name: "Members", exact: true }).click();
+  const list = page.getByRole("complementary", { name: "Members" }).getByRole("listitem");
+  await expect(list).toHaveCount(3);
+  await page.getByRole("button", { name: "Remove Bob" }).click();
+  const removing = page.getByRole("dialog", { name: /^Remove .?Bob.?\?$/ });
+  await removing.getByRole("button", { name: "Keep" }).click();
+  await expect(list).toHaveCount(3);
+  await page.getByRole("button", { name: "Remove Bob" }).click();
+  await removing.getByRole("button", { name: "Remove", exact: true }).click();
+  await expect(list).toHaveCount(2);
+  const leave = page.getByRole("button", { name: "Leave this channel" });
+  await leave.click();
+  const leaving = page.getByRole("dialog", { name: /^Leave .?Our plans.?\?$/ });
+  await page.keyboard.press("Escape");
+  await expect(leaving).toBeHidden();
+  await expect(page.getByRole("link", { name: "Our plans" })).toBeVisible();
+  await leave.click();
+  await leaving.getByRole("button", { name: "Leave", exact: true }).click();
+  await expect(page.getByRole("link", { name: "Our plans" })).toHaveCount(0);
+});
+
+test("a message that is too long is not sent, and stays to be shortened", async ({ world }) => {
+  const alice = await world.person("alice");
+  await alice.opened("General");
+  const send = alice.page.getByRole("button", { name: "Send", exact: true });
+  // Bytes count: each of these letters is two.
+  const most = "é".repeat(8_192);
+  await alice.field.fill(`${most}é`);
+  await expect(alice.page.getByRole("alert")).toHaveText("Too long to send: 16,386 bytes, 16,384 at most.");
+  await expect(alice.field).toHaveAttribute("aria-invalid", "true");
+  await expect(send).toBeDisabled();
+  await alice.field.press("Enter");
+  await expect(alice.field).toHaveValue(`${most}é`);
+  await expect(alice.log).toContainText("Nothing was said here yet");
+  await alice.field.fill(most);
+  await expect(alice.page.getByRole("alert")).toHaveCount(0);
+  await send.click();
+  await expect(alice.log.getByRole("img", { name: "Sent" })).toBeVisible();
+  await expect(alice.field).toHaveValue("");
+});
+
+test("a message of many lines is shown whole when somebody asks for it", async ({ world }) => {
+  const text = Array.from({ length: 200 }, (_, index) => `line ${index + 1} of it`).join("\n");
+  await world.api("POST", "/v1/channels/general/messages", { user: "bob", text });
+  await world.api("POST", "/v1/channels/general/messages", { user: "bob", text: "short" });
+  const alice = await world.person("alice");
+  await alice.opened("General");
+  const body = alice.page.locator(".message .body").first();
+  await expect(body).toContainText("line 30 of it");
+  await expect(body).not.toContainText("line 31 of it");
+  await alice.page.getByRole("button", { name: "Show more" }).click();
+  await expect(body).toContainText("line 200 of it");
+  // It stays so when it was out of sight.
+  await alice.log.press("End");
+  await expect(alice.message("short")).toBeInViewport();
+  await alice.log.press("Home");
+  await expect(body).toContainText("line 200 of it");
+  await expect(alice.page.getByRole("button", { name: "Show more" })).toHaveCount(0);
 });
 
 test("a member who is removed while looking is told, and may come back", async ({ world }) => {

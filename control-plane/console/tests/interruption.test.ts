@@ -97,7 +97,7 @@ test("the server is killed and comes back under somebody who types", async ({ wo
 
 test("tokens end in the middle of it, and nobody notices", async ({ world }) => {
   const { token, refresh_token } = await world.signIn("alice", 2);
-  const alice = await world.person("alice", { fragment: `token=${token}&refresh_token=${refresh_token}` });
+  const alice = await world.person("alice", { given: { token, refresh_token } });
   await alice.opened("General");
   const kept = () => alice.page.evaluate(() => JSON.parse(sessionStorage.getItem("millrace.session") ?? "{}").token);
   const seen = new Set<string>([token]);
@@ -112,7 +112,7 @@ test("tokens end in the middle of it, and nobody notices", async ({ world }) => 
 
 test("a token that nothing renews ends with a word about it", async ({ world }) => {
   const { token } = await world.signIn("alice", 3);
-  const alice = await world.person("alice", { fragment: `token=${token}` });
+  const alice = await world.person("alice", { given: { token } });
   await expect(alice.page.getByRole("alert")).toContainText("sign-in has ended", { timeout: 30_000 });
   await expect(alice.page.getByRole("textbox", { name: "Access token or key" })).toBeVisible();
 });

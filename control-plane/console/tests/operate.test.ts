@@ -12,7 +12,7 @@ const PICTURES = fileURLToPath(new URL("../build/screenshots", import.meta.url))
 /** Somebody with an operator key and an API key, and no user. */
 async function operator(world: World, colorScheme: "light" | "dark" = "light"): Promise<Page> {
   const { operator_key: key } = world.server.ready;
-  const { page } = await world.person("operator", { fragment: `key=${key}`, colorScheme });
+  const { page } = await world.person("operator", { given: { keys: [key] }, colorScheme });
   await expect(page.getByRole("navigation", { name: "Views" })).toBeVisible();
   await go(page, "#/operate");
   await expect(page.getByRole("heading", { name: "Nodes", level: 1 })).toBeVisible();
@@ -59,7 +59,9 @@ for (const scheme of ["light", "dark"] as const) {
     await expect(page.getByRole("region", { name: "Latencies" }).getByRole("row", { name: /Append/ })).toContainText(
       "ms",
     );
-    await expect(figure("Append").locator("canvas")).toBeVisible();
+    for (const title of ["Publish to acknowledgement", "Publish to delivery", "Append"]) {
+      await expect(figure(title).locator("canvas")).toBeVisible();
+    }
     await check(page, `node-${scheme}`);
 
     await page.getByRole("link", { name: "Find a user or a channel" }).click();
@@ -83,6 +85,22 @@ for (const scheme of ["light", "dark"] as const) {
   });
 }
 
+test("what is said took its time, and that is told", async ({ world }) => {
+  const alice = await world.person("alice");
+  await alice.opened("General");
+  const page = await operator(world);
+  await page.getByRole("link", { name: await node(page) }).click();
+  const told = (title: string) =>
+    expect(page.getByRole("figure", { name: title })).toContainText(/median \d.*99th \d/, { timeout: 1_000 });
+  // The newest second is shown: something has to be said in it.
+  for (const title of ["Publish to acknowledgement", "Publish to delivery"]) {
+    await expect(async () => {
+      await alice.say("And this?");
+      await told(title);
+    }).toPass();
+  }
+});
+
 test("a key is made, shown once, and revoked", async ({ world }) => {
   const page = await operator(world);
   await page.getByRole("link", { name: "Keys" }).click();
@@ -97,6 +115,12 @@ test("a key is made, shown once, and revoked", async ({ world }) => {
   const asked = () => fetch(`${api}/v1/channels`, { headers: { authorization: `Bearer ${key}` } });
   expect((await asked()).status).toBe(200);
   await check(page, "new-key-light");
+  // A page that did not come by HTTPS has no clipboard.
+  await page.evaluate(() => Object.defineProperty(navigator, "clipboard", { value: undefined, configurable: true }));
+  const dialog = page.getByRole("dialog");
+  await dialog.getByRole("button", { name: "Copy" }).click();
+  await expect(dialog.getByRole("status")).toContainText("copy it with your keyboard");
+  expect(await secret.evaluate((field: HTMLInputElement) => field.selectionEnd)).toBe(key.length);
   await page.getByRole("button", { name: "I have it" }).click();
   await expect(page.getByText(key)).toHaveCount(0);
 
@@ -127,7 +151,7 @@ test("a node is drained by whoever means it, and is seen to be gone", async ({ w
 });
 
 test("an API key looks into its tenant and nothing else", async ({ world }) => {
-  const { page } = await world.person("server", { fragment: `key=${world.server.ready.api_key}` });
+  const { page } = await world.person("server", { given: { keys: [world.server.ready.api_key] } });
   await expect(page.getByRole("navigation", { name: "Views" })).toBeVisible();
   await go(page, "#/operate/nodes");
   await expect(page.getByRole("heading", { name: "Find a user or a channel" })).toBeVisible();

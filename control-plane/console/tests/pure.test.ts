@@ -4,8 +4,9 @@ import type { Entry } from "@millrace/client";
 import { expect, test } from "@playwright/test";
 
 import { type Mark, merge, unreadAfter } from "../src/chat/marks.js";
+import { cutAt } from "../src/chat/message-row.js";
 import { parseRoute } from "../src/route.js";
-import { parseFragment, parsePasted, readClaims } from "../src/session/credential.js";
+import { parseLink, parsePasted, readClaims } from "../src/session/credential.js";
 import { readDocument } from "../src/try/openapi.js";
 import { curl, makeRequest } from "../src/try/values.js";
 import { parts } from "../src/ui/text.js";
@@ -72,12 +73,23 @@ test("credentials are read as people have them", () => {
   for (const bad of ["", "{}", "{", "two words", "short", "mrr_0123456789abcdef"])
     expect(parsePasted(bad)).toBeUndefined();
 
-  expect(parseFragment("#token=a.b.c&refresh_token=d&key=e&key=f")).toEqual({
-    token: "a.b.c",
-    refreshToken: "d",
-    keys: ["e", "f"],
-  });
-  for (const bad of ["", "#", "#/chat/a=b", "#x=1", "#/?token=a"]) expect(parseFragment(bad)).toBeUndefined();
+  expect(parseLink("#code=mrc_x")).toEqual({ kind: "code", code: "mrc_x" });
+  for (const one of ["#token=a.b.c&refresh_token=d", "#key=e", "#code=&token=a.b.c"])
+    expect(parseLink(one)).toEqual({ kind: "credentials" });
+  for (const bad of ["", "#", "#/chat/a=b", "#x=1", "#/?token=a", "#code="]) expect(parseLink(bad)).toBeUndefined();
+});
+
+test("a long text is cut at a line, or between characters", () => {
+  const lines = (count: number) => Array.from({ length: count }, (_, index) => `${index}`).join("\n");
+  const check = (text: string, cut: number | undefined) => expect(cutAt(text)).toBe(cut);
+  check("", undefined);
+  check(lines(30), undefined);
+  check(lines(35), undefined);
+  check(lines(36), lines(30).length);
+  check("x".repeat(4_500), undefined);
+  check("x".repeat(4_501), 4_000);
+  check(`x${"😀".repeat(3_000)}`, 3_999);
+  check(`${lines(36)}${"x".repeat(9_000)}`, lines(30).length);
 });
 
 test("places are read from fragments", () => {

@@ -58,14 +58,14 @@ test("an operation is filled in, refused at its fields, mended, and answered", a
 
 test("a key signs in to Try, and chats as whom it names", async ({ world }) => {
   const { api_key, operator_key } = world.server.ready;
-  const server = await world.person("nobody", { fragment: `key=${api_key}` });
+  const server = await world.person("nobody", { given: { keys: [api_key] } });
   const { page } = server;
   await expect(page.getByRole("searchbox")).toBeVisible();
   await page.getByRole("link", { name: "Chat" }).click();
   await page.getByLabel("User").fill("bob");
   await page.getByRole("button", { name: "Chat" }).click();
   await server.opened("General");
-  const operator = await world.person("operator", { fragment: `key=${operator_key}` });
+  const operator = await world.person("operator", { given: { keys: [operator_key] } });
   await operator.page.getByRole("searchbox").fill("list tenants");
   await operator.page.getByRole("link", { name: /List tenants/ }).click();
   await operator.page.getByRole("button", { name: "Send" }).click();

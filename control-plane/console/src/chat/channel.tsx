@@ -8,6 +8,7 @@ import { type ChannelInfo, words } from "../rest.js";
 import { formatRoute } from "../route.js";
 import { useStore } from "../store.js";
 import { Icon } from "../ui/icons.js";
+import { Name } from "../ui/name.js";
 import { Composer } from "./composer.js";
 import { useChat } from "./context.js";
 import { peerOf, titleOf } from "./directory.js";
@@ -51,7 +52,7 @@ export function ChannelPane({ name }: { readonly name: string }): ReactElement {
         <h2>
           <ChannelSign info={info} />
           <span className="title" title={title}>
-            {title}
+            <Name text={title} />
           </span>
         </h2>
         {info !== undefined && <span className="about">{about(info, me.user)}</span>}
@@ -71,7 +72,7 @@ export function ChannelPane({ name }: { readonly name: string }): ReactElement {
           <Messages name={name} title={title} channel={channel} sent={sent} />
           <Foot name={name} title={title} channel={channel} isListed={listed !== undefined} onSend={onSend} />
         </div>
-        {showsMembers && <Members name={name} info={info} onClose={() => setShowsMembers(false)} />}
+        {showsMembers && <Members name={name} title={title} info={info} onClose={() => setShowsMembers(false)} />}
       </div>
     </section>
   );

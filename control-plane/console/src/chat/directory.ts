@@ -1,7 +1,7 @@
 // The channels of the user, and the names of people in them, as REST tells.
 
 import type { ChannelInfo, Member } from "../rest.js";
-import { segment, Unreachable, words } from "../rest.js";
+import { Problem, segment, Unreachable, words } from "../rest.js";
 import type { Session } from "../session/session.js";
 import { Store } from "../store.js";
 
@@ -16,15 +16,18 @@ export interface Listing {
 /** Nobody tells a client that it was added to a channel, so it asks. */
 const POLL_MS = 10_000;
 const PAGES_MAX = 20;
-/** Dms whose members are asked for, for a name to show. */
+/** Dms whose members are asked for at one look, for a name to show, and at the same time. */
 const DM_NAMES_MAX = 100;
+const DM_NAMES_AT_ONCE = 4;
 
 /** See the top of this file. */
 export class Directory {
   readonly listing = new Store<Listing>({ channels: [], isLoaded: false, error: undefined });
   /** Display names by user. */
   readonly names = new Store<ReadonlyMap<string, string>>(new Map());
+  /** Dms whose members are known. */
   private readonly asked = new Set<string>();
+  private isNaming = false;
   /** Those of the first answer. */
   private first: ReadonlySet<string> | undefined;
   private timer: ReturnType<typeof setTimeout> | undefined;
@@ -115,13 +118,26 @@ export class Directory {
     this.names.set(new Map([...known, ...news.map(({ user, display_name }) => [user, display_name ?? user] as const)]));
   }
 
+  /** Learns the names of those in dms, a few at a time. Whoever's cannot be asked for now is asked for at the next look. */
   private async nameDms(channels: readonly ChannelInfo[]): Promise<void> {
-    const dms = channels.filter(({ kind, name }) => kind === "dm" && !this.asked.has(name)).slice(0, DM_NAMES_MAX);
-    for (const { name } of dms) {
-      this.asked.add(name);
-      // Without it, the id is shown.
-      await this.members(name).catch(() => {});
-    }
+    if (this.isNaming) return;
+    this.isNaming = true;
+    const wanted = channels.filter(({ kind, name }) => kind === "dm" && !this.asked.has(name)).slice(0, DM_NAMES_MAX);
+    const rest = wanted.values();
+    const ask = async () => {
+      for (const { name } of rest) {
+        try {
+          await this.members(name);
+          this.asked.add(name);
+        } catch (error) {
+          // Until then, the id is shown. One that is refused stays so; when no answer comes, others get none either.
+          if (!(error instanceof Problem) || error.status >= 500 || error.status === 429) return;
+          this.asked.add(name);
+        }
+      }
+    };
+    await Promise.all(Array.from({ length: DM_NAMES_AT_ONCE }, ask));
+    this.isNaming = false;
   }
 }
 

@@ -6,7 +6,9 @@ import { type ChannelInfo, type Member, type Role, segment, words } from "../res
 import { go } from "../route.js";
 import { session } from "../session/session.js";
 import { Avatar } from "../ui/avatar.js";
+import { Dialog } from "../ui/dialog.js";
 import { Icon } from "../ui/icons.js";
+import { isolated, Name } from "../ui/name.js";
 import { useChat } from "./context.js";
 
 const RANK: Readonly<Record<Role, number>> = { owner: 0, moderator: 1, member: 2, reader: 3 };
@@ -16,15 +18,24 @@ const ROLES = Object.keys(RANK) as Role[];
 const reaches = (own: Role | undefined, role: Role): boolean =>
   own !== undefined && RANK[own] <= RANK.moderator && RANK[own] <= RANK[role];
 
+/** Who is to be in the channel no more. */
+interface Leaving {
+  readonly user: string;
+  /** `undefined` for the user themselves. */
+  readonly name: string | undefined;
+}
+
 export function Members(props: {
   readonly name: string;
+  readonly title: string;
   readonly info: ChannelInfo | undefined;
   readonly onClose: () => void;
 }): ReactElement {
-  const { name, info, onClose } = props;
+  const { name, title, info, onClose } = props;
   const { me, directory } = useChat();
   const [members, setMembers] = useState<readonly Member[]>();
   const [error, setError] = useState<string>();
+  const [leaving, setLeaving] = useState<Leaving>();
   const own = members?.find(({ user }) => user === me.user)?.role;
   const isDm = info?.kind === "dm";
 
@@ -77,7 +88,7 @@ export function Members(props: {
           <li key={user}>
             <Avatar user={user} name={displayName} />
             <span className="who">
-              <span>{displayName ?? user}</span>
+              <Name text={displayName ?? user} />
               <small>{displayName === undefined || displayName === user ? role : `${user} · ${role}`}</small>
             </span>
             {!isDm && user !== me.user && reaches(own, role) && (
@@ -86,7 +97,7 @@ export function Members(props: {
                 className="quiet"
                 aria-label={`Remove ${displayName ?? user}`}
                 title="Remove"
-                onClick={() => void remove(user)}
+                onClick={() => setLeaving({ user, name: displayName ?? user })}
               >
                 <Icon name="close" />
               </button>
@@ -96,12 +107,52 @@ export function Members(props: {
       </ul>
       {!isDm && own !== undefined && RANK[own] <= RANK.moderator && <Invite {...{ name, own, onDone: load }} />}
       {!isDm && own !== undefined && (
-        <button type="button" className="leave" onClick={() => void remove(me.user)}>
+        <button type="button" className="leave" onClick={() => setLeaving({ user: me.user, name: undefined })}>
           <Icon name="leave" />
           Leave this channel
         </button>
       )}
+      {leaving !== undefined && (
+        <AskLeaving
+          leaving={leaving}
+          title={title}
+          onRemove={() => {
+            setLeaving(undefined);
+            void remove(leaving.user);
+          }}
+          onClose={() => setLeaving(undefined)}
+        />
+      )}
     </aside>
+  );
+}
+
+function AskLeaving(props: {
+  readonly leaving: Leaving;
+  readonly title: string;
+  readonly onRemove: () => void;
+  readonly onClose: () => void;
+}): ReactElement {
+  const { leaving, title, onRemove, onClose } = props;
+  const { name } = leaving;
+  return (
+    <Dialog title={name === undefined ? `Leave ${isolated(title)}?` : `Remove ${isolated(name)}?`} onClose={onClose}>
+      {name === undefined ? (
+        <p>You see and hear no more of it until somebody invites you again.</p>
+      ) : (
+        <p>
+          <Name text={name} /> sees and hears no more of <Name text={title} /> until somebody invites them again.
+        </p>
+      )}
+      <footer>
+        <button type="button" onClick={onClose}>
+          {name === undefined ? "Stay" : "Keep"}
+        </button>
+        <button type="button" className="danger" onClick={onRemove}>
+          {name === undefined ? "Leave" : "Remove"}
+        </button>
+      </footer>
+    </Dialog>
   );
 }
 

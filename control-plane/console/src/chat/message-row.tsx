@@ -6,6 +6,7 @@ import { memo, type ReactElement } from "react";
 import { words } from "../rest.js";
 import { Avatar } from "../ui/avatar.js";
 import { Icon } from "../ui/icons.js";
+import { Name } from "../ui/name.js";
 import { Text } from "../ui/text.js";
 import { dayName, dayNumber, fullTimeOf, timeOf } from "./days.js";
 
@@ -23,8 +24,31 @@ export interface RowProps {
   /** It goes on with what the same user said just before. */
   readonly isContinued: boolean;
   readonly isMine: boolean;
+  /** A long text is shown whole. */
+  readonly isWhole: boolean;
+  readonly onWhole: (key: string) => void;
   readonly onRetry: (key: string) => void;
   readonly onDiscard: (key: string) => void;
+}
+
+/** A longer text is cut until somebody asks for the rest: one message is not the whole page. */
+const LINES_MAX = 30;
+const CHARACTERS_MAX = 4_000;
+
+/** Where a text is cut; `undefined` if it is shown whole. A few lines or words more are not worth a button. */
+export function cutAt(text: string): number | undefined {
+  let end = 0;
+  let lines = 0;
+  for (let at = text.indexOf("\n"); at >= 0 && lines < LINES_MAX + 5; at = text.indexOf("\n", at + 1)) {
+    lines += 1;
+    if (lines === LINES_MAX) end = at;
+  }
+  const byLines = lines >= LINES_MAX + 5 ? end : text.length;
+  const byLength = text.length > CHARACTERS_MAX + 500 ? CHARACTERS_MAX : text.length;
+  const cut = Math.min(byLines, byLength);
+  if (cut === text.length) return undefined;
+  // Not between the halves of a character.
+  return /[\ud800-\udbff]/.test(text.charAt(cut - 1)) ? cut - 1 : cut;
 }
 
 export const senderOf = (entry: Entry, me: string): string => entry.message?.user ?? me;
@@ -43,7 +67,8 @@ export function placing(
 }
 
 export const MessageRow = memo(function MessageRow(props: RowProps): ReactElement {
-  const { entry, user, name, day, isFirstUnread, isContinued, isMine } = props;
+  const { entry, user, name, day, isFirstUnread, isContinued, isMine, isWhole, onWhole } = props;
+  const cut = isWhole ? undefined : cutAt(entry.text);
   const showsSender = !isContinued || isFirstUnread;
   return (
     <>
@@ -73,7 +98,9 @@ export const MessageRow = memo(function MessageRow(props: RowProps): ReactElemen
           {showsSender && (
             <p className="sender">
               {/* Two may have the same name. */}
-              <strong title={user}>{name}</strong>
+              <strong title={user}>
+                <Name text={name} />
+              </strong>
               {isMine && <span className="you">you</span>}
               <time dateTime={new Date(entry.timeMs).toISOString()} title={fullTimeOf(entry.timeMs)}>
                 {timeOf(entry.timeMs)}
@@ -81,8 +108,14 @@ export const MessageRow = memo(function MessageRow(props: RowProps): ReactElemen
             </p>
           )}
           <p className="body" dir="auto">
-            <Text text={entry.text} />
+            <Text text={cut === undefined ? entry.text : entry.text.slice(0, cut)} />
+            {cut !== undefined && "…"}
           </p>
+          {cut !== undefined && (
+            <button type="button" className="link" onClick={() => onWhole(entry.key)}>
+              Show more
+            </button>
+          )}
           {entry.status === "failed" && <Failure {...props} />}
         </div>
         {entry.isOwn && entry.status !== "failed" && <Fate status={entry.status} />}

@@ -8,6 +8,7 @@ import { type ReactElement, useCallback, useEffect, useLayoutEffect, useRef, use
 import { words } from "../rest.js";
 import { useStore } from "../store.js";
 import { Icon } from "../ui/icons.js";
+import { Name } from "../ui/name.js";
 import { useChat } from "./context.js";
 import { isByOther, type Mark, newestMark, unreadAfter } from "./marks.js";
 import { MessageRow, placing, senderOf } from "./message-row.js";
@@ -34,6 +35,8 @@ export function Messages({ name, title, channel, sent }: MessagesProps): ReactEl
   const { entries, hasOlder, isLoading, error, status, loadOlder, retry, discard } = channel;
   const scroller = useRef<HTMLDivElement>(null);
   const [isAtEnd, setAtEnd] = useState(true);
+  const [whole, setWhole] = useState<ReadonlySet<string>>(() => new Set());
+  const onWhole = useCallback((key: string) => setWhole((keys) => new Set([...keys, key])), []);
   const opened = useOpeningMark(name, channel);
   const isSeen = usePageSeen();
   const day = useToday();
@@ -119,6 +122,8 @@ export function Messages({ name, title, channel, sent }: MessagesProps): ReactEl
                   isMine={user === me.user}
                   isFirstUnread={opened !== undefined && isFirstAfter(opened, entry, previous, me.user)}
                   {...placing(entry, previous, me.user, day)}
+                  isWhole={whole.has(entry.key)}
+                  onWhole={onWhole}
                   onRetry={onRetry}
                   onDiscard={discard}
                 />
@@ -181,7 +186,9 @@ function Head(props: {
   if (hasOlder || status !== "subscribed") return null;
   return (
     <div className="beginning">
-      <strong>{title}</strong>
+      <strong>
+        <Name text={title} />
+      </strong>
       <p>{isEmpty ? "Nothing was said here yet. Be the first." : "This is where it began."}</p>
     </div>
   );

@@ -7,6 +7,7 @@ import type { ChannelInfo } from "../rest.js";
 import { formatRoute } from "../route.js";
 import { Store, useStore } from "../store.js";
 import { Icon } from "../ui/icons.js";
+import { Name } from "../ui/name.js";
 import { ChannelSign } from "./channel.js";
 import { useChat } from "./context.js";
 import { titleOf } from "./directory.js";
@@ -16,6 +17,9 @@ import { useUnsent } from "./unsent.js";
 
 /** Channels that are followed without being open. */
 const FOLLOWED_MAX = 100;
+
+/** Lines that are kept of a channel that is followed without being open: enough to open it at once. */
+const KEPT = 200;
 
 /** Unread messages by channel, for the title of the page. */
 export const unreadByChannel = new Store<ReadonlyMap<string, number>>(new Map());
@@ -115,8 +119,12 @@ interface RowProps {
 function Followed(props: RowProps): ReactElement {
   const { name } = props.channel;
   const { me, marks, directory } = useChat();
-  const { entries, status, hasOlder } = useChannel(name);
+  const { entries, status, hasOlder, shorten } = useChannel(name);
   useUnsent(entries);
+  const isLong = !props.isOpen && entries.length >= 2 * KEPT;
+  useEffect(() => {
+    if (isLong) shorten(KEPT);
+  }, [isLong, shorten]);
   const mark = useStore(marks.store).get(name);
   const isFirstSeen = status === "subscribed" && mark === undefined && (entries.length > 0 || !hasOlder);
   const isNews = props.channel.kind === "dm" && directory.cameLater(name);
@@ -142,7 +150,9 @@ function Row({ channel, title, isOpen, unread }: RowProps & { readonly unread: n
         className={unread > 0 ? "unread" : undefined}
       >
         <ChannelSign info={channel} />
-        <span className="name">{title}</span>
+        <span className="name">
+          <Name text={title} />
+        </span>
         {unread > 0 && (
           <span className="badge">
             {unread > 99 ? "99+" : unread}

@@ -5,6 +5,7 @@ import { type KeyboardEvent, type ReactElement, useId, useState } from "react";
 import { go } from "../route.js";
 import { useStore } from "../store.js";
 import { Dialog } from "../ui/dialog.js";
+import { Name } from "../ui/name.js";
 import { ChannelSign } from "./channel.js";
 import { useChat } from "./context.js";
 import { titleOf } from "./directory.js";
@@ -69,7 +70,7 @@ export function Switcher({ onClose }: { readonly onClose: () => void }): ReactEl
             onClick={() => open(index)}
           >
             <ChannelSign info={channel} />
-            {title(channel)}
+            <Name text={title(channel)} />
           </div>
         ))}
       </div>

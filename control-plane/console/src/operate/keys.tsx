@@ -1,8 +1,9 @@
 // Keys of application servers and operators: who has which, a new one, an end to one.
 
-import { type FormEvent, type ReactElement, useId, useState } from "react";
+import { type FormEvent, type ReactElement, useId, useRef, useState } from "react";
 
 import { words } from "../rest.js";
+import { Copied, useCopy } from "../ui/copy.js";
 import { Dialog } from "../ui/dialog.js";
 import type { KeyInfo, NewKey, OperateApi } from "./api.js";
 import { TenantField } from "./find.js";
@@ -123,6 +124,11 @@ function Create(props: {
   const [isBusy, setIsBusy] = useState(false);
   const [made, setMade] = useState<NewKey>();
   const id = useId();
+  const field = useRef<HTMLInputElement>(null);
+  const [outcome, copy] = useCopy(() => {
+    field.current?.focus();
+    field.current?.select();
+  });
   const submit = async (event: FormEvent) => {
     event.preventDefault();
     setIsBusy(true);
@@ -140,6 +146,7 @@ function Create(props: {
         <div className="labelled">
           <label htmlFor={`${id}-key`}>It is shown this once and stored nowhere: keep it</label>
           <input
+            ref={field}
             id={`${id}-key`}
             className="secret"
             readOnly
@@ -148,7 +155,8 @@ function Create(props: {
           />
         </div>
         <footer>
-          <button type="button" onClick={() => void navigator.clipboard?.writeText(made.key)}>
+          <Copied outcome={outcome} />
+          <button type="button" onClick={() => void copy(made.key)}>
             Copy
           </button>
           <button type="button" className="primary" onClick={onClose}>

@@ -87,6 +87,24 @@ export function NodePage({ api, id }: { readonly api: OperateApi; readonly id: s
           least={4}
         />
         <Plot
+          title="Publish to acknowledgement"
+          figures={[
+            { name: "ack_p50_ms", label: "median" },
+            { name: "ack_p99_ms", label: "99th" },
+          ]}
+          series={[{ label: "", series: whole }]}
+          format={milliseconds}
+        />
+        <Plot
+          title="Publish to delivery"
+          figures={[
+            { name: "delivery_p50_ms", label: "median" },
+            { name: "delivery_p99_ms", label: "99th" },
+          ]}
+          series={[{ label: "", series: whole }]}
+          format={milliseconds}
+        />
+        <Plot
           title="Append"
           figures={[
             { name: "append_p50_ms", label: "median" },

@@ -78,8 +78,14 @@ export function Overview({ api }: { readonly api: OperateApi }): ReactElement {
           />
           <Plot title="Processors used" figures={[{ name: "cpu" }]} series={lines} format={percent} least={0.1} />
           <Plot
-            title="Append, 99th percentile"
-            figures={[{ name: "append_p99_ms" }]}
+            title="Publish to acknowledgement, 99th percentile"
+            figures={[{ name: "ack_p99_ms" }]}
+            series={lines}
+            format={milliseconds}
+          />
+          <Plot
+            title="Publish to delivery, 99th percentile"
+            figures={[{ name: "delivery_p99_ms" }]}
             series={lines}
             format={milliseconds}
           />
