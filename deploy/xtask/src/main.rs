@@ -157,12 +157,12 @@ fn suites(course: &mut Course<'_>) {
     course.alone(("build all programs", &|workspace, _| workspace.build_all()));
     // What writes into sdk/js is all in one lane.
     course.side_by_side(&[
-        &[("sdk-conformance", &sdks), ("js", &js::everything), ("quickstart", &quickstart::everything)],
         &[
-            ("console", &console::everything),
-            ("go", &go::everything),
+            ("sdk-conformance", &sdks),
+            ("js", &js::everything),
+            ("quickstart", &quickstart::everything),
             ("conformance", &conformance::everything),
-            ("perf smoke", &perf::smoke),
         ],
+        &[("console", &console::everything), ("go", &go::everything), ("perf smoke", &perf::smoke)],
     ]);
 }
