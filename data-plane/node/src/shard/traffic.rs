@@ -145,9 +145,10 @@ impl Shard {
     fn flush_batch(&mut self, now: Now) {
         let Some(mut batch) = self.batch.take_if(|_| !self.batched.is_empty()) else { return };
         let mut batched = std::mem::take(&mut self.batched);
-        let pieces = batched.iter().map(|&session| self.piece(session).expect("nothing has changed since"));
-        let results = batch.send(pieces);
+        // Nothing has changed since they were chosen. If it had for one, it and those behind it go by themselves.
+        let results = batch.send(batched.iter().map_while(|&session| self.piece(session)));
         self.stats.write_batches_total += 1;
+        let alone = batched.split_off(results.len());
         for (session, &result) in batched.drain(..).zip(results) {
             let Some(Some(connection)) = self.connections.get_mut(session.index()) else { continue };
             let Some(outbound) = self.core.outbound(session) else { continue };
@@ -155,6 +156,9 @@ impl Shard {
             if self.settle(now, session, wrote) == Flow::GoOn {
                 self.flush(now, session);
             }
+        }
+        for session in alone {
+            self.flush(now, session);
         }
         self.batched = batched;
         self.batch = Some(batch);
