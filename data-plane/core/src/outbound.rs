@@ -3,6 +3,8 @@
 //! Messages are shared with every other queue they wait in and counted here as if they were not; replies are this session's
 //! own. The bound on bytes is for messages and pages; control frames are exempt from it and bounded in count.
 
+mod lanes;
+
 use std::collections::VecDeque;
 use std::rc::Rc;
 
@@ -10,6 +12,7 @@ use millrace_protocol::client::{ServerBody, ServerFrame};
 use millrace_protocol::ws::deflate::Window;
 use millrace_protocol::{ChannelId, Position};
 
+pub use self::lanes::{Lanes, Place};
 use crate::run::{Run, encode_frame, frame_end};
 use crate::wheel::Tick;
 
@@ -35,6 +38,8 @@ pub struct Outbound {
     stalled_since: Tick,
     /// A `Flush` is under way for it.
     pub(crate) flushing: bool,
+    /// Only there for a transport with a stream for each channel.
+    held: Option<Box<lanes::Held>>,
 }
 
 #[derive(Debug)]
@@ -50,10 +55,17 @@ struct Control {
     kind: ControlKind,
 }
 
+/// What control frames are. The three about a channel's lane are for transports that have lanes; to others they are plain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum ControlKind {
+pub(crate) enum ControlKind {
     /// Short frames, joined.
     Plain,
+    /// `subscribed`, which messages are to follow.
+    Opening(ChannelId),
+    /// `unsubscribed`.
+    Closing(ChannelId),
+    /// `subscribed`, which no messages follow.
+    Attached(ChannelId),
     /// A page of history, for this request: counts as data.
     Page { channel: ChannelId, request: u32 },
     /// Stands for messages that were dropped; grows while it waits.
@@ -101,9 +113,9 @@ impl Outbound {
         self.blocked
     }
 
-    /// Since when the transport takes nothing at all.
+    /// Since when the transport, or one of its lanes, takes nothing at all.
     pub(crate) fn stalled_since(&self) -> Option<Tick> {
-        self.blocked.then_some(self.stalled_since)
+        self.blocked.then_some(self.stalled_since).or_else(|| self.held_since())
     }
 
     pub(crate) fn data_bytes(&self) -> u32 {
@@ -129,11 +141,12 @@ impl Outbound {
     }
 
     /// Adds a control frame; `scratch` is a buffer to encode in.
-    pub(crate) fn push_control(&mut self, scratch: &mut Vec<u8>, frame: &ServerFrame<'_>) {
+    pub(crate) fn push_control(&mut self, scratch: &mut Vec<u8>, frame: &ServerFrame<'_>, kind: ControlKind) {
+        let kind = if self.held.is_some() { kind } else { ControlKind::Plain };
         self.control_frames += 1;
         let last = self.rest.back_mut().or(self.front.as_mut());
         if let Some(Segment::Control(control)) = last
-            && control.kind == ControlKind::Plain
+            && (control.kind, kind) == (ControlKind::Plain, ControlKind::Plain)
             && control.bytes.len() < CONTROL_JOINED_BYTES
         {
             let before = control.bytes.len();
@@ -145,7 +158,7 @@ impl Outbound {
         let mut bytes = Vec::new();
         encode_frame(scratch, &mut bytes, frame);
         self.control_bytes += len32(bytes.len());
-        self.push(Segment::Control(Box::new(Control { bytes, frames: 1, kind: ControlKind::Plain })));
+        self.push(Segment::Control(Box::new(Control { bytes, frames: 1, kind })));
     }
 
     /// Drops what waits of the run's channel and the run itself where there is no room for it, and leaves a mark in place.
@@ -171,6 +184,17 @@ impl Outbound {
             self.encode_last_mark(scratch);
         }
         skipped.messages += u64::from(run.count);
+        skipped
+    }
+
+    /// Drops what waits of a channel and leaves a mark: the channel's lane takes nothing, and others need the room.
+    pub(crate) fn skip_waiting(&mut self, scratch: &mut Vec<u8>, channel: ChannelId) -> Skipped {
+        let (mut range, mut skipped) = (None, Skipped::default());
+        self.drop_waiting(channel, &mut range, &mut skipped);
+        skipped.range = range;
+        if let Some(range) = range {
+            self.push_mark(scratch, channel, range);
+        }
         skipped
     }
 
@@ -342,6 +366,10 @@ impl Outbound {
             self.written = 0;
             self.front = self.rest.pop_front();
         }
+        self.shrink();
+    }
+
+    fn shrink(&mut self) {
         if self.rest.is_empty() && self.rest.capacity() > 0 {
             self.rest = VecDeque::new();
         }

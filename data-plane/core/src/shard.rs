@@ -27,7 +27,7 @@ use crate::homes::Homes;
 use crate::hop::HopBody;
 use crate::incident::Incidents;
 use crate::links::Links;
-use crate::outbound::Outbound;
+use crate::outbound::{ControlKind, Lanes, Outbound};
 use crate::seeded::Seeded;
 use crate::session::{Session, State};
 use crate::subscription::Channels;
@@ -191,6 +191,29 @@ impl<V: VerifyToken> Shard<V> {
         self.stats.sessions_opened_total += 1;
         self.set_timer(key, tick + time::ticks(self.config.handshake_timeout));
         Ok(key)
+    }
+
+    /// As [`handle_connected`](Self::handle_connected), for a transport with a stream for each channel: an
+    /// [`Action::Flush`] of it asks for [`write_lanes`](Self::write_lanes).
+    ///
+    /// # Errors
+    /// The same.
+    pub fn handle_connected_in_lanes(&mut self, now: Now) -> Result<SessionKey, Code> {
+        let key = self.handle_connected(now)?;
+        if let Some(session) = self.sessions.get_mut(key) {
+            session.outbound = Outbound::in_lanes();
+        }
+        Ok(key)
+    }
+
+    /// Offers what waits in a session's [`Outbound`] to its transport's lanes. Comes also when a lane takes more again.
+    pub fn write_lanes(&mut self, now: Now, session: SessionKey, lanes: &mut impl Lanes) {
+        let tick = self.tick(now);
+        let Some(of) = self.sessions.get_mut(session) else { return };
+        let before = of.outbound.queued_bytes();
+        of.outbound.offer(tick, lanes);
+        self.stats.queued_bytes -= (before - of.outbound.queued_bytes()) as u64;
+        self.pace_later(session);
     }
 
     /// A whole frame came from a client: one binary WebSocket message.
@@ -375,6 +398,10 @@ impl<V: VerifyToken> Shard<V> {
 
     /// Puts a control frame into a session's queue. A client that asks and never reads meets its end here.
     fn send(&mut self, key: SessionKey, request: u32, body: ServerBody<'_>) {
+        self.send_as(key, request, body, ControlKind::Plain);
+    }
+
+    fn send_as(&mut self, key: SessionKey, request: u32, body: ServerBody<'_>, kind: ControlKind) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         if matches!(session.state, State::Closing) {
             return;
@@ -384,7 +411,7 @@ impl<V: VerifyToken> Shard<V> {
             return;
         }
         let before = session.outbound.queued_bytes();
-        session.outbound.push_control(&mut self.scratch, &ServerFrame { request, body });
+        session.outbound.push_control(&mut self.scratch, &ServerFrame { request, body }, kind);
         let bytes = (session.outbound.queued_bytes() - before) as u64;
         self.stats.queued_bytes += bytes;
         self.stats.outbound_bytes_total += bytes;

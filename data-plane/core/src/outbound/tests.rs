@@ -28,7 +28,7 @@ fn push_runs(outbound: &mut Outbound, channel: u64, offsets: impl IntoIterator<I
 }
 
 fn ping(outbound: &mut Outbound) {
-    outbound.push_control(&mut Vec::new(), &ServerFrame { request: 0, body: ServerBody::Ping });
+    outbound.push_control(&mut Vec::new(), &ServerFrame { request: 0, body: ServerBody::Ping }, ControlKind::Plain);
 }
 
 #[test]
@@ -113,7 +113,7 @@ fn a_channel_can_be_dropped_even_in_front() {
     push_runs(&mut outbound, 1, 1..3);
     push_runs(&mut outbound, 2, 1..2);
     let body = ServerBody::error(Code::Busy, "");
-    outbound.push_control(&mut Vec::new(), &ServerFrame { request: 1, body });
+    outbound.push_control(&mut Vec::new(), &ServerFrame { request: 1, body }, ControlKind::Plain);
     outbound.drop_channel(ChannelId::new(1).unwrap());
     assert_eq!(frames(&outbound), ["2:1", "error 4101"]);
     outbound.drop_channel(ChannelId::new(2).unwrap());

@@ -11,6 +11,7 @@ use super::time::Chore;
 use super::{Queue, Shard};
 use crate::compression::OfRun;
 use crate::hop::{Catch, JoinStart, Ticket};
+use crate::outbound::ControlKind;
 use crate::replay::Paced;
 use crate::run::Run;
 use crate::session::{Phase, SubscriptionState};
@@ -90,16 +91,20 @@ impl<V: VerifyToken> Shard<V> {
     /// A session's queue is full. If its transport takes no more it is slow and the channel's policy decides; if not, this is a
     /// burst, and the session reads it from the home as its queue drains.
     fn overflow(&mut self, channel: ChannelId, key: SessionKey, run: &Rc<Run>, before: Position) {
+        if self.relieve(channel, key, run) {
+            return;
+        }
         let Some(entry) = self.channels.get_mut(channel) else { return };
         let Some(session) = self.sessions.get_mut(key) else { return };
         let Some(subscription) = session.subscription(channel) else { return };
         let policy = subscription.access.slow_consumer;
         let ephemeral = entry.history == HistoryClass::None;
-        if session.outbound.is_blocked() && policy == SlowConsumer::Disconnect {
+        let blocked = session.outbound.is_blocked() || session.outbound.holds(channel);
+        if blocked && policy == SlowConsumer::Disconnect {
             self.end_session(key, Code::SlowConsumer, "the queue is full: read faster", Queue::Drop);
             return;
         }
-        if session.outbound.is_blocked() || ephemeral {
+        if blocked || ephemeral {
             let queued = session.outbound.queued_bytes();
             let max = self.config.queue_bytes_max - session.reserved_bytes();
             let skipped = session.outbound.push_skipping(&mut self.scratch, run, max);
@@ -120,6 +125,42 @@ impl<V: VerifyToken> Shard<V> {
         entry.unmake_live(&mut self.sessions, channel, place);
         self.stats.fallbacks_total += 1;
         self.replay_from(key, channel, before);
+    }
+
+    /// Makes room in a queue that is full of what other channels' streams do not take: their policies decide, not this one's.
+    /// Whether the run is dealt with.
+    fn relieve(&mut self, channel: ChannelId, key: SessionKey, run: &Rc<Run>) -> bool {
+        let Some(session) = self.sessions.get_mut(key) else { return true };
+        if session.outbound.is_blocked() || session.outbound.holds(channel) {
+            return false;
+        }
+        for other in session.outbound.held_channels() {
+            let Some(session) = self.sessions.get_mut(key) else { return true };
+            let Some(subscription) = session.subscription(other) else { continue };
+            if subscription.access.slow_consumer == SlowConsumer::Disconnect {
+                self.end_session(key, Code::SlowConsumer, "the queue is full: read faster", Queue::Drop);
+                return true;
+            }
+            let before = session.outbound.queued_bytes();
+            let skipped = session.outbound.skip_waiting(&mut self.scratch, other);
+            self.stats.queued_bytes = self.stats.queued_bytes + session.outbound.queued_bytes() as u64 - before as u64;
+            self.stats.skipped_total += skipped.messages;
+            if let Some(range) = skipped.range.filter(|_| !skipped.goes_on) {
+                self.note_skipped(key, other, range);
+            }
+        }
+        let Some(session) = self.sessions.get_mut(key) else { return true };
+        let queued = session.outbound.data_bytes() + session.reserved_bytes();
+        let bytes = run.len() as u64;
+        if u64::from(queued) + bytes > u64::from(self.config.queue_bytes_max) {
+            return false;
+        }
+        session.outbound.push_run(run);
+        self.stats.deliveries_total += u64::from(run.count);
+        self.stats.outbound_bytes_total += bytes;
+        self.stats.queued_bytes += bytes;
+        self.flush(key);
+        true
     }
 
     /// The subscription goes on with a page after `position`, when its session's queue has room.
@@ -227,7 +268,7 @@ impl<V: VerifyToken> Shard<V> {
             }
             Some(_) => {
                 let body = ServerBody::Unsubscribed { channel, code: code.number(), reason: code.meaning().trim() };
-                self.send(key, 0, body);
+                self.send_as(key, 0, body, ControlKind::Closing(channel));
             }
             None => {}
         }

@@ -13,6 +13,7 @@ use super::{Draining, Queue, Shard};
 use crate::grant::Question;
 use crate::home::out_of_order;
 use crate::hop::{Ack, Acks, HopBody, Origin, Outcome, Page, Publish, Read};
+use crate::outbound::ControlKind;
 use crate::replay::Paced;
 use crate::session::{From, Identity, State, SubscriptionState};
 use crate::{Now, SessionKey, ShardIndex, VerifyToken, home_of};
@@ -169,7 +170,8 @@ impl<V: VerifyToken> Shard<V> {
                 if let SubscriptionState::Joining { request, .. } = state {
                     self.refuse_subscribe(key, request, Code::NotSubscribed, name.as_ref());
                 }
-                self.send(key, request, ServerBody::Unsubscribed { channel, code: 0, reason: "" });
+                let body = ServerBody::Unsubscribed { channel, code: 0, reason: "" };
+                self.send_as(key, request, body, ControlKind::Closing(channel));
             }
         }
     }

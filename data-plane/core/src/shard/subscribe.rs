@@ -7,6 +7,7 @@ use super::Shard;
 use super::request::Waiter;
 use crate::grant::{Access, Granted};
 use crate::hop::{Catch, HopBody, Join, JoinStart, Joined, Ticket};
+use crate::outbound::ControlKind;
 use crate::replay::Paced;
 use crate::session::{From, Phase, Subscription, SubscriptionState};
 use crate::subscription::{Interest, NOWHERE};
@@ -279,12 +280,16 @@ impl<V: VerifyToken> Shard<V> {
         let Some(subscription) = self.sessions.get(key).and_then(|session| session.subscription(channel)) else {
             return;
         };
-        let SubscriptionState::Joining { request, .. } = subscription.state else { return };
+        let SubscriptionState::Joining { request, from } = subscription.state else { return };
+        let kind = match from {
+            From::Nowhere => ControlKind::Attached(channel),
+            From::Tail | From::After(_) => ControlKind::Opening(channel),
+        };
         let Access { can_publish, history, .. } = subscription.access;
         self.answered(key);
         let position = if history == HistoryClass::None { NOWHERE } else { position };
         let body = Subscribed { name: name.as_str(), channel, position, history, can_publish, recovery };
-        self.send(key, request, ServerBody::Subscribed(body));
+        self.send_as(key, request, ServerBody::Subscribed(body), kind);
     }
 
     pub(super) fn name_of(&self, channel: ChannelId) -> Option<ChannelName> {
