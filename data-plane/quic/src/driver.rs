@@ -1,0 +1,492 @@
+//! One shard's endpoint and its connections, without a socket and without a clock: datagrams and time go in, datagrams and events
+//! come out.
+//!
+//! A turn: [`Driver::handle_datagram`] for all that came and [`Driver::handle_timeout`] if it is due; [`Driver::poll_event`] until
+//! there is none, acting on each; [`Driver::poll_transmit`] until there is none.
+
+mod connection;
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+use quinn_proto::{ConnectionHandle, DatagramEvent, EcnCodepoint, Endpoint, Incoming, StreamId, Transmit, VarInt};
+
+use self::connection::Connection;
+pub use self::connection::{End, Read, Write};
+use crate::admission::{Admission, Verdict};
+use crate::wheel::Wheel;
+use crate::{Limits, Protocol, Route, Server, route};
+
+/// A connection. Never names another one later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Key {
+    index: u32,
+    generation: u32,
+}
+
+impl Key {
+    fn value(self) -> u64 {
+        u64::from(self.generation) << 32 | u64::from(self.index)
+    }
+
+    fn from_value(value: u64) -> Self {
+        let [.., a, b, c, d] = value.to_be_bytes();
+        let generation = u32::try_from(value >> 32).unwrap_or(0);
+        Self { index: u32::from_be_bytes([a, b, c, d]), generation }
+    }
+
+    fn handle(self) -> ConnectionHandle {
+        ConnectionHandle(self.index as usize)
+    }
+}
+
+/// What happened to a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// Its client has chosen a protocol. What it sends from here until [`Event::Connected`] is early data, which somebody else may
+    /// have recorded and sent again.
+    Chosen(Key, Protocol),
+    /// The handshake is complete.
+    Connected(Key),
+    /// A stream of the client has bytes, or its end.
+    Readable(Key, StreamId),
+    /// Datagrams wait.
+    Datagrams(Key),
+    /// A stream that took no more takes bytes again.
+    Writable(Key, StreamId),
+    /// More streams can be opened.
+    Openable(Key),
+    /// The client wants no more of a stream of ours.
+    Stopped(Key, StreamId),
+    /// It has ended, and not by [`Driver::close`].
+    Ended(Key, End),
+}
+
+/// A datagram to send; its bytes are in the buffer that it was asked with.
+pub type Outgoing = Transmit;
+
+/// What an endpoint counts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Datagrams that came.
+    pub datagrams_in: u64,
+    /// Bytes of them.
+    pub bytes_in: u64,
+    /// Datagrams that went.
+    pub datagrams_out: u64,
+    /// Bytes of them.
+    pub bytes_out: u64,
+    /// Datagrams that belonged to nobody.
+    pub strays: u64,
+    /// Handshakes begun.
+    pub handshakes_begun: u64,
+    /// Handshakes completed.
+    pub handshakes: u64,
+    /// Handshakes that came to nothing.
+    pub handshakes_failed: u64,
+    /// Clients that were asked to show their address first.
+    pub retries: u64,
+    /// Clients refused because there are as many connections as there may be, or the node stops.
+    pub refused: u64,
+    /// First packets without an answer, because of too many handshakes under way.
+    pub ignored: u64,
+    /// Stateless resets sent.
+    pub resets: u64,
+    /// Answers that found no room to wait for the socket.
+    pub responses_dropped: u64,
+    /// Times a connection's client moved to another address.
+    pub migrations: u64,
+    /// Connections lost for lack of any sign of life.
+    pub timed_out: u64,
+}
+
+/// One shard's endpoint.
+pub struct Driver {
+    server: Server,
+    shard: u16,
+    shards: u16,
+    endpoint: Endpoint,
+    /// By handle. Boxed: 6 KiB each, and growing would copy all of them.
+    connections: Vec<Option<Box<Connection>>>,
+    generation: u32,
+    open: usize,
+    half_open: usize,
+    accepting: bool,
+    admission: Admission,
+    wheel: Wheel,
+    due: Vec<u64>,
+    /// Connections that may have something to tell.
+    stirred: VecDeque<u32>,
+    /// Connections that may have something to send.
+    sending: VecDeque<u32>,
+    events: VecDeque<Event>,
+    /// What the endpoint itself answers.
+    responses: VecDeque<(Transmit, Vec<u8>)>,
+    scratch: Vec<u8>,
+    stats: Stats,
+}
+
+/// Datagrams of one connection in one send, where the system can cut them apart (GSO).
+const SEGMENTS_MAX: usize = 10;
+
+impl Driver {
+    /// The endpoint of shard `shard` of `shards`. `seed` must be random in production, and is told to nobody.
+    pub fn new(now: Instant, server: Server, shard: u16, shards: u16, seed: [u64; 4]) -> Self {
+        let own = u8::try_from(shard).unwrap_or(u8::MAX);
+        let config = Arc::new(server.endpoint(own, seed));
+        let endpoint = Endpoint::new(config, Some(server.config.clone()), false, None);
+        let admission = Admission::new(now, &server.limits, seed[2] ^ seed[3].rotate_left(9));
+        Self {
+            server,
+            shard,
+            shards,
+            endpoint,
+            connections: Vec::new(),
+            generation: 0,
+            open: 0,
+            half_open: 0,
+            accepting: true,
+            admission,
+            wheel: Wheel::new(now),
+            due: Vec::new(),
+            stirred: VecDeque::new(),
+            sending: VecDeque::new(),
+            events: VecDeque::new(),
+            responses: VecDeque::new(),
+            scratch: Vec::new(),
+            stats: Stats::default(),
+        }
+    }
+
+    /// Where a datagram belongs. Ask before [`handle_datagram`](Self::handle_datagram), which would answer another shard's with a
+    /// reset.
+    pub fn route(&mut self, datagram: &[u8]) -> Route {
+        let to = route(&self.server.keys.cid, self.shard, self.shards, datagram);
+        self.stats.strays += u64::from(to == Route::Nobody);
+        to
+    }
+
+    /// Takes in a datagram that belongs here.
+    pub fn handle_datagram(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        to: Option<IpAddr>,
+        ecn: Option<EcnCodepoint>,
+        data: BytesMut,
+    ) {
+        self.stats.datagrams_in += 1;
+        self.stats.bytes_in += data.len() as u64;
+        let mut buffer = std::mem::take(&mut self.scratch);
+        buffer.clear();
+        match self.endpoint.handle(now, from, to, ecn, data, &mut buffer) {
+            None => {}
+            Some(DatagramEvent::ConnectionEvent(handle, event)) => {
+                if let Some(Some(connection)) = self.connections.get_mut(handle.0) {
+                    connection.inner.handle_event(event);
+                    let remote = connection.inner.remote_address();
+                    if remote != connection.remote {
+                        connection.remote = remote;
+                        self.stats.migrations += 1;
+                    }
+                    self.touch(index_of(handle));
+                }
+            }
+            Some(DatagramEvent::NewConnection(incoming)) => self.admit(now, incoming, &mut buffer),
+            Some(DatagramEvent::Response(transmit)) => {
+                // Only a reset looks like a packet of an open connection.
+                let is_reset = buffer.first().is_some_and(|first| first & 0x80 == 0);
+                if !is_reset || self.admission.may_reset(now, from.ip()) {
+                    self.stats.resets += u64::from(is_reset);
+                    self.respond(transmit, &buffer);
+                }
+            }
+        }
+        self.scratch = buffer;
+    }
+
+    fn admit(&mut self, now: Instant, incoming: Incoming, buffer: &mut Vec<u8>) {
+        let Limits { connections_max, .. } = self.server.limits;
+        if !self.accepting || self.open >= connections_max {
+            self.stats.refused += 1;
+            let transmit = self.endpoint.refuse(incoming, buffer);
+            return self.respond(transmit, buffer);
+        }
+        let (from, validated) = (incoming.remote_address().ip(), incoming.remote_address_validated());
+        match self.admission.judge(now, from, validated, self.half_open, &self.server.limits) {
+            Verdict::Accept => {}
+            Verdict::Ignore => {
+                self.stats.ignored += 1;
+                return self.endpoint.ignore(incoming);
+            }
+            Verdict::Retry => {
+                self.stats.retries += 1;
+                return match self.endpoint.retry(incoming, buffer) {
+                    Ok(transmit) => self.respond(transmit, buffer),
+                    Err(error) => self.endpoint.ignore(error.into_incoming()),
+                };
+            }
+        }
+        self.stats.handshakes_begun += 1;
+        match self.endpoint.accept(incoming, now, buffer, None) {
+            Ok((handle, inner)) => {
+                self.generation = self.generation.wrapping_add(1);
+                let key = Key { index: index_of(handle), generation: self.generation };
+                let handshake_by = now + self.server.limits.handshake_timeout;
+                if self.connections.len() <= handle.0 {
+                    self.connections.resize_with(handle.0 + 1, || None);
+                }
+                self.connections[handle.0] = Some(Box::new(Connection::new(key, inner, handshake_by)));
+                self.open += 1;
+                self.half_open += 1;
+                self.touch(key.index);
+            }
+            Err(error) => {
+                self.stats.handshakes_failed += 1;
+                if let Some(transmit) = error.response {
+                    self.respond(transmit, buffer);
+                }
+            }
+        }
+    }
+
+    fn respond(&mut self, transmit: Transmit, buffer: &[u8]) {
+        if self.responses.len() >= self.server.limits.responses_max {
+            self.stats.responses_dropped += 1;
+            return;
+        }
+        let bytes = buffer[..transmit.size].to_vec();
+        self.responses.push_back((transmit, bytes));
+    }
+
+    /// The time of [`poll_timeout`](Self::poll_timeout) has come; harmless when it has not.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        let mut due = std::mem::take(&mut self.due);
+        self.wheel.advance(now, &mut due);
+        for value in due.drain(..) {
+            let key = Key::from_value(value);
+            let Some(connection) = self.connection_mut(key) else { continue };
+            connection.armed = None;
+            if connection.inner.poll_timeout().is_some_and(|at| at <= now) {
+                connection.inner.handle_timeout(now);
+            }
+            if connection.handshake_by.is_some_and(|by| by <= now) {
+                connection.handshake_by = None;
+                connection.inner.close(now, VarInt::from_u32(0), Bytes::from_static(b"no handshake in time"));
+                self.end(key, End::TimedOut);
+            }
+            self.touch(key.index);
+        }
+        self.due = due;
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is due.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.wheel.next()
+    }
+
+    /// The next thing that happened, or `None`.
+    pub fn poll_event(&mut self, now: Instant) -> Option<Event> {
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return Some(event);
+            }
+            let index = self.stirred.pop_front()?;
+            if let Some(Some(connection)) = self.connections.get_mut(index as usize) {
+                connection.stirred = false;
+                self.stir(now, index);
+            }
+        }
+    }
+
+    /// The next datagram to send, or `None`; up to 10 of one connection in one, where `Transmit::segment_size` says how to cut
+    /// them. `buffer` is emptied first. What the socket does not take must be kept, and nothing more asked for until it does.
+    pub fn poll_transmit(&mut self, now: Instant, buffer: &mut Vec<u8>) -> Option<Outgoing> {
+        buffer.clear();
+        if let Some((transmit, bytes)) = self.responses.pop_front() {
+            buffer.extend_from_slice(&bytes);
+            self.count_out(&transmit);
+            return Some(transmit);
+        }
+        while let Some(&index) = self.sending.front() {
+            if let Some(Some(connection)) = self.connections.get_mut(index as usize) {
+                if let Some(transmit) = connection.inner.poll_transmit(now, SEGMENTS_MAX, buffer) {
+                    self.count_out(&transmit);
+                    return Some(transmit);
+                }
+                connection.sending = false;
+                self.sending.pop_front();
+                // To send may have brought events of its own.
+                self.stir(now, index);
+                self.arm(index);
+            } else {
+                self.sending.pop_front();
+            }
+        }
+        None
+    }
+
+    fn count_out(&mut self, transmit: &Transmit) {
+        let segments = transmit.segment_size.map_or(1, |size| transmit.size.div_ceil(size.max(1)));
+        self.stats.datagrams_out += segments as u64;
+        self.stats.bytes_out += transmit.size as u64;
+    }
+
+    /// Whether something is left to do without a further event.
+    pub fn has_work(&self) -> bool {
+        !self.events.is_empty() || !self.stirred.is_empty() || !self.sending.is_empty() || !self.responses.is_empty()
+    }
+
+    /// Ends a connection: no event of it comes any more. What was written and not sent yet is lost; send it first.
+    pub fn close(&mut self, now: Instant, key: Key, code: u32, reason: &str) {
+        let Some(connection) = self.connection_mut(key) else { return };
+        if !connection.told_end {
+            connection.inner.close(now, VarInt::from_u32(code), Bytes::copy_from_slice(reason.as_bytes()));
+            connection.told_end = true;
+            self.settle(key);
+        }
+        self.touch(key.index);
+    }
+
+    /// Takes no new connections any more: they are refused.
+    pub fn stop_accepting(&mut self) {
+        self.accepting = false;
+    }
+
+    /// What was counted.
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// Connections, those included that are being opened or closed.
+    pub fn open(&self) -> usize {
+        self.open
+    }
+
+    /// Handshakes under way.
+    pub fn half_open(&self) -> usize {
+        self.half_open
+    }
+
+    fn connection_mut(&mut self, key: Key) -> Option<&mut Connection> {
+        self.connections.get_mut(key.index as usize)?.as_deref_mut().filter(|connection| connection.key == key)
+    }
+
+    /// It may have something to tell, to send, or another time to be looked at.
+    fn touch(&mut self, index: u32) {
+        let Some(Some(connection)) = self.connections.get_mut(index as usize) else { return };
+        if !std::mem::replace(&mut connection.stirred, true) {
+            self.stirred.push_back(index);
+        }
+        if !std::mem::replace(&mut connection.sending, true) {
+            self.sending.push_back(index);
+        }
+    }
+
+    /// Takes what a connection has to tell to us and to the endpoint.
+    fn stir(&mut self, now: Instant, index: u32) {
+        let Some(Some(connection)) = self.connections.get_mut(index as usize) else { return };
+        let key = connection.key;
+        loop {
+            let Some(Some(connection)) = self.connections.get_mut(index as usize) else { return };
+            if let Some(event) = connection.inner.poll() {
+                self.happened(now, key, event);
+                continue;
+            }
+            let Some(event) = connection.inner.poll_endpoint_events() else { return };
+            let drained = event.is_drained();
+            if let Some(answer) = self.endpoint.handle_event(key.handle(), event) {
+                connection.inner.handle_event(answer);
+            }
+            if drained {
+                self.end(key, End::Lost);
+                self.connections[index as usize] = None;
+                self.open -= 1;
+                return;
+            }
+        }
+    }
+
+    fn happened(&mut self, now: Instant, key: Key, event: quinn_proto::Event) {
+        use quinn_proto::{Dir, StreamEvent};
+        let Some(connection) = self.connection_mut(key) else { return };
+        match event {
+            quinn_proto::Event::ConnectionLost { reason } => {
+                let end = End::of(&reason);
+                self.stats.timed_out += u64::from(end == End::TimedOut);
+                self.end(key, end);
+            }
+            _ if connection.told_end => {}
+            quinn_proto::Event::HandshakeDataReady => match connection.protocol() {
+                Some(protocol) => self.events.push_back(Event::Chosen(key, protocol)),
+                // rustls has ended the handshake of a client with which there is none in common.
+                None => self.close(now, key, 0, "no protocol in common"),
+            },
+            quinn_proto::Event::Connected => {
+                connection.handshake_by = None;
+                let was_half_open = std::mem::take(&mut connection.half_open);
+                self.half_open -= usize::from(was_half_open);
+                self.stats.handshakes += 1;
+                self.events.push_back(Event::Connected(key));
+            }
+            quinn_proto::Event::DatagramReceived => self.events.push_back(Event::Datagrams(key)),
+            quinn_proto::Event::DatagramsUnblocked => {}
+            quinn_proto::Event::Stream(event) => match event {
+                StreamEvent::Opened { dir } => {
+                    while let Some(stream) = self.accept(key, dir) {
+                        self.events.push_back(Event::Readable(key, stream));
+                    }
+                }
+                StreamEvent::Readable { id } => self.events.push_back(Event::Readable(key, id)),
+                StreamEvent::Writable { id } => self.events.push_back(Event::Writable(key, id)),
+                StreamEvent::Available { dir: Dir::Uni } => self.events.push_back(Event::Openable(key)),
+                StreamEvent::Stopped { id, .. } => self.events.push_back(Event::Stopped(key, id)),
+                StreamEvent::Available { dir: Dir::Bi } | StreamEvent::Finished { .. } => {}
+            },
+        }
+    }
+
+    fn accept(&mut self, key: Key, dir: quinn_proto::Dir) -> Option<StreamId> {
+        self.connection_mut(key)?.inner.streams().accept(dir)
+    }
+
+    /// Tells the end of a connection, once.
+    fn end(&mut self, key: Key, end: End) {
+        let Some(connection) = self.connection_mut(key) else { return };
+        if !std::mem::replace(&mut connection.told_end, true) {
+            self.events.push_back(Event::Ended(key, end));
+        }
+        self.settle(key);
+    }
+
+    /// It is no handshake under way any more.
+    fn settle(&mut self, key: Key) {
+        let Some(connection) = self.connection_mut(key) else { return };
+        connection.handshake_by = None;
+        if std::mem::take(&mut connection.half_open) {
+            self.half_open -= 1;
+            self.stats.handshakes_failed += 1;
+        }
+    }
+
+    /// Sees to it that the wheel looks at a connection in time.
+    fn arm(&mut self, index: u32) {
+        let Some(Some(connection)) = self.connections.get_mut(index as usize) else { return };
+        let next = [connection.inner.poll_timeout(), connection.handshake_by].into_iter().flatten().min();
+        if let Some(next) = next
+            && connection.armed.is_none_or(|armed| next < armed)
+        {
+            connection.armed = Some(self.wheel.insert(next, connection.key.value()));
+        }
+    }
+}
+
+fn index_of(handle: ConnectionHandle) -> u32 {
+    u32::try_from(handle.0).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,183 @@
+//! What can be done with one connection: read, write, open, look.
+
+use std::any::Any;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use bytes::Bytes;
+use quinn_proto::crypto::rustls::HandshakeData;
+use quinn_proto::{ConnectionError, Dir, ReadError, StreamId, VarInt, WriteError};
+
+use super::{Driver, Key};
+use crate::Protocol;
+
+pub(super) struct Connection {
+    pub(super) inner: quinn_proto::Connection,
+    pub(super) key: Key,
+    /// Where its client was last seen.
+    pub(super) remote: SocketAddr,
+    /// When its handshake has to be done.
+    pub(super) handshake_by: Option<Instant>,
+    pub(super) half_open: bool,
+    /// The wheel's entry that comes first.
+    pub(super) armed: Option<Instant>,
+    /// It is among those that may have something to tell.
+    pub(super) stirred: bool,
+    /// It is among those that may have something to send.
+    pub(super) sending: bool,
+    /// Its end has been told, or was ours: no event comes any more.
+    pub(super) told_end: bool,
+}
+
+/// Why a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The client closed it, with this code.
+    Closed(u64),
+    /// The client, or what it runs on, broke the transport's rules or was lost with them; or the client found us at fault.
+    Lost,
+    /// Nothing came from the client for too long.
+    TimedOut,
+}
+
+impl End {
+    pub(super) fn of(reason: &ConnectionError) -> Self {
+        match reason {
+            ConnectionError::ApplicationClosed(close) => Self::Closed(close.error_code.into_inner()),
+            ConnectionError::TimedOut => Self::TimedOut,
+            _ => Self::Lost,
+        }
+    }
+}
+
+/// What a stream gave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Read {
+    /// These bytes come next.
+    Chunk(Bytes),
+    /// Nothing for now.
+    Blocked,
+    /// The client has sent all it had to.
+    Finished,
+    /// The client broke it off, or it is gone.
+    Gone,
+}
+
+/// What a stream took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Write {
+    /// Everything.
+    Taken,
+    /// A part; the rest is left in place, and `Writable` tells when to go on.
+    Blocked,
+    /// It takes nothing any more.
+    Gone,
+}
+
+impl Connection {
+    pub(super) fn new(key: Key, inner: quinn_proto::Connection, handshake_by: Instant) -> Self {
+        let remote = inner.remote_address();
+        Self {
+            inner,
+            key,
+            remote,
+            handshake_by: Some(handshake_by),
+            half_open: true,
+            armed: None,
+            stirred: false,
+            sending: false,
+            told_end: false,
+        }
+    }
+
+    pub(super) fn protocol(&self) -> Option<Protocol> {
+        let data: Box<dyn Any> = self.inner.crypto_session().handshake_data()?;
+        let data = data.downcast::<HandshakeData>().ok()?;
+        Protocol::named(&data.protocol?)
+    }
+}
+
+impl Driver {
+    /// Whether what comes now is early data.
+    pub fn is_early(&mut self, key: Key) -> bool {
+        self.connection_mut(key).is_some_and(|connection| connection.inner.is_handshaking())
+    }
+
+    /// Where the client is.
+    pub fn remote(&self, key: Key) -> Option<SocketAddr> {
+        let connection = self.connections.get(key.index as usize)?.as_deref()?;
+        (connection.key == key).then_some(connection.remote)
+    }
+
+    /// Reads from a stream of the client, at most `bytes_max`.
+    pub fn read(&mut self, key: Key, stream: StreamId, bytes_max: usize) -> Read {
+        let Some(connection) = self.connection_mut(key) else { return Read::Gone };
+        let mut stream = connection.inner.recv_stream(stream);
+        let Ok(mut chunks) = stream.read(true) else { return Read::Gone };
+        let read = match chunks.next(bytes_max) {
+            Ok(Some(chunk)) => Read::Chunk(chunk.bytes),
+            Ok(None) => Read::Finished,
+            Err(ReadError::Blocked) => Read::Blocked,
+            Err(ReadError::Reset(_)) => Read::Gone,
+        };
+        // Room that was made may have to be told.
+        if chunks.finalize().should_transmit() {
+            self.touch(key.index);
+        }
+        read
+    }
+
+    /// Opens a stream to the client; `None` if it allows no more for now.
+    pub fn open_stream(&mut self, key: Key) -> Option<StreamId> {
+        self.connection_mut(key)?.inner.streams().open(Dir::Uni)
+    }
+
+    /// Writes to a stream of ours or the control stream. What is taken leaves `bytes`, without a copy.
+    pub fn write(&mut self, key: Key, stream: StreamId, bytes: &mut Bytes) -> Write {
+        let Some(connection) = self.connection_mut(key) else { return Write::Gone };
+        let mut to = connection.inner.send_stream(stream);
+        let outcome = loop {
+            if bytes.is_empty() {
+                break Write::Taken;
+            }
+            match to.write_chunks(std::slice::from_mut(bytes)) {
+                // A part that was taken has left the piece; a whole piece is replaced by an empty one.
+                Ok(_) => {}
+                // Asked again after a part, so that the connection knows that somebody waits.
+                Err(WriteError::Blocked) => break Write::Blocked,
+                Err(WriteError::Stopped(_) | WriteError::ClosedStream) => break Write::Gone,
+            }
+        };
+        self.touch(key.index);
+        outcome
+    }
+
+    /// Ends a stream of ours behind what was written to it.
+    pub fn finish(&mut self, key: Key, stream: StreamId) {
+        let Some(connection) = self.connection_mut(key) else { return };
+        // A stream that was stopped, or is at its end, has nothing to be told.
+        let _ = connection.inner.send_stream(stream).finish();
+        self.touch(key.index);
+    }
+
+    /// Takes a datagram of the client.
+    pub fn read_datagram(&mut self, key: Key) -> Option<Bytes> {
+        self.connection_mut(key)?.inner.datagrams().recv()
+    }
+
+    /// Sends a datagram that may be lost; older ones that wait make room for it. `false` if the client takes none, or none so long.
+    pub fn send_datagram(&mut self, key: Key, datagram: Bytes) -> bool {
+        let Some(connection) = self.connection_mut(key) else { return false };
+        let sent = connection.inner.datagrams().send(datagram, true).is_ok();
+        self.touch(key.index);
+        sent
+    }
+
+    /// Lets the client have so many streams open at a time.
+    pub fn allow_streams(&mut self, key: Key, bidirectional: u32, unidirectional: u32) {
+        let Some(connection) = self.connection_mut(key) else { return };
+        connection.inner.set_max_concurrent_streams(Dir::Bi, VarInt::from_u32(bidirectional));
+        connection.inner.set_max_concurrent_streams(Dir::Uni, VarInt::from_u32(unidirectional));
+        self.touch(key.index);
+    }
+}

@@ -1,0 +1,339 @@
+//! Drivers and clients in one thread, over a network that loses, delays and reorders by a seed. Time is counted, not waited for.
+
+mod world;
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use millrace_core::{Lanes, Place};
+use millrace_protocol::ChannelId;
+use millrace_protocol::client::{ClientBody, ClientFrame, Hello, Publish, VERSION, encode_client};
+use quinn_proto::Dir;
+
+use self::world::{Link, World, frame, number};
+use super::*;
+use crate::Limits;
+
+fn channel(number: u64) -> ChannelId {
+    ChannelId::new(number).unwrap()
+}
+
+fn client_frame(body: ClientBody<'_>) -> Bytes {
+    let mut bytes = Vec::new();
+    encode_client(&ClientFrame { request: 1, body }, &mut bytes);
+    bytes.into()
+}
+
+fn hello() -> Bytes {
+    let hello = Hello {
+        version_min: VERSION,
+        version_max: VERSION,
+        features: 0,
+        token: "t",
+        agent: "a",
+        subscriptions: vec![],
+    };
+    client_frame(ClientBody::Hello(hello))
+}
+
+/// The main thing: whatever the network does and wherever the client moves, all frames come, in order on each stream.
+#[test]
+fn frames_survive_loss_reordering_and_a_client_that_moves() {
+    for seed in 0..12 {
+        let link = Link { loss_percent: 4, jitter: Duration::from_millis(15), ..Link::default() };
+        let mut world = World::new(seed, 3, Limits::default(), link);
+        world.connect();
+        world.client_writes(&hello());
+        world.run_until("the hello came", |world| world.server.frames.len() == 1);
+        let mut sent = [0_u64; 3];
+        let mut asked = 0_u64;
+        for round in 0..40 {
+            for (place, sent) in (1..).zip(&mut sent) {
+                if *sent == 0 {
+                    assert!(world.offer(Place::Opening(channel(place)), frame(0, 5)));
+                    *sent = 1;
+                }
+                for _ in 0..(round % 5) {
+                    if world.offer(Place::Channel(channel(place)), frame(*sent, 20 + round)) {
+                        *sent += 1;
+                    }
+                }
+            }
+            asked += 1;
+            world.client_writes(&frame(asked, 30));
+            world.run_for(Duration::from_millis(40));
+            if round % 3 == 0 {
+                world.move_client();
+            }
+            if round % 10 == 4 {
+                world.client.inner.force_key_update();
+            }
+        }
+        let streams = |world: &World| -> Vec<usize> { world.client.streams.values().map(Vec::len).collect() };
+        let expect: Vec<usize> = sent.iter().map(|&sent| usize::try_from(sent).unwrap()).collect();
+        // A client that has moved and says nothing is not found: its heartbeat tells.
+        for _ in 0..20 {
+            if streams(&world) != expect {
+                asked += 1;
+                world.client_writes(&frame(asked, 30));
+                world.run_for(Duration::from_secs(1));
+            }
+        }
+        world.run_until("all frames came", |world| {
+            streams(world) == expect && world.server.frames.len() as u64 == asked + 1
+        });
+        for frames in world.client.streams.values() {
+            assert!(frames.iter().map(|frame| number(frame)).eq(0..frames.len() as u64), "seed {seed}");
+        }
+        let asked_in_order = world.server.frames[1..].iter().map(|frame| number(frame)).eq(1..=asked);
+        assert!(asked_in_order, "seed {seed}");
+        let stats = world.stats();
+        assert!(stats.migrations >= 10, "seed {seed}: {stats:?}");
+        assert!(world.forwarded > 0, "seed {seed}: nothing came to the wrong shard");
+        assert_eq!((stats.resets, stats.handshakes, world.server.ended.len()), (0, 1, 0), "seed {seed}");
+    }
+}
+
+/// A stream that its reader leaves alone holds up nothing but itself.
+#[test]
+fn a_stream_that_is_not_read_holds_up_no_other() {
+    let mut world = World::new(1, 1, Limits::default(), Link::default());
+    world.client_stream_window = 8 << 10;
+    world.connect();
+    world.client_writes(&hello());
+    world.run_until("the hello came", |world| world.server.frames.len() == 1);
+    assert!(world.offer(Place::Opening(channel(1)), frame(0, 5)));
+    assert!(world.offer(Place::Opening(channel(2)), frame(0, 5)));
+    world.run_until("both streams are there", |world| world.client.streams.len() == 2);
+    let first = *world.client.streams.keys().next().unwrap();
+    world.client.unread = Some(first);
+    let mut taken = [0, 0];
+    for _ in 0..100 {
+        for place in [1, 2] {
+            let fits = world.offer(Place::Channel(channel(place)), frame(1, 100));
+            taken[usize::try_from(place - 1).unwrap()] += u32::from(fits);
+        }
+        world.run_for(Duration::from_millis(100));
+    }
+    // 808 bytes each: the window, and the frame that goes over it.
+    assert!(taken[0] <= 11, "{taken:?}");
+    assert_eq!(taken[1], 100);
+    // When it is read again it goes on where it stood.
+    world.client.unread = None;
+    world.client_reads();
+    world.run_for(Duration::from_secs(1));
+    assert!(world.offer(Place::Channel(channel(1)), frame(1, 100)));
+    world.run_until("the rest came", |world| {
+        world.client.streams[&first].len() == usize::try_from(taken[0]).unwrap() + 2
+    });
+}
+
+#[test]
+fn streams_end_and_begin_with_their_subscription() {
+    let mut world = World::new(3, 1, Limits::default(), Link::default());
+    world.connect();
+    world.client_writes(&hello());
+    world.run_until("the hello came", |world| world.server.frames.len() == 1);
+    for (place, n) in [
+        (Place::Control, 1),
+        (Place::Opening(channel(7)), 2),
+        (Place::Channel(channel(7)), 3),
+        // Subscribed again: a new stream.
+        (Place::Opening(channel(7)), 4),
+        (Place::Closing(channel(7)), 5),
+        // No stream is left: it goes on the control stream.
+        (Place::Closing(channel(7)), 6),
+        (Place::Opening(channel(8)), 7),
+        (Place::Attached(channel(8)), 8),
+    ] {
+        assert!(world.offer(place, frame(n, 3)), "{place:?}");
+    }
+    world.run_until("all came", |world| world.client.control.len() == 3 && world.client.finished.len() == 3);
+    let numbers = |frames: &[Vec<u8>]| frames.iter().map(|frame| number(frame)).collect::<Vec<_>>();
+    assert_eq!(numbers(&world.client.control), [1, 6, 8]);
+    let streams: Vec<_> = world.client.streams.values().map(|frames| numbers(frames)).collect();
+    assert_eq!(streams, [vec![2, 3], vec![4, 5], vec![7]]);
+    // The client wants to go, and says so.
+    world.client_finishes();
+    world.run_until("the goodbye came", |world| world.server.goodbyes == 1);
+}
+
+#[test]
+fn early_frames_that_do_something_wait_for_the_handshake() {
+    let mut world = World::new(5, 1, Limits::default(), Link::default());
+    world.connect();
+    world.run_for(Duration::from_secs(1));
+    world.close_client();
+    world.run_until("the first connection is gone", |world| world.open() == 0);
+
+    world.server.frames.clear();
+    world.reconnect();
+    assert!(world.client.inner.has_0rtt(), "the ticket was kept");
+    let (producer, sequence) =
+        (millrace_protocol::Producer::new(1).unwrap(), millrace_protocol::ProducerSequence::FIRST);
+    let publish = client_frame(ClientBody::Publish(Publish { channel: channel(1), producer, sequence, body: b"x" }));
+    for bytes in [hello(), client_frame(ClientBody::Pong), publish, client_frame(ClientBody::Pong)] {
+        world.client_writes(&bytes);
+    }
+    world.run_until("the hello came", |world| !world.server.frames.is_empty());
+    assert_eq!(world.server.frames.len(), 2, "the publish waits, and what is behind it");
+    assert!(!world.server.connected);
+    world.run_until("the rest came", |world| world.server.frames.len() == 4);
+    assert!(world.server.connected && world.client.inner.accepted_0rtt());
+
+    // A ticket counts once: the same first flight again begins a handshake without early data.
+    world.server.frames.clear();
+    let recorded = world.client.first_flight.clone();
+    for datagram in recorded {
+        world.datagram(([192, 0, 2, 77], 7), &datagram);
+    }
+    world.run_for(Duration::from_secs(2));
+    assert_eq!(world.server.frames.len(), 0);
+}
+
+#[test]
+fn after_a_restart_clients_learn_that_their_connection_is_gone() {
+    let mut world = World::new(6, 2, Limits::default(), Link::default());
+    world.connect();
+    world.run_for(Duration::from_secs(1));
+    world.restart();
+    world.client_writes(&frame(1, 4));
+    world.run_until("the client knows", |world| world.client.lost.is_some());
+    assert_eq!(world.client.lost, Some(quinn_proto::ConnectionError::Reset));
+    assert_eq!(world.stats().resets, 1);
+}
+
+#[test]
+fn a_flood_of_first_packets_is_answered_and_not_kept() {
+    let limits = Limits { retry_above_half_open: 20, half_open_max: 40, ..Limits::default() };
+    let mut world = World::new(7, 1, limits, Link::default());
+    for n in 0..300_u16 {
+        let [high, low] = n.to_be_bytes();
+        let first = world.first_packets();
+        world.datagram(([10, 1, high, low], 4000), &first);
+    }
+    assert_eq!((world.half_open(), world.stats().retries), (20, 280));
+    // A client that is there gets through.
+    world.connect();
+    world.run_for(Duration::from_secs(15));
+    assert_eq!((world.half_open(), world.open()), (0, 1), "silent ones are gone");
+}
+
+#[test]
+fn handshakes_that_do_not_come_to_an_end_are_ended() {
+    let limits = Limits { retry_above_half_open: 0, ..Limits::default() };
+    let mut world = World::new(8, 1, limits, Link::default());
+    world.connect();
+    assert_eq!(world.stats().retries, 1, "it had to show its address");
+    let mut silent = World::new(9, 1, Limits::default(), Link::default());
+    let first = silent.first_packets();
+    silent.datagram(([10, 1, 1, 1], 1), &first);
+    assert_eq!((silent.half_open(), silent.open()), (1, 1));
+    silent.run_for(Duration::from_secs(9));
+    assert_eq!(silent.half_open(), 1);
+    silent.run_for(Duration::from_secs(20));
+    assert_eq!((silent.half_open(), silent.open(), silent.stats().handshakes_failed), (0, 0, 1));
+}
+
+#[test]
+fn no_datagram_from_a_stranger_does_harm() {
+    let mut world = World::new(10, 2, Limits::default(), Link::default());
+    let first = world.first_packets();
+    let mut random = world::Random(3);
+    for n in 0..4000_usize {
+        let mut datagram = first.clone();
+        match n % 5 {
+            0 => datagram.truncate(n % 1200),
+            1 => datagram[1..5].copy_from_slice(&[0x1a, 0x2a, 0x3a, 0x4a]),
+            2 => datagram.iter_mut().for_each(|byte| *byte = u8::try_from(random.below(256)).unwrap()),
+            3 => datagram[n % 40] ^= u8::try_from(1 + random.below(255)).unwrap(),
+            _ => datagram[0] = u8::try_from(random.below(256)).unwrap(),
+        }
+        world.datagram(([10, 9, 8, u8::try_from(n % 256).unwrap()], 9), &datagram);
+    }
+    world.run_for(Duration::from_secs(1));
+    assert!(world.stats().strays > 0);
+    world.connect();
+    world.run_for(Duration::from_secs(30));
+    assert_eq!(world.open(), 1);
+}
+
+#[test]
+fn a_client_that_breaks_the_rules_is_told() {
+    let check = |act: fn(&mut World), expect: u32| {
+        let mut world = World::new(11, 1, Limits::default(), Link::default());
+        world.connect();
+        world.client_writes(&hello());
+        world.run_until("the hello came", |world| world.server.frames.len() == 1);
+        act(&mut world);
+        world.run_until("the client is told", |world| world.client.lost.is_some());
+        let Some(quinn_proto::ConnectionError::ApplicationClosed(close)) = &world.client.lost else {
+            panic!("{:?}", world.client.lost);
+        };
+        assert_eq!(close.error_code.into_inner(), u64::from(expect));
+    };
+    check(|world| world.client_writes(&[1; 16]), 4000);
+    check(|world| world.client_writes(&[0, 0, 0, 0, 0, 0, 1, 0]), 4003);
+    check(World::client_resets, 4000);
+    check(
+        |world| {
+            world.client_writes(&[0, 0, 0, 0, 9]);
+            world.client_finishes();
+        },
+        4000,
+    );
+    // Rapid reset: it may have one stream, and no other after it.
+    let mut world = World::new(12, 1, Limits::default(), Link::default());
+    world.connect();
+    assert!(world.client.inner.streams().open(Dir::Uni).is_none());
+    // The control stream is open, and it may have that one.
+    assert!(world.client.inner.streams().open(Dir::Bi).is_none());
+}
+
+#[test]
+fn a_node_that_stops_refuses_new_clients() {
+    let mut world = World::new(13, 1, Limits::default(), Link::default());
+    world.drivers[0].stop_accepting();
+    world.begin();
+    world.run_until("it is refused", |world| world.client.lost.is_some());
+    assert_eq!((world.open(), world.stats().refused), (0, 1));
+}
+
+/// What a client does not acknowledge is kept, so there is an end to it.
+#[test]
+fn a_client_that_acknowledges_nothing_is_given_no_more_than_its_window() {
+    let mut world = World::new(14, 1, Limits::default(), Link::default());
+    world.connect();
+    world.client_writes(&hello());
+    world.run_until("the hello came", |world| world.server.frames.len() == 1);
+    assert!(world.offer(Place::Opening(channel(1)), frame(0, 5)));
+    world.run_for(Duration::from_secs(1));
+    world.client.is_mute = true;
+    let mut taken = 0;
+    for _ in 0..2000 {
+        taken += u32::from(world.offer(Place::Channel(channel(1)), frame(1, 125)));
+    }
+    // 1,008 bytes each; 128 KiB, and the one that goes over.
+    assert!((120..135).contains(&taken), "{taken}");
+    world.run_for(Duration::from_secs(200));
+    assert_eq!((world.open(), world.stats().timed_out), (0, 1));
+}
+
+#[test]
+fn bytes_of_no_length_are_nobodys() {
+    let mut world = World::new(15, 1, Limits::default(), Link::default());
+    let now = world.now;
+    assert_eq!(world.drivers[0].route(&[]), Route::Nobody);
+    world.drivers[0].handle_datagram(now, ([10, 0, 0, 1], 1).into(), None, None, BytesMut::new());
+    assert_eq!(world.open(), 0);
+}
+
+#[test]
+fn lanes_are_offered_nothing_before_the_control_stream_is_there() {
+    let mut world = World::new(16, 1, Limits::default(), Link::default());
+    world.connect();
+    let key = world.server.session.as_ref().unwrap().key();
+    let mut session = crate::Session::new(key);
+    let mut lanes = session.lanes(&mut world.drivers[0]);
+    assert!(!lanes.take(Place::Control, || panic!("it is not asked for")));
+}

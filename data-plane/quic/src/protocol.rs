@@ -1,0 +1,21 @@
+//! What a connection speaks, as its client chose it in the handshake (ALPN).
+
+use millrace_protocol::client::SUBPROTOCOL;
+
+/// What is offered, in the order of preference.
+pub(crate) const OFFERED: [&[u8]; 1] = [SUBPROTOCOL.as_bytes()];
+
+/// What a connection speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Protocol {
+    /// Frames of Millrace on its streams.
+    Millrace,
+}
+
+impl Protocol {
+    /// By the name that was chosen.
+    pub(crate) fn named(name: &[u8]) -> Option<Self> {
+        (name == SUBPROTOCOL.as_bytes()).then_some(Self::Millrace)
+    }
+}

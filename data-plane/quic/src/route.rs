@@ -1,0 +1,102 @@
+//! Where a datagram belongs, by its first bytes, before any endpoint sees it.
+//!
+//! An endpoint that gets a packet of another shard's connection would answer with a stateless reset, and a valid one, since all
+//! shards share the key: the connection would die when its client changes its address. So this comes first.
+
+use crate::cid::{CID_BYTES, CidKey};
+
+/// Where a datagram belongs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Route {
+    /// Here: it may begin a connection, or belongs to one of this shard.
+    Here,
+    /// To a connection of another shard.
+    Shard(u16),
+    /// To nobody.
+    Nobody,
+}
+
+const LONG_HEADER: u8 = 0x80;
+/// Type of a long header's packet, with its value for a handshake packet of version 1.
+const TYPE: u8 = 0x30;
+const HANDSHAKE: u8 = 0x20;
+
+/// Tells where a datagram goes that came in on shard `here` of `shards`.
+///
+/// - A short header starts with a connection id of ours.
+/// - So does a handshake packet. Packets of other kinds stay where they land: their id may be the client's choice, and what comes
+///   from one address and port lands on one shard.
+///
+/// Source: RFC 9000 §17; RFC 8999 for what holds in every version.
+pub fn route(key: &CidKey, here: u16, shards: u16, datagram: &[u8]) -> Route {
+    let Some((&first, rest)) = datagram.split_first() else { return Route::Nobody };
+    let cid = if first & LONG_HEADER == 0 {
+        let Some(cid) = rest.first_chunk::<CID_BYTES>() else { return Route::Nobody };
+        cid
+    } else {
+        // Version 4, length of the id 1, id.
+        let Some((version, rest)) = rest.split_first_chunk::<4>() else { return Route::Nobody };
+        let Some((&len, rest)) = rest.split_first() else { return Route::Nobody };
+        match u32::from_be_bytes(*version) {
+            // A client has no version to negotiate with us.
+            0 => return Route::Nobody,
+            1 if first & TYPE == HANDSHAKE && usize::from(len) == CID_BYTES => {}
+            _ => return Route::Here,
+        }
+        let Some(cid) = rest.first_chunk::<CID_BYTES>() else { return Route::Nobody };
+        cid
+    };
+    match key.shard_of(cid).map(u16::from) {
+        Some(shard) if shard == here => Route::Here,
+        Some(shard) if shard < shards => Route::Shard(shard),
+        _ => Route::Nobody,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quinn_proto::ConnectionIdGenerator;
+
+    use super::*;
+    use crate::cid::ShardCids;
+
+    #[test]
+    fn datagrams_find_their_shard() {
+        let key = CidKey::new(*b"8 bytes.");
+        let cid = |shard| (*ShardCids::new(key, shard, [1, 2]).generate_cid()).to_vec();
+        let check = |datagram: &[&[u8]], expect: Route| {
+            assert_eq!(route(&key, 1, 3, &datagram.concat()), expect, "{datagram:x?}");
+        };
+        let payload = [7; 30];
+        check(&[], Route::Nobody);
+        check(&[&[0x40], &cid(1), &payload], Route::Here);
+        check(&[&[0x40], &cid(2), &payload], Route::Shard(2));
+        check(&[&[0x40], &cid(2)], Route::Shard(2));
+        check(&[&[0x40], &cid(2)[..7]], Route::Nobody);
+        check(&[&[0x40], &cid(3), &payload], Route::Nobody);
+        // Handshake packets carry our id; Initial and 0-RTT packets may not.
+        check(&[&[0xE0, 0, 0, 0, 1, 8], &cid(2), &payload], Route::Shard(2));
+        check(&[&[0xC0, 0, 0, 0, 1, 8], &cid(2), &payload], Route::Here);
+        check(&[&[0xD0, 0, 0, 0, 1, 8], &cid(2), &payload], Route::Here);
+        check(&[&[0xE0, 0, 0, 0, 1, 9], &[1; 9], &payload], Route::Here);
+        check(&[&[0xE0, 0, 0, 0, 1, 8], &cid(2)[..5]], Route::Nobody);
+        check(&[&[0xC0, 0, 0, 0]], Route::Nobody);
+        check(&[&[0xC0, 0, 0, 0, 1]], Route::Nobody);
+        // Another version may be anything, and is told which ones there are; a negotiation is no client's.
+        check(&[&[0xE0, 0x1A, 0x2A, 0x3A, 0x4A, 8], &cid(2), &payload], Route::Here);
+        check(&[&[0x80, 0, 0, 0, 0, 8], &cid(1), &payload], Route::Nobody);
+    }
+
+    #[test]
+    fn every_beginning_of_a_packet_is_routed_without_panic() {
+        let key = CidKey::new(*b"8 bytes.");
+        let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+        for _ in 0..20_000 {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let bytes = state.to_be_bytes().repeat(3);
+            let len = usize::try_from(state >> 59).unwrap().min(24);
+            let found = route(&key, 0, 2, &bytes[..len]);
+            assert!(matches!(found, Route::Here | Route::Nobody | Route::Shard(1)), "{found:?}");
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! A session's frames on the streams of a connection: the control stream that the client opens, and a stream of ours for each
+//! subscription that carries messages (`SPEC.md` §1.2).
+
+use bytes::Bytes;
+use millrace_core::{Lanes, Place};
+use millrace_protocol::client::{CLIENT_FRAME_BYTES_MAX, ClientBody, decode_client};
+use millrace_protocol::stream::FrameReader;
+use millrace_protocol::{ChannelId, Code};
+use quinn_proto::{Dir, Side, StreamId};
+
+use crate::{Driver, Key, Read, Write};
+
+/// What frames may wait in that streams have not taken, besides the one frame that goes over: more stays in the session's queue.
+const RESTS_BYTES_MAX: usize = 64 << 10;
+/// Bytes taken from a stream at a time: as much as its window.
+const READ_BYTES_MAX: usize = 64 << 10;
+
+/// One session's streams. While idle, 16 bytes of heap for each subscription.
+#[derive(Debug)]
+pub struct Session {
+    key: Key,
+    control: Option<StreamId>,
+    reader: FrameReader,
+    /// A frame waits in the reader for the end of the handshake.
+    waits: bool,
+    /// Streams of channels, in no order.
+    lanes: Vec<(ChannelId, StreamId)>,
+    /// Frames that were taken and not written whole, at most one for each stream.
+    rests: Vec<Rest>,
+    rests_bytes: usize,
+    broken: bool,
+}
+
+/// What is left of a frame that a stream took in part.
+#[derive(Debug)]
+struct Rest {
+    stream: StreamId,
+    /// Whose stream it is; `None` for the control stream.
+    channel: Option<ChannelId>,
+    bytes: Bytes,
+    /// It is the last one of its stream.
+    last: bool,
+}
+
+/// What reading led to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Input {
+    /// Nothing more for now.
+    Done,
+    /// The client has said all that it had to: a clean goodbye.
+    Goodbye,
+    /// The connection has to be closed with this code.
+    Fault(Code, &'static str),
+}
+
+impl Session {
+    /// A session on this connection, before its client has opened the control stream.
+    pub fn new(key: Key) -> Self {
+        Self {
+            key,
+            control: None,
+            reader: FrameReader::new(),
+            waits: false,
+            lanes: Vec::new(),
+            rests: Vec::new(),
+            rests_bytes: 0,
+            broken: false,
+        }
+    }
+
+    /// Its connection.
+    pub fn key(&self) -> Key {
+        self.key
+    }
+
+    /// Bytes of unfinished frames from the client, and of those that wait for the end of the handshake.
+    pub fn held_bytes(&self) -> usize {
+        self.reader.held_bytes()
+    }
+
+    /// A stream of the client has bytes: takes them all. `on_frame` gets each frame.
+    ///
+    /// What comes before the handshake is complete may be somebody's recording: frames that change nothing are taken, the first other one
+    /// waits, with all behind it.
+    pub fn handle_readable(&mut self, driver: &mut Driver, stream: StreamId, on_frame: impl FnMut(&[u8])) -> Input {
+        if stream.initiator() != Side::Client || stream.dir() != Dir::Bi {
+            return Input::Fault(Code::BadFrame, "a client opens one stream, in both directions");
+        }
+        match self.control {
+            None => self.control = Some(stream),
+            Some(control) if control == stream => {}
+            Some(_) => return Input::Fault(Code::BadFrame, "a client opens one stream"),
+        }
+        self.read(driver, on_frame)
+    }
+
+    /// The handshake is complete: frames that waited for it go on.
+    pub fn handle_connected(&mut self, driver: &mut Driver, on_frame: impl FnMut(&[u8])) -> Input {
+        if std::mem::take(&mut self.waits) { self.read(driver, on_frame) } else { Input::Done }
+    }
+
+    fn read(&mut self, driver: &mut Driver, mut on_frame: impl FnMut(&[u8])) -> Input {
+        let Some(stream) = self.control else { return Input::Done };
+        loop {
+            loop {
+                let early = driver.is_early(self.key);
+                match self.reader.front(CLIENT_FRAME_BYTES_MAX) {
+                    Ok(None) => break,
+                    Ok(Some(frame)) if early && !is_harmless(frame) => {
+                        self.waits = true;
+                        return Input::Done;
+                    }
+                    Ok(Some(frame)) => on_frame(frame),
+                    Err(error) => return Input::Fault(error.code(), "the stream holds no frame"),
+                }
+                self.reader.pop();
+            }
+            match driver.read(self.key, stream, READ_BYTES_MAX) {
+                Read::Chunk(chunk) => self.reader.push(chunk),
+                Read::Blocked => return Input::Done,
+                Read::Finished if self.reader.is_between_frames() => return Input::Goodbye,
+                Read::Finished => return Input::Fault(Code::BadFrame, "the stream ends within a frame"),
+                Read::Gone => return Input::Fault(Code::BadFrame, "the control stream was broken off"),
+            }
+        }
+    }
+
+    /// Takes the datagrams that wait: only a `pong` may come in one. Gives the number of those that are of no use.
+    pub fn handle_datagrams(&mut self, driver: &mut Driver, mut on_frame: impl FnMut(&[u8])) -> u64 {
+        let mut useless = 0;
+        while let Some(datagram) = driver.read_datagram(self.key) {
+            match decode_client(&datagram) {
+                Ok(frame) if matches!(frame.body, ClientBody::Pong) => on_frame(&datagram),
+                _ => useless += 1,
+            }
+        }
+        useless
+    }
+
+    /// A stream takes bytes again, or more of them may be opened. The core's queue is to be offered again.
+    pub fn handle_writable(&mut self, driver: &mut Driver, stream: StreamId) {
+        let Some(at) = self.rests.iter().position(|rest| rest.stream == stream) else { return };
+        let rest = &mut self.rests[at];
+        let before = rest.bytes.len();
+        let outcome = driver.write(self.key, stream, &mut rest.bytes);
+        self.rests_bytes -= before - rest.bytes.len();
+        match outcome {
+            Write::Blocked => {}
+            Write::Gone => self.broken = true,
+            Write::Taken => {
+                let Rest { last, .. } = self.rests.swap_remove(at);
+                if last {
+                    driver.finish(self.key, stream);
+                }
+            }
+        }
+        if self.rests.is_empty() {
+            self.rests = Vec::new();
+        }
+    }
+
+    /// The client stopped a stream that carries frames it asked for, or a write found one gone.
+    pub fn is_broken(&self) -> bool {
+        self.broken
+    }
+
+    /// What takes frames out of the core's queue.
+    pub fn lanes<'a>(&'a mut self, driver: &'a mut Driver) -> impl Lanes + 'a {
+        Writer { session: self, driver }
+    }
+
+    fn write(
+        &mut self,
+        driver: &mut Driver,
+        stream: StreamId,
+        channel: Option<ChannelId>,
+        mut bytes: Bytes,
+        last: bool,
+    ) {
+        match driver.write(self.key, stream, &mut bytes) {
+            Write::Taken if last => driver.finish(self.key, stream),
+            Write::Taken => {}
+            Write::Blocked => {
+                self.rests_bytes += bytes.len();
+                self.rests.push(Rest { stream, channel, bytes, last });
+            }
+            Write::Gone => self.broken = true,
+        }
+    }
+
+    fn has_rest(&self, channel: Option<ChannelId>) -> bool {
+        self.rests.iter().any(|rest| rest.channel == channel)
+    }
+
+    fn lane(&self, channel: ChannelId) -> Option<StreamId> {
+        self.lanes.iter().find(|(of, _)| *of == channel).map(|&(_, stream)| stream)
+    }
+
+    /// Takes the channel's stream away.
+    fn forget(&mut self, channel: ChannelId) -> Option<StreamId> {
+        let at = self.lanes.iter().position(|(of, _)| *of == channel)?;
+        let (_, stream) = self.lanes.swap_remove(at);
+        if self.lanes.is_empty() {
+            self.lanes = Vec::new();
+        }
+        Some(stream)
+    }
+}
+
+struct Writer<'a> {
+    session: &'a mut Session,
+    driver: &'a mut Driver,
+}
+
+impl Lanes for Writer<'_> {
+    fn take(&mut self, place: Place, frame: impl FnOnce() -> Bytes) -> bool {
+        let Self { session, driver } = self;
+        if session.rests_bytes >= RESTS_BYTES_MAX {
+            return false;
+        }
+        let Some(control) = session.control else { return false };
+        let key = session.key;
+        match place {
+            Place::Control => {
+                if session.has_rest(None) {
+                    return false;
+                }
+                session.write(driver, control, None, frame(), false);
+            }
+            Place::Channel(channel) => {
+                if session.has_rest(Some(channel)) {
+                    return false;
+                }
+                match session.lane(channel) {
+                    Some(stream) => session.write(driver, stream, Some(channel), frame(), false),
+                    // A channel's first frame opens its stream.
+                    None => debug_assert!(false, "messages of a channel without a stream"),
+                }
+            }
+            Place::Opening(channel) => {
+                if session.has_rest(Some(channel)) {
+                    return false;
+                }
+                let Some(stream) = driver.open_stream(key) else { return false };
+                if let Some(earlier) = session.forget(channel) {
+                    driver.finish(key, earlier);
+                }
+                if session.lanes.is_empty() {
+                    // Most sessions have few: no spare room for the first.
+                    session.lanes.reserve_exact(1);
+                }
+                session.lanes.push((channel, stream));
+                session.write(driver, stream, Some(channel), frame(), false);
+            }
+            Place::Closing(channel) | Place::Attached(channel) => {
+                let lane = session.lane(channel).filter(|_| matches!(place, Place::Closing(_)));
+                if session.has_rest(Some(channel)) || lane.is_none() && session.has_rest(None) {
+                    return false;
+                }
+                let stream = session.forget(channel);
+                match (lane, stream) {
+                    (Some(lane), _) => session.write(driver, lane, Some(channel), frame(), true),
+                    (None, stream) => {
+                        if let Some(stream) = stream {
+                            driver.finish(key, stream);
+                        }
+                        session.write(driver, control, None, frame(), false);
+                    }
+                }
+            }
+        }
+        true
+    }
+}
+
+/// Whether a frame that comes twice does nothing that it would not do once: it asks, or says hello.
+fn is_harmless(frame: &[u8]) -> bool {
+    // What cannot be decoded ends the connection, but later, as it is not known who sent it.
+    decode_client(frame).is_ok_and(|frame| match frame.body {
+        ClientBody::Hello(_)
+        | ClientBody::Subscribe(_)
+        | ClientBody::Unsubscribe { .. }
+        | ClientBody::History(_)
+        | ClientBody::Pong => true,
+        ClientBody::Publish(_) | ClientBody::Refresh { .. } | ClientBody::Unknown => false,
+    })
+}
