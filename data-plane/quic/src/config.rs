@@ -7,10 +7,8 @@ use aws_lc_rs::{hkdf, hmac};
 use quinn_proto::congestion::NewRenoConfig;
 use quinn_proto::crypto::rustls::QuicServerConfig;
 use quinn_proto::{EndpointConfig, IdleTimeout, ServerConfig, TransportConfig, VarInt};
-use rustls::server::ResolvesServerCert;
 
 use crate::cid::{CidKey, ShardCids};
-use crate::{Tickets, protocol};
 
 /// Limits of one shard's endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,17 +115,10 @@ impl Keys {
 #[error("keys could not be derived")]
 pub struct KeyError;
 
-/// A TLS configuration that QUIC cannot use.
+/// A TLS configuration that QUIC cannot use: its provider lacks TLS_AES_128_GCM_SHA256, which protects first packets.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum TlsError {
-    /// rustls refused the settings.
-    #[error("TLS settings are refused")]
-    Settings(#[from] rustls::Error),
-    /// The provider has no TLS_AES_128_GCM_SHA256, which protects first packets.
-    #[error("no cipher suite for first packets")]
-    Suite(#[from] quinn_proto::crypto::rustls::NoInitialCipherSuite),
-}
+#[error("no cipher suite for first packets")]
+pub struct NoSuite(#[from] quinn_proto::crypto::rustls::NoInitialCipherSuite);
 
 /// What every shard's endpoint serves with: certificates, keys, limits. Shared by all of them.
 #[derive(Clone)]
@@ -144,27 +135,12 @@ impl std::fmt::Debug for Server {
 }
 
 impl Server {
-    /// Serves with the certificates that `certificates` gives for each handshake. Clients that come back with one of `tickets` may
-    /// send at once.
+    /// Serves by a TLS configuration of version 1.3 that offers [`Protocol::OFFERED`](crate::Protocol::OFFERED). For early data it
+    /// has to take `u32::MAX` bytes and to remember its sessions itself: each ticket then counts once, for all shards.
     ///
     /// # Errors
-    /// [`TlsError`] if rustls refuses the settings, which does not depend on the certificates.
-    pub fn new(
-        certificates: Arc<dyn ResolvesServerCert>,
-        tickets: Arc<Tickets>,
-        keys: Keys,
-        limits: Limits,
-    ) -> Result<Self, TlsError> {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut tls = rustls::ServerConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])?
-            .with_no_client_auth()
-            .with_cert_resolver(certificates);
-        tls.alpn_protocols = protocol::OFFERED.iter().map(|name| name.to_vec()).collect();
-        // All or nothing, by RFC 9001 §4.6.1; how much of it is taken is a matter of the windows.
-        tls.max_early_data_size = u32::MAX;
-        tls.session_storage = tickets;
-        tls.send_tls13_tickets = 1;
+    /// [`NoSuite`] if its provider cannot protect first packets.
+    pub fn new(tls: Arc<rustls::ServerConfig>, keys: Keys, limits: Limits) -> Result<Self, NoSuite> {
         let mut config = ServerConfig::new(Arc::new(QuicServerConfig::try_from(tls)?), keys.token.clone());
         config.transport_config(Arc::new(transport(&limits)));
         config.migration(true);

@@ -28,6 +28,11 @@ pub struct Key {
 }
 
 impl Key {
+    /// A small number that no other connection of the shard has at the same time.
+    pub fn index(self) -> usize {
+        self.index as usize
+    }
+
     fn value(self) -> u64 {
         u64::from(self.generation) << 32 | u64::from(self.index)
     }

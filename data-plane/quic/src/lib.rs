@@ -3,7 +3,7 @@
 //!
 //! The protocol itself is `quinn-proto`'s; nothing here but [`Driver`] touches it.
 //!
-//! In reading order: [`Limits`], [`Keys`] and [`Server`] (what all shards share); [`Tickets`]; `cid`, [`route`] and [`steering`]
+//! In reading order: [`Limits`], [`Keys`] and [`Server`] (what all shards share); `cid`, [`route`] and [`steering`]
 //! (which shard a datagram belongs to); `admission` (Retry under load); `wheel`; [`Driver`] (connections); [`Session`] (frames on
 //! streams, `SPEC.md` §1.2).
 #![forbid(unsafe_code)]
@@ -16,15 +16,13 @@ mod protocol;
 mod route;
 mod session;
 mod steering;
-mod tickets;
 mod wheel;
 
 pub use cid::{CID_BYTES, CidKey, SHARDS_MAX};
-pub use config::{KeyError, Keys, Limits, Server, TlsError};
+pub use config::{KeyError, Keys, Limits, NoSuite, Server};
 pub use driver::{Driver, End, Event, Key, Outgoing, Read, Stats, Write};
 pub use protocol::Protocol;
 pub use quinn_proto::{EcnCodepoint, StreamId};
 pub use route::{Route, route};
 pub use session::{Input, Session};
 pub use steering::{Instruction, steering};
-pub use tickets::Tickets;

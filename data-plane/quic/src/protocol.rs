@@ -2,9 +2,6 @@
 
 use millrace_protocol::client::SUBPROTOCOL;
 
-/// What is offered, in the order of preference.
-pub(crate) const OFFERED: [&[u8]; 1] = [SUBPROTOCOL.as_bytes()];
-
 /// What a connection speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -14,6 +11,9 @@ pub enum Protocol {
 }
 
 impl Protocol {
+    /// Names of what is offered, most wanted first.
+    pub const OFFERED: &'static [&'static [u8]] = &[SUBPROTOCOL.as_bytes()];
+
     /// By the name that was chosen.
     pub(crate) fn named(name: &[u8]) -> Option<Self> {
         (name == SUBPROTOCOL.as_bytes()).then_some(Self::Millrace)

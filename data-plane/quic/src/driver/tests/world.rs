@@ -15,10 +15,9 @@ use quinn_proto::{
     ReadError, StreamEvent, StreamId, Transmit, TransportConfig, VarInt,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::sign::{CertifiedKey, SingleCertAndKey};
 
 use crate::driver::{Driver, Event, Stats};
-use crate::{Input, Keys, Limits, Route, Server, Session, Tickets};
+use crate::{Input, Keys, Limits, Protocol, Route, Server, Session};
 
 /// Nothing here takes longer in the time of the world.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -132,10 +131,16 @@ impl World {
         let certificate: CertificateDer<'static> = made.cert.der().clone();
         let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
         let provider = rustls::crypto::aws_lc_rs::default_provider();
-        let certified = CertifiedKey::from_der(vec![certificate.clone()], key, &provider).unwrap();
+        let mut tls = rustls::ServerConfig::builder_with_provider(Arc::new(provider.clone()))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.clone()], key)
+            .unwrap();
+        tls.alpn_protocols = Protocol::OFFERED.iter().map(|name| name.to_vec()).collect();
+        tls.max_early_data_size = u32::MAX;
         let keys = Keys::derive(b"a secret of the world", "n1").unwrap();
-        let certificates = Arc::new(SingleCertAndKey::from(certified));
-        let server_config = Server::new(certificates, Arc::new(Tickets::new(64)), keys, limits.clone()).unwrap();
+        let server_config = Server::new(Arc::new(tls), keys, limits.clone()).unwrap();
 
         let mut roots = rustls::RootCertStore::empty();
         roots.add(certificate).unwrap();
