@@ -20,6 +20,12 @@ pub struct Config {
     pub client_tls_address: Option<SocketAddr>,
     /// The node's certificate. Default `None`: there is none.
     pub tls: Option<TlsConfig>,
+    /// Where clients connect by QUIC, with the certificate of [`Config::tls`]. Default [`QuicAddress::WithTls`].
+    pub client_quic_address: QuicAddress,
+    /// Limits of QUIC, for the node as a whole.
+    pub quic: QuicLimits,
+    /// Who finds the shard of a datagram whose client has changed its address. Default [`Steering::Kernel`].
+    pub quic_steering: Steering,
     /// Metrics and health, in clear and without a login: not for the open internet. Default 127.0.0.1:7401.
     pub admin_address: SocketAddr,
     /// URLs under which clients reach this node, at most 16, told to the control plane and to clients that are sent away.
@@ -50,6 +56,45 @@ pub struct Config {
     pub keys: KeyRingLimits,
     /// Limits and times of what a shard decides; with the node's name.
     pub core: millrace_core::Config,
+}
+
+/// Where clients connect by QUIC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QuicAddress {
+    /// On the port of the listener over TLS, by UDP; nowhere if there is none.
+    WithTls,
+    /// Here. Port 0 lets the system choose.
+    At(SocketAddr),
+    /// Nowhere.
+    Off,
+}
+
+/// Who finds the shard that a datagram belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Steering {
+    /// A program of ours in the kernel, if it takes it; what still lands on another shard is passed on.
+    Kernel,
+    /// The shards, which pass on to each other.
+    Shards,
+}
+
+/// Limits of QUIC, for the node as a whole; each shard has its part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QuicLimits {
+    /// Connections, those included that are being opened or closed. No descriptor is needed for one, but about 20 KiB. Default 65,536.
+    pub connections_max: u32,
+    /// Handshakes under way above which a client has to show its address first (Retry), which costs it a round trip. Default 1,024.
+    pub retry_above_half_open: u32,
+    /// Handshakes under way above which nothing is answered any more. Default 8,192, of about 28 KiB each.
+    pub half_open_max: u32,
+    /// Clients that are remembered so that they may send at once when they come back. Default 16,384, of about 0.4 KiB each.
+    pub remembered_max: u32,
+}
+
+impl Default for QuicLimits {
+    fn default() -> Self {
+        Self { connections_max: 65_536, retry_above_half_open: 1024, half_open_max: 8192, remembered_max: 16_384 }
+    }
 }
 
 /// Whether a shard stays on one processor.
@@ -98,6 +143,9 @@ impl Default for Config {
             client_address: (Ipv4Addr::LOCALHOST, 7400).into(),
             client_tls_address: None,
             tls: None,
+            client_quic_address: QuicAddress::WithTls,
+            quic: QuicLimits::default(),
+            quic_steering: Steering::Kernel,
             admin_address: (Ipv4Addr::LOCALHOST, 7401).into(),
             endpoints: Vec::new(),
             shards: None,
@@ -153,8 +201,10 @@ pub enum StartError {
     #[error("the node's certificate cannot be used")]
     Tls(#[from] TlsError),
     /// The operator's: a listener for TLS has nothing to show.
-    #[error("client_tls_address {address} needs a certificate and its key")]
+    #[error("{what} {address} needs a certificate and its key")]
     NoCertificate {
+        /// Which setting.
+        what: &'static str,
         /// Where it would have listened.
         address: SocketAddr,
     },
@@ -212,6 +262,9 @@ impl Config {
         let least = turn.events_max.min(turn.read_bytes_max).min(turn.ring_items_max).min(turn.accepts_max);
         if least.min(turn.handshakes_max) == 0 {
             return fail("turn", 0, "at least 1 in each field");
+        }
+        if self.quic.connections_max.min(self.quic.half_open_max) == 0 {
+            return fail("quic", 0, "at least 1 connection and 1 handshake");
         }
         if self.connections_max == Some(0) {
             return fail("connections_max", 0, "at least 1");

@@ -6,7 +6,7 @@
 //! and serves the admin port. Threads share nothing but bounded rings.
 //!
 //! In reading order: [`Config`]; [`start`] and [`DataNode`]; then `shard` (the loop), `listener`, `poller`, `ring`, `keys`
-//! (a shard's surroundings); `tls` (certificates and keys); `backplane` (router and link); `admin`, `report`, `figures` (what operators see); `machine`.
+//! (a shard's surroundings); `tls` (certificates and keys); `quic` and `udp` (what shards share of QUIC, and their sockets); `backplane` (router and link); `admin`, `report`, `figures` (what operators see); `machine`.
 
 mod admin;
 mod backplane;
@@ -17,12 +17,14 @@ mod listener;
 mod machine;
 mod node;
 mod poller;
+mod quic;
 mod report;
 mod ring;
 mod shard;
 mod tls;
+mod udp;
 
 pub use backplane::{Dial, LinkTarget};
-pub use config::{Compressing, Config, Pinning, StartError, TurnLimits};
+pub use config::{Compressing, Config, Pinning, QuicAddress, QuicLimits, StartError, Steering, TurnLimits};
 pub use node::{DataNode, LinkConfig, start};
 pub use tls::{CertificateStatus, TlsConfig, TlsError};

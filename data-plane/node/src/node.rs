@@ -14,9 +14,9 @@ use rustls::ServerConfig;
 use tokio::sync::{mpsc, watch};
 
 use crate::backplane::{self, Command, Identity, LinkTarget, Surroundings};
-use crate::config::{Config, Pinning, StartError};
+use crate::config::{Config, Pinning, QuicAddress, StartError};
 use crate::tls::{CertificateStatus, Checked, Profile, Tls, TlsError};
-use crate::{admin, listener, machine, ring, shard};
+use crate::{admin, listener, machine, quic, ring, shard};
 
 /// Requests for a report that wait; more wait in their connections.
 const REPORTS_MAX: usize = 16;
@@ -43,6 +43,8 @@ pub struct DataNode {
     pub client_address: SocketAddr,
     /// Where clients connect over TLS, if anywhere: `wss://{client_tls_address}/v1/connect`.
     pub client_tls_address: Option<SocketAddr>,
+    /// Where clients connect by QUIC, if anywhere: `quic://{client_quic_address}`.
+    pub client_quic_address: Option<SocketAddr>,
     /// Where metrics and health are.
     pub admin_address: SocketAddr,
     tls: Option<Arc<Tls>>,
@@ -81,6 +83,15 @@ pub fn start(config: Config, link: LinkConfig) -> Result<DataNode, StartError> {
     let (shard_rings, rings) =
         ring::mesh(shards.into(), config.ring_slots).map_err(setup_error("rings between threads"))?;
 
+    let bells: Vec<_> = shard_rings.iter().map(|rings| Arc::clone(&rings.bell)).collect();
+    let quic = match (quic_address(&config, client_tls_address), &tls) {
+        (None, _) => None,
+        (Some(address), Some(tls)) => Some(quic::set_up(&config, address, tls, &link.secret, &bells)?),
+        (Some(address), None) => return Err(StartError::NoCertificate { what: "client_quic_address", address }),
+    };
+    let (client_quic_address, quic) = quic.unzip();
+    let mut quic = quic.into_iter().flatten();
+
     let connections = Arc::new(AtomicU32::new(0));
     let (commands, from_owner) = mpsc::channel(1);
     let mut threads = Vec::with_capacity(usize::from(shards) + 1);
@@ -97,6 +108,7 @@ pub fn start(config: Config, link: LinkConfig) -> Result<DataNode, StartError> {
             processor,
             listener,
             tls: sealed.next(),
+            quic: quic.next(),
             rings,
             core: config.core.clone(),
             keys: config.keys.clone(),
@@ -162,8 +174,20 @@ pub fn start(config: Config, link: LinkConfig) -> Result<DataNode, StartError> {
     })?);
     wait_for(&started, "backplane")?;
     let over_tls = client_tls_address.map(tracing::field::display);
-    tracing::info!(clients = %client_address, over_tls, admin = %admin_address, shards, connections_max, "data node runs");
-    Ok(DataNode { client_address, client_tls_address, admin_address, tls, commands, running, threads })
+    let over_quic = client_quic_address.map(tracing::field::display);
+    tracing::info!(
+        clients = %client_address, over_tls, over_quic, admin = %admin_address, shards, connections_max, "data node runs"
+    );
+    Ok(DataNode {
+        client_address,
+        client_tls_address,
+        client_quic_address,
+        admin_address,
+        tls,
+        commands,
+        running,
+        threads,
+    })
 }
 
 impl DataNode {
@@ -233,11 +257,20 @@ fn sealed_listeners(
     shards: u16,
 ) -> Result<Vec<(TcpListener, Arc<ServerConfig>)>, StartError> {
     let Some(address) = config.client_tls_address else { return Ok(Vec::new()) };
-    let tls = tls.ok_or(StartError::NoCertificate { address })?;
+    let tls = tls.ok_or(StartError::NoCertificate { what: "client_tls_address", address })?;
     // One for all: what it holds is shared anyway.
     let server = tls.server_config(Profile::WEBSOCKET)?;
     let listeners = listener::bind(address, shards.into()).map_err(bind_error("client TLS", address))?;
     Ok(listeners.into_iter().map(|listener| (listener, Arc::clone(&server))).collect())
+}
+
+/// Where QUIC is, given where TLS is.
+fn quic_address(config: &Config, tls: Option<SocketAddr>) -> Option<SocketAddr> {
+    match config.client_quic_address {
+        QuicAddress::WithTls => tls,
+        QuicAddress::At(address) => Some(address),
+        QuicAddress::Off => None,
+    }
 }
 
 fn bind_admin(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {

@@ -105,6 +105,50 @@ shell_stats! {
     unfinished_bytes,
     /// Frames for the control plane that wait for room in the ring.
     control_backlog,
+    /// QUIC connections now, those included that are being opened or closed.
+    quic_connections,
+    /// QUIC handshakes under way.
+    quic_half_open,
+    /// QUIC handshakes completed.
+    quic_handshakes_total,
+    /// QUIC handshakes that came to nothing.
+    quic_handshakes_failed_total,
+    /// Clients that were asked to show their address before a QUIC handshake.
+    quic_retries_total,
+    /// QUIC clients refused because the shard had as many connections as it may have, or stops.
+    quic_refused_total,
+    /// First packets left without an answer because of too many handshakes under way.
+    quic_ignored_total,
+    /// Datagrams that belonged to no connection of this node.
+    quic_strays_total,
+    /// Datagrams passed on to the shard that they belonged to.
+    quic_forwarded_total,
+    /// Datagrams lost because the ring to their shard was full.
+    quic_forward_full_total,
+    /// Stateless resets sent.
+    quic_resets_total,
+    /// Answers to strangers that found no room to wait for the socket.
+    quic_responses_dropped_total,
+    /// Times a QUIC client came from another address and was followed.
+    quic_migrations_total,
+    /// QUIC connections lost without a sign of life.
+    quic_timed_out_total,
+    /// QUIC connections ended because the peer broke the rules of frames on streams.
+    quic_faults_total,
+    /// QUIC datagrams of clients that held nothing that may come in one.
+    quic_datagrams_ignored_total,
+    /// Datagrams received.
+    udp_received_total,
+    /// Bytes of datagrams received.
+    udp_received_bytes_total,
+    /// Datagrams sent.
+    udp_sent_total,
+    /// Bytes of datagrams sent.
+    udp_sent_bytes_total,
+    /// Sends of datagrams, one system call each.
+    udp_sends_total,
+    /// Datagrams that could not be sent.
+    udp_send_errors_total,
 }
 
 /// One shard's numbers.

@@ -228,6 +228,58 @@ pub(crate) fn mesh<H, D, U>(shards: usize, slots: usize) -> io::Result<Mesh<H, D
     Ok((rings, backplane))
 }
 
+/// One shard's rings for what it passes on to other shards, beside the mesh: they may be full without holding anything up.
+pub(crate) struct Forwards<T> {
+    to: Vec<Option<Outlet<T>>>,
+    from: Vec<Option<Inlet<T>>>,
+    /// Which of them is asked first.
+    turn: usize,
+}
+
+impl<T> Forwards<T> {
+    /// Passes an item on; `false` if there is no room for it.
+    pub(crate) fn push(&mut self, to: u16, item: T) -> bool {
+        let outlet = self.to.get_mut(usize::from(to)).and_then(Option::as_mut);
+        outlet.is_some_and(|outlet| outlet.push(item).is_ok())
+    }
+
+    /// The next item, of all shards in turn.
+    pub(crate) fn pop(&mut self) -> Option<T> {
+        for _ in 0..self.from.len() {
+            self.turn = (self.turn + 1) % self.from.len();
+            if let Some(item) = self.from[self.turn].as_mut().and_then(Inlet::pop) {
+                return Some(item);
+            }
+        }
+        None
+    }
+
+    /// Whether nothing waits.
+    pub(crate) fn nothing_waits(&self) -> bool {
+        self.from.iter().flatten().all(Inlet::is_empty)
+    }
+
+    /// Wakes everyone that was given something since the last call, once.
+    pub(crate) fn flush(&mut self) {
+        self.to.iter_mut().flatten().for_each(Outlet::flush);
+    }
+}
+
+/// Rings from each shard to each other one, which their bells wake.
+pub(crate) fn forwards<T>(bells: &[Arc<Doorbell>], slots: usize) -> Vec<Forwards<T>> {
+    let mut all: Vec<Forwards<T>> =
+        bells.iter().map(|_| Forwards { to: Vec::new(), from: Vec::new(), turn: 0 }).collect();
+    for sender in 0..bells.len() {
+        for (receiver, bell) in bells.iter().enumerate() {
+            let pair = (sender != receiver).then(|| ring(slots, bell));
+            let (outlet, inlet) = pair.unzip();
+            all[sender].to.push(outlet);
+            all[receiver].from.push(inlet);
+        }
+    }
+    all
+}
+
 #[cfg(test)]
 mod tests {
     use std::thread;
@@ -302,6 +354,27 @@ mod tests {
             assert!(shard.nothing_waits());
         }
         assert!(backplane.nothing_waits());
+    }
+
+    #[test]
+    fn what_is_passed_on_reaches_its_shard_or_is_refused() {
+        let bells: Vec<_> = (0..3).map(|_| Arc::new(Doorbell::new().expect("eventfd"))).collect();
+        let mut shards = forwards::<(u16, u16)>(&bells, 2);
+        for (from, to) in [(0, 2), (0, 2), (1, 2), (2, 0)] {
+            assert!(shards[usize::from(from)].push(to, (from, to)));
+        }
+        assert!(!shards[0].push(2, (0, 2)), "the ring is full");
+        assert!(!shards[0].push(0, (0, 0)) && !shards[0].push(3, (0, 3)), "there is none");
+        let mut came = Vec::new();
+        while let Some(item) = shards[2].pop() {
+            came.push(item);
+        }
+        came.sort_unstable();
+        assert_eq!(came, [(0, 2), (0, 2), (1, 2)]);
+        assert!(shards[2].nothing_waits() && !shards[0].nothing_waits() && shards[1].nothing_waits());
+        bells[0].sleep();
+        shards[2].flush();
+        assert!(is_rung(&bells[0]));
     }
 
     #[test]

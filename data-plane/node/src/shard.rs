@@ -9,6 +9,7 @@ mod compression;
 mod connection;
 mod inspect;
 mod parting;
+mod quic;
 mod secure;
 mod traffic;
 
@@ -32,6 +33,8 @@ use self::batch::{BATCH_MAX, SendBatch};
 use self::compression::Compression;
 use self::connection::{Connection, InputRoom};
 use self::parting::{Parting, TOKENS_FROM};
+use self::quic::Quic;
+pub(crate) use self::quic::QuicSetup;
 use self::secure::Scratch;
 use crate::backplane::{FromShard, Outgoing, ToShard};
 use crate::config::{Compressing, TurnLimits};
@@ -41,6 +44,7 @@ use crate::machine;
 use crate::poller::{Interest, Poller, Ready};
 use crate::report::{ShardReport, ShellStats};
 use crate::ring::ShardRings;
+use crate::udp::Datagram;
 
 /// Tokens of what is no connection.
 const BELL: u64 = u64::MAX - 1;
@@ -64,6 +68,7 @@ pub(crate) struct Setup {
     pub(crate) listener: TcpListener,
     /// The listener over TLS, and what its clients are to speak.
     pub(crate) tls: Option<(TcpListener, Arc<ServerConfig>)>,
+    pub(crate) quic: Option<QuicSetup>,
     pub(crate) rings: Rings,
     pub(crate) core: millrace_core::Config,
     pub(crate) keys: KeyRingLimits,
@@ -133,6 +138,9 @@ struct Shard {
     parting: Parting,
     /// In clear, then over TLS if there is one.
     doors: Vec<Door>,
+    quic: Option<Quic>,
+    /// Datagrams on their way to `quic`, empty between turns.
+    datagrams: Vec<Datagram>,
     /// Frames for the control plane that found the ring full. Bounded by what the core lets be under way.
     control_backlog: VecDeque<Outgoing>,
     term: Option<Term>,
@@ -187,6 +195,7 @@ impl Shard {
             shards,
             listener,
             tls,
+            quic,
             rings,
             core,
             keys,
@@ -221,6 +230,7 @@ impl Shard {
         } else {
             SendBatch::new().inspect_err(|error| tracing::debug!(%error, "no batches of sends")).ok()
         };
+        let quic = quic.map(|quic| Quic::new(now.instant, index.0, shards, quic, &poller)).transpose()?;
         Ok(Self {
             core,
             poller,
@@ -232,6 +242,8 @@ impl Shard {
             compression,
             parting: Parting::new(linger),
             doors,
+            quic,
+            datagrams: Vec::new(),
             control_backlog: VecDeque::new(),
             term: None,
             draining: Draining::No,
@@ -258,13 +270,13 @@ impl Shard {
             if self.turn(now)? == Flow::Stop {
                 return Ok(());
             }
-            if self.core.has_work() || !self.ready.is_empty() {
+            if self.core.has_work() || !self.ready.is_empty() || self.quic.as_ref().is_some_and(Quic::has_work) {
                 continue;
             }
             let timeout = self.poll_timeout(now.instant);
             self.poller.set_timer(now.instant, timeout)?;
             self.rings.bell.sleep();
-            if self.rings.nothing_waits() {
+            if self.rings.nothing_waits() && self.quic.as_ref().is_none_or(Quic::nothing_waits) {
                 self.poller.wait().await?;
             }
             self.rings.bell.awake();
@@ -280,6 +292,8 @@ impl Shard {
         if self.take_rings(now) == Flow::Stop {
             return Ok(Flow::Stop);
         }
+        self.take_forwarded(now);
+        self.take_quic_events(now);
         if self.core.poll_timeout().is_some_and(|at| at <= now.instant) {
             self.core.handle_timeout(now);
         }
@@ -294,9 +308,11 @@ impl Shard {
         let now = Now { instant: Instant::now(), ..now };
         self.core.end_turn(now);
         self.take_actions(now);
+        self.quic_transmit(now);
         self.send_hops();
         self.send_backlog();
-        if self.draining == Draining::Clients && self.open == 0 && self.parting.len() == 0 {
+        let quic_open = self.quic.as_ref().map_or(0, |quic| quic.open);
+        if self.draining == Draining::Clients && self.open + quic_open == 0 && self.parting.len() == 0 {
             self.draining = Draining::Told;
             self.push_up(FromShard::Drained);
         }
@@ -307,7 +323,8 @@ impl Shard {
     fn poll_timeout(&self, now: Instant) -> Option<Instant> {
         let retry = (self.ring_was_full || !self.control_backlog.is_empty()).then(|| now + RING_RETRY);
         let doors = self.doors.iter().filter_map(Door::poll_timeout).min();
-        [self.core.poll_timeout(), self.parting.poll_timeout(), doors, retry].into_iter().flatten().min()
+        let quic = self.quic.as_ref().and_then(Quic::poll_timeout);
+        [self.core.poll_timeout(), self.parting.poll_timeout(), doors, quic, retry].into_iter().flatten().min()
     }
 
     /// Ready descriptors, until the turn has read enough. The rest is first in the next one, so that nobody starves.
@@ -326,6 +343,7 @@ impl Shard {
                 BELL => self.rings.bell.drain(),
                 LISTENER => self.accept(now, 0)?,
                 TLS_LISTENER => self.accept(now, 1)?,
+                quic::SOCKET => self.quic_ready(now, ready),
                 token if token & u64::from(TOKENS_FROM) != 0 => {
                     let gone = self.parting.handle_ready(&self.poller, token, &mut self.buffer);
                     self.count_gone(gone);
@@ -363,6 +381,9 @@ impl Shard {
                 Some(ToShard::Inspect(question, reply)) => drop(reply.send(self.inspect(now, &question))),
                 Some(ToShard::Drain(drain)) => {
                     self.doors.iter_mut().for_each(Door::close);
+                    if let Some(quic) = &mut self.quic {
+                        quic.driver.stop_accepting();
+                    }
                     self.draining = Draining::Core;
                     self.core.handle_drain(now, drain);
                 }
@@ -402,6 +423,10 @@ impl Shard {
             control_backlog: self.control_backlog.len() as u64,
             ..self.stats.clone()
         };
+        let shell = match &self.quic {
+            Some(quic) => quic.told_in(shell),
+            None => shell,
+        };
         let (ring_items, ring_slots) = self.rings.fill();
         ShardReport {
             driver: self.driver,
@@ -430,6 +455,10 @@ impl Shard {
 
     fn act(&mut self, now: Now, action: Action) {
         match action {
+            Action::Flush(session) if self.is_quic(session) => self.quic_flush(now, session),
+            Action::Close { session, code, reason } if self.is_quic(session) => {
+                self.quic_close(now, session, code, reason)
+            }
             Action::Flush(session) => self.flushes.push(session),
             Action::Close { session, code, reason } => self.close(now, session, code, reason),
             Action::Control(frame) => self.send_control(frame),

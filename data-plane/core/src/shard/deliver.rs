@@ -134,7 +134,11 @@ impl<V: VerifyToken> Shard<V> {
         if session.outbound.is_blocked() || session.outbound.holds(channel) {
             return false;
         }
-        for other in session.outbound.held_channels() {
+        let others = session.outbound.held_channels();
+        if others.is_empty() {
+            return false;
+        }
+        for other in others {
             let Some(session) = self.sessions.get_mut(key) else { return true };
             let Some(subscription) = session.subscription(other) else { continue };
             if subscription.access.slow_consumer == SlowConsumer::Disconnect {

@@ -16,6 +16,8 @@ impl Shard {
             let connection = self.connections.get(key.index()).and_then(Option::as_ref);
             if let Some(connection) = connection.filter(|connection| connection.session == key) {
                 session.remote = peer_of(&connection.fd);
+            } else if let Some(remote) = self.quic.as_ref().and_then(|quic| quic.remote(key)) {
+                session.remote = remote.to_string();
             }
         }
         inspected

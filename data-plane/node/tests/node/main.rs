@@ -11,6 +11,7 @@ mod link;
 mod messages;
 mod operate;
 mod oversize;
+mod quic;
 mod slow_reader;
 mod support;
 mod tls;

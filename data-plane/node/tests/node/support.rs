@@ -2,6 +2,7 @@
 
 mod client;
 mod control;
+pub(crate) mod quic;
 pub(crate) mod transport;
 
 use std::num::NonZeroU16;
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use client::{Client, Frame, Got, Hello, exchange, exchange_tcp, parse_answer};
 pub(crate) use control::Control;
-use millrace_data::{Config, DataNode, LinkConfig, Pinning, start};
+use millrace_data::{Config, DataNode, LinkConfig, Pinning, QuicAddress, start};
 pub(crate) use transport::{Wire, dial, dial_tcp, door, tls_config};
 
 /// Nothing in these tests takes long; whoever waits longer waits for something that will not come.
@@ -21,6 +22,8 @@ pub(crate) fn config() -> Config {
         client_address: ([127, 0, 0, 1], 0).into(),
         client_tls_address: Some(([127, 0, 0, 1], 0).into()),
         tls: Some(tls_config()),
+        // A port that the system chose for TCP may be somebody's for UDP.
+        client_quic_address: QuicAddress::Off,
         admin_address: ([127, 0, 0, 1], 0).into(),
         shards: NonZeroU16::new(2),
         // Tests of several nodes share the processors.

@@ -363,7 +363,7 @@ impl Client {
 }
 
 /// `None` for a ping.
-fn frame(payload: &[u8]) -> Option<Frame> {
+pub(crate) fn frame(payload: &[u8]) -> Option<Frame> {
     let frame = decode_server(payload).expect("the node's frames decode");
     let request = frame.request;
     Some(match frame.body {

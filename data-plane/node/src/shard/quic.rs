@@ -1,0 +1,382 @@
+//! QUIC in a shard: its socket, its endpoint, and which connection carries which session.
+
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::time::Instant;
+
+use millrace_core::{Now, SessionKey};
+use millrace_protocol::Code;
+use millrace_quic::{Driver, Event, Input, Key, Route, Server, Session, StreamId};
+
+use super::{InputRoom, Shard};
+use crate::poller::{Interest, Poller, Ready};
+use crate::report::ShellStats;
+use crate::ring::Forwards;
+use crate::udp::{Datagram, Sent, UdpPort};
+
+/// Token of the socket.
+pub(super) const SOCKET: u64 = u64::MAX - 8;
+
+/// Sends in a turn, of up to 10 datagrams each. The rest goes in the next one, when acknowledgements have had their turn.
+const SENDS_MAX: usize = 1024;
+const NONE: u32 = u32::MAX;
+
+/// What a shard needs for QUIC.
+pub(crate) struct QuicSetup {
+    pub(crate) socket: UdpSocket,
+    pub(crate) server: Server,
+    /// From and to other shards: datagrams that landed on the wrong one.
+    pub(crate) forwards: Forwards<Datagram>,
+    pub(crate) seed: [u64; 4],
+}
+
+/// A session's place.
+struct Peer {
+    session: SessionKey,
+    streams: Session,
+    /// Bytes of unfinished input that it counts for.
+    held_bytes: usize,
+}
+
+/// What is counted beside what the endpoint counts.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct QuicStats {
+    pub(super) forwarded: u64,
+    pub(super) forward_full: u64,
+    pub(super) useless_datagrams: u64,
+    pub(super) faults: u64,
+}
+
+pub(super) struct Quic {
+    pub(super) driver: Driver,
+    pub(super) port: UdpPort,
+    forwards: Forwards<Datagram>,
+    /// By the connection's index.
+    peers: Vec<Option<Peer>>,
+    /// Index of the connection, by the session's.
+    connections: Vec<u32>,
+    pub(super) open: usize,
+    pub(super) stats: QuicStats,
+    out: Vec<u8>,
+    sends_left: usize,
+    interest: Interest,
+}
+
+impl Quic {
+    pub(super) fn new(now: Instant, shard: u16, shards: u16, setup: QuicSetup, poller: &Poller) -> io::Result<Self> {
+        let QuicSetup { socket, server, forwards, seed } = setup;
+        let port = UdpPort::new(socket)?;
+        poller.add(&port, SOCKET, Interest::Read)?;
+        Ok(Self {
+            driver: Driver::new(now, server, shard, shards, seed),
+            port,
+            forwards,
+            peers: Vec::new(),
+            connections: Vec::new(),
+            open: 0,
+            stats: QuicStats::default(),
+            out: Vec::new(),
+            sends_left: SENDS_MAX,
+            interest: Interest::Read,
+        })
+    }
+
+    /// When the endpoint is to be looked at.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.driver.poll_timeout()
+    }
+
+    /// Whether another turn has something to do without a further event.
+    pub(super) fn has_work(&self) -> bool {
+        self.driver.has_work() && !self.port.is_blocked()
+    }
+
+    /// Whether no shard has forwarded anything.
+    pub(super) fn nothing_waits(&self) -> bool {
+        self.forwards.nothing_waits()
+    }
+
+    /// Wakes shards that were given datagrams.
+    pub(super) fn flush_rings(&mut self) {
+        self.forwards.flush();
+    }
+
+    /// Where a session's client is, if it is here.
+    pub(super) fn remote(&self, session: SessionKey) -> Option<SocketAddr> {
+        self.driver.remote(self.peer(session)?.streams.key())
+    }
+
+    fn peer(&self, session: SessionKey) -> Option<&Peer> {
+        let place = *self.connections.get(session.index())?;
+        let peer = self.peers.get(usize::try_from(place).ok()?)?.as_ref()?;
+        (peer.session == session).then_some(peer)
+    }
+
+    /// A shard's numbers, with this transport's.
+    pub(super) fn told_in(&self, shell: ShellStats) -> ShellStats {
+        let (of, ours) = (self.driver.stats(), &self.stats);
+        ShellStats {
+            quic_connections: self.driver.open() as u64,
+            quic_half_open: self.driver.half_open() as u64,
+            quic_handshakes_total: of.handshakes,
+            quic_handshakes_failed_total: of.handshakes_failed,
+            quic_retries_total: of.retries,
+            quic_refused_total: of.refused,
+            quic_ignored_total: of.ignored,
+            quic_strays_total: of.strays,
+            quic_forwarded_total: ours.forwarded,
+            quic_forward_full_total: ours.forward_full,
+            quic_resets_total: of.resets,
+            quic_responses_dropped_total: of.responses_dropped,
+            quic_migrations_total: of.migrations,
+            quic_timed_out_total: of.timed_out,
+            quic_faults_total: ours.faults,
+            quic_datagrams_ignored_total: ours.useless_datagrams,
+            udp_received_total: of.datagrams_in,
+            udp_received_bytes_total: of.bytes_in,
+            udp_sent_total: of.datagrams_out,
+            udp_sent_bytes_total: of.bytes_out,
+            udp_sends_total: self.port.sends,
+            udp_send_errors_total: self.port.send_errors,
+            ..shell
+        }
+    }
+
+    fn insert(&mut self, key: Key, session: SessionKey) {
+        if self.peers.len() <= key.index() {
+            self.peers.resize_with(key.index() + 1, || None);
+        }
+        if self.connections.len() <= session.index() {
+            self.connections.resize(session.index() + 1, NONE);
+        }
+        self.peers[key.index()] = Some(Peer { session, streams: Session::new(key), held_bytes: 0 });
+        self.connections[session.index()] = u32::try_from(key.index()).unwrap_or(NONE);
+        self.open += 1;
+    }
+
+    fn remove(&mut self, key: Key, room: &mut InputRoom) -> Option<SessionKey> {
+        let place = self.peers.get_mut(key.index())?;
+        let Peer { session, held_bytes, .. } = place.take_if(|peer| peer.streams.key() == key)?;
+        self.connections[session.index()] = NONE;
+        self.open -= 1;
+        room.taken_bytes -= held_bytes;
+        Some(session)
+    }
+
+    /// Takes a datagram that landed here.
+    fn landed(&mut self, now: Instant, datagram: Datagram) {
+        match self.driver.route(&datagram.data) {
+            Route::Here => self.handle(now, datagram),
+            Route::Nobody => {}
+            Route::Shard(shard) => {
+                self.stats.forwarded += 1;
+                // A datagram may be lost; its sender sends it again.
+                self.stats.forward_full += u64::from(!self.forwards.push(shard, datagram));
+            }
+        }
+    }
+
+    fn handle(&mut self, now: Instant, Datagram { from, to, ecn, data }: Datagram) {
+        self.driver.handle_datagram(now, from, to, ecn, data);
+    }
+
+    /// Sends what there is to send.
+    fn transmit(&mut self, now: Instant, poller: &Poller) {
+        while !self.port.is_blocked() && self.sends_left > 0 {
+            let Some(transmit) = self.driver.poll_transmit(now, &mut self.out) else { break };
+            self.sends_left -= 1;
+            self.port.send(transmit, &self.out);
+        }
+        let interest = if self.port.is_blocked() { Interest::ReadWrite } else { Interest::Read };
+        if interest != self.interest && poller.change(&self.port, SOCKET, interest).is_ok() {
+            self.interest = interest;
+        }
+    }
+}
+
+impl Shard {
+    /// Whether QUIC carries the session.
+    pub(super) fn is_quic(&self, session: SessionKey) -> bool {
+        self.quic.as_ref().is_some_and(|quic| quic.peer(session).is_some())
+    }
+
+    /// The socket has datagrams, or takes some again.
+    pub(super) fn quic_ready(&mut self, now: Now, ready: Ready) {
+        let Some(quic) = &mut self.quic else { return };
+        if ready.writable && quic.port.resume() == Sent::Done {
+            quic.transmit(now.instant, &self.poller);
+        }
+        if ready.readable {
+            let mut came = std::mem::take(&mut self.datagrams);
+            quic.port.receive(|datagram| came.push(datagram));
+            for datagram in came.drain(..) {
+                quic.landed(now.instant, datagram);
+            }
+            self.datagrams = came;
+        }
+    }
+
+    /// Takes what other shards forwarded.
+    pub(super) fn take_forwarded(&mut self, now: Now) {
+        let Some(quic) = &mut self.quic else { return };
+        for _ in 0..self.turn.ring_items_max {
+            let Some(datagram) = quic.forwards.pop() else { return };
+            quic.handle(now.instant, datagram);
+        }
+    }
+
+    /// What connections have to tell, told to the core.
+    pub(super) fn take_quic_events(&mut self, now: Now) {
+        let Some(quic) = &mut self.quic else { return };
+        quic.sends_left = SENDS_MAX;
+        if quic.driver.poll_timeout().is_some_and(|at| at <= now.instant) {
+            quic.driver.handle_timeout(now.instant);
+        }
+        while let Some(event) = self.quic.as_mut().and_then(|quic| quic.driver.poll_event(now.instant)) {
+            self.quic_event(now, event);
+        }
+    }
+
+    /// Sends what this turn has brought about.
+    pub(super) fn quic_transmit(&mut self, now: Now) {
+        if let Some(quic) = &mut self.quic {
+            quic.transmit(now.instant, &self.poller);
+            quic.flush_rings();
+        }
+    }
+
+    fn quic_event(&mut self, now: Now, event: Event) {
+        match event {
+            Event::Chosen(key, _) => self.quic_welcome(now, key),
+            Event::Connected(key) => self.quic_input(now, key, None),
+            Event::Readable(key, stream) => self.quic_input(now, key, Some(stream)),
+            Event::Datagrams(key) => {
+                let Self { core, quic: Some(quic), .. } = self else { return };
+                let Quic { driver, peers, stats, .. } = quic;
+                let Some(peer) = peer_of(peers, key) else { return };
+                let session = peer.session;
+                let useless = peer.streams.handle_datagrams(driver, |frame| core.handle_frame(now, session, frame));
+                stats.useless_datagrams += useless;
+            }
+            Event::Writable(key, stream) => {
+                let Self { quic: Some(quic), .. } = self else { return };
+                let Some(peer) = peer_of(&mut quic.peers, key) else { return };
+                peer.streams.handle_writable(&mut quic.driver, stream);
+                let session = peer.session;
+                self.quic_write(now, session);
+            }
+            Event::Openable(key) => {
+                let session =
+                    self.quic.as_mut().and_then(|quic| peer_of(&mut quic.peers, key)).map(|peer| peer.session);
+                if let Some(session) = session {
+                    self.quic_write(now, session);
+                }
+            }
+            Event::Stopped(key, _) => self.quic_fault(now, key, Code::BadFrame, "a stream was stopped"),
+            Event::Ended(key, _) => self.quic_gone(now, key),
+        }
+    }
+
+    fn quic_welcome(&mut self, now: Now, key: Key) {
+        let Some(quic) = &mut self.quic else { return };
+        self.stats.connections_accepted_total += 1;
+        match self.core.handle_connected_in_lanes(now) {
+            Ok(session) => quic.insert(key, session),
+            Err(code) => {
+                self.stats.connections_refused_busy_total += 1;
+                quic.driver.close(now.instant, key, code.number().into(), code.meaning().trim());
+            }
+        }
+    }
+
+    /// A stream has bytes, or, without a stream, frames may go on that waited for the handshake.
+    fn quic_input(&mut self, now: Now, key: Key, stream: Option<StreamId>) {
+        let Self { core, quic: Some(quic), input_room, stats, .. } = self else { return };
+        let Quic { driver, peers, .. } = quic;
+        let Some(peer) = peer_of(peers, key) else { return };
+        let session = peer.session;
+        let mut bytes = 0;
+        let on_frame = |frame: &[u8]| {
+            bytes += frame.len();
+            core.handle_frame(now, session, frame);
+        };
+        let input = match stream {
+            Some(stream) => peer.streams.handle_readable(driver, stream, on_frame),
+            None => peer.streams.handle_connected(driver, on_frame),
+        };
+        stats.read_bytes_total += bytes as u64;
+        let held = peer.streams.held_bytes();
+        let grows = held > peer.held_bytes;
+        input_room.taken_bytes = input_room.taken_bytes - peer.held_bytes + held;
+        peer.held_bytes = held;
+        let full = grows && input_room.taken_bytes > input_room.bytes_max;
+        match input {
+            Input::Done if full => {
+                self.stats.input_room_ends_total += 1;
+                self.quic_fault(now, key, Code::Busy, "too much unfinished input, try again later");
+            }
+            Input::Done => {}
+            Input::Goodbye => self.quic_end(now, key, 0, ""),
+            Input::Fault(code, reason) => self.quic_fault(now, key, code, reason),
+        }
+    }
+
+    /// Writes what waits in the core's queue, and sends it.
+    pub(super) fn quic_flush(&mut self, now: Now, session: SessionKey) {
+        self.quic_write(now, session);
+        if let Some(quic) = &mut self.quic {
+            // At once: to write for all and then to send for all would double the time to the first.
+            quic.transmit(now.instant, &self.poller);
+        }
+    }
+
+    fn quic_write(&mut self, now: Now, session: SessionKey) {
+        let Self { core, quic: Some(quic), stats, .. } = self else { return };
+        let Some(key) = quic.peer(session).map(|peer| peer.streams.key()) else { return };
+        let Quic { driver, peers, .. } = quic;
+        let Some(peer) = peer_of(peers, key) else { return };
+        let before = core.outbound(session).map_or(0, millrace_core::Outbound::queued_bytes);
+        core.write_lanes(now, session, &mut peer.streams.lanes(driver));
+        let after = core.outbound(session).map_or(0, millrace_core::Outbound::queued_bytes);
+        stats.writes_total += 1;
+        stats.written_bytes_total += before.saturating_sub(after) as u64;
+        stats.short_writes_total += u64::from(after > 0);
+        if peer.streams.is_broken() {
+            self.quic_fault(now, key, Code::BadFrame, "a stream was stopped");
+        }
+    }
+
+    /// The core ends a session: what waits goes first, as far as the client takes it.
+    pub(super) fn quic_close(&mut self, now: Now, session: SessionKey, code: Code, reason: &str) {
+        self.quic_flush(now, session);
+        let key = self.quic.as_ref().and_then(|quic| quic.peer(session)).map(|peer| peer.streams.key());
+        if let Some(key) = key {
+            self.quic_end(now, key, code.number().into(), reason);
+        }
+    }
+
+    fn quic_fault(&mut self, now: Now, key: Key, code: Code, reason: &str) {
+        if let Some(quic) = &mut self.quic {
+            quic.stats.faults += 1;
+        }
+        self.quic_end(now, key, code.number().into(), reason);
+    }
+
+    fn quic_end(&mut self, now: Now, key: Key, code: u32, reason: &str) {
+        if let Some(quic) = &mut self.quic {
+            quic.driver.close(now.instant, key, code, reason);
+        }
+        self.quic_gone(now, key);
+    }
+
+    fn quic_gone(&mut self, now: Now, key: Key) {
+        let Some(quic) = &mut self.quic else { return };
+        if let Some(session) = quic.remove(key, &mut self.input_room) {
+            self.core.handle_disconnected(now, session);
+        }
+    }
+}
+
+fn peer_of(peers: &mut [Option<Peer>], key: Key) -> Option<&mut Peer> {
+    peers.get_mut(key.index())?.as_mut().filter(|peer| peer.streams.key() == key)
+}
