@@ -34,10 +34,12 @@ mod metrics;
 mod outbox;
 #[cfg(test)]
 mod tests;
+mod told;
 
 use inquiry::Inquiries;
 use metrics::LinkMetrics;
 use outbox::Outbox;
+use told::Told;
 
 /// Shortest cluster secret, in bytes.
 pub const CLUSTER_SECRET_BYTES_MIN: usize = 16;
@@ -177,6 +179,8 @@ struct Shared {
     config: LinkConfig,
     metrics: LinkMetrics,
     handshakes: Semaphore,
+    crowd_told: Told,
+    stranger_told: Told,
     active: Mutex<Option<Arc<Active>>>,
     /// Where clients reach the node that was made welcome last.
     endpoints: Mutex<Vec<String>>,
@@ -227,6 +231,8 @@ impl LinkServer {
             db: Db { store, timeout: config.transaction_timeout },
             metrics: LinkMetrics::register(registry)?,
             handshakes: Semaphore::new(config.handshakes_max.max(1)),
+            crowd_told: Told::default(),
+            stranger_told: Told::default(),
             active: Mutex::new(None),
             endpoints: Mutex::default(),
             stopping: AtomicBool::new(false),

@@ -30,7 +30,10 @@ where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let Ok(handshake) = shared.handshakes.try_acquire() else {
-        tracing::warn!("too many connections in their handshake, one is closed");
+        // Strangers may come as often as they like.
+        if shared.crowd_told.may(std::time::Instant::now()) {
+            tracing::warn!("too many connections in their handshake are closed; told once a minute");
+        }
         return LinkEnd::Refused;
     };
     let mut reader = FrameReader::default();

@@ -40,7 +40,10 @@ pub(super) async fn greet(
     };
     let NodeBody::Hello(hello) = frame.body else { return Err(LinkEnd::BadFrame) };
     if let Err(refusal) = check(&shared.config.cluster_secret, &nonce, &hello) {
-        tracing::warn!(node = hello.node, %refusal, "data node refused");
+        // Anybody can send a hello without the secret.
+        if shared.stranger_told.may(std::time::Instant::now()) {
+            tracing::warn!(node = hello.node, %refusal, "data node refused; told once a minute");
+        }
         send(stream, NodeBody::Refused(refusal)).await?;
         return Err(LinkEnd::Refused);
     }
