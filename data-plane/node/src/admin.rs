@@ -2,14 +2,16 @@
 //! the open internet.
 //!
 //! Four fixed answers to GET need no web framework: one request for each connection, a bounded head, a deadline, and a
-//! bounded number of connections.
+//! bounded number of connections. When there are as many, the longest one ends: who asks for something has it in milliseconds.
 
+use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 use crate::report::NodeReport;
@@ -27,19 +29,18 @@ pub(crate) type ReportRequests = mpsc::Sender<oneshot::Sender<NodeReport>>;
 
 /// Serves until dropped.
 pub(crate) async fn serve(listener: TcpListener, reports: ReportRequests) {
-    let connections = std::sync::Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut exchanges = Exchanges::default();
     let mut refused = false;
     loop {
-        let Ok(permit) = std::sync::Arc::clone(&connections).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _peer)) => {
                 refused = false;
                 let reports = reports.clone();
-                tokio::spawn(async move {
+                let exchange = tokio::spawn(async move {
                     // Its outcome matters to nobody but the peer, who sees it.
                     let _ = timeout(EXCHANGE_LIMIT, exchange(stream, &reports)).await;
-                    drop(permit);
                 });
+                exchanges.begin(exchange.abort_handle());
             }
             Err(error) => {
                 // Once for each time, not ten times a second while it lasts.
@@ -49,6 +50,22 @@ pub(crate) async fn serve(listener: TcpListener, reports: ReportRequests) {
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
+    }
+}
+
+/// Those under way, the longest first.
+#[derive(Default)]
+struct Exchanges(VecDeque<AbortHandle>);
+
+impl Exchanges {
+    fn begin(&mut self, exchange: AbortHandle) {
+        self.0.retain(|one| !one.is_finished());
+        if self.0.len() >= CONNECTIONS_MAX
+            && let Some(longest) = self.0.pop_front()
+        {
+            longest.abort();
+        }
+        self.0.push_back(exchange);
     }
 }
 
