@@ -19,6 +19,9 @@ pub struct Config {
     pub payload_bytes_max: u32,
     /// Most subscriptions of a session. Default 1,000, at most [`SUBSCRIPTIONS_CAP`].
     pub subscriptions_max: u32,
+    /// Most sessions whose hello is not answered in full yet. Above half of it only those may begin who come back, with a position;
+    /// others are told when to come. Default 2,048.
+    pub beginning_max: u32,
     /// Most bytes that wait in a session's queue, counting what it shares with others. Default 256 KiB.
     pub queue_bytes_max: u32,
     /// Most control frames (replies, errors, pings) that wait in a session's queue; at this the session ends. Default 4,096.
@@ -108,6 +111,7 @@ impl Default for Config {
             heartbeat: Duration::from_secs(25),
             payload_bytes_max: 16 << 10,
             subscriptions_max: 1_000,
+            beginning_max: 2_048,
             queue_bytes_max: 256 << 10,
             control_frames_max: 4_096,
             requests_in_flight_max: 1_024,
@@ -209,6 +213,7 @@ impl Config {
         }
         for (field, value) in [
             ("sessions_max", self.sessions_max),
+            ("beginning_max", self.beginning_max / 2),
             ("control_frames_max", self.control_frames_max),
             ("requests_in_flight_max", self.requests_in_flight_max),
             ("grants_max", self.grants_max),

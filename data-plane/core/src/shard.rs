@@ -17,6 +17,7 @@ use millrace_protocol::ws::deflate::Window;
 use millrace_protocol::{ChannelId, Code, TenantId};
 use rustc_hash::FxHashSet;
 
+use crate::admission::Admission;
 use crate::agent::Agents;
 use crate::arena::Arena;
 use crate::backplane::Backplane;
@@ -62,6 +63,7 @@ pub struct Shard<V> {
     incidents: Incidents,
     channels: Channels,
     grants: Grants<Waiter>,
+    admission: Admission,
     homes: Homes,
 
     links: Links,
@@ -129,6 +131,7 @@ impl<V: VerifyToken> Shard<V> {
             channels: Channels::default(),
             grants: Grants::new(config.grants_max, hasher.derive("grants")),
             homes: Homes::new(),
+            admission: Admission::new(config.beginning_max),
             links: Links::new(index, shards, config.hop_deliveries_max, config.hop_requests_max),
             backplane: Backplane::new(index),
             wants: Wants::default(),
@@ -306,6 +309,7 @@ impl<V: VerifyToken> Shard<V> {
             self.draining = Draining::Done;
             self.actions.push_back(Action::Drained);
         }
+        self.stats.beginning = self.admission.beginning().into();
         self.stats.sessions = self.sessions.len().into();
         self.stats.homes = self.homes.len() as u64;
         self.stats.channels = self.channels.len() as u64;
@@ -360,6 +364,11 @@ impl<V: VerifyToken> Shard<V> {
     /// What waits to be written to a session; `None` for one that is gone.
     pub fn outbound(&self, session: SessionKey) -> Option<&Outbound> {
         self.sessions.get(session).map(|session| &session.outbound)
+    }
+
+    /// Whether the session's hello was accepted, and it has not ended.
+    pub fn is_welcomed(&self, session: SessionKey) -> bool {
+        self.sessions.get(session).is_some_and(|session| session.identity().is_some())
     }
 
     /// Counters and gauges; gauges are of the end of the last turn.
@@ -486,6 +495,9 @@ impl<V: VerifyToken> Shard<V> {
         self.users.remove(&mut self.sessions, key);
         let Some(session) = self.sessions.get_mut(key) else { return };
         session.pacing = None;
+        if std::mem::take(&mut session.beginning) {
+            self.admission.ended();
+        }
         self.agents.give_back(std::mem::take(&mut session.agent));
         // The last first: they are in order, and those behind a removed one move.
         let channels: Vec<_> = session.subscriptions.iter().rev().map(|subscription| subscription.channel).collect();

@@ -80,6 +80,17 @@ pub struct Stats {
     /// oldest. The time that a message waits in a queue is its reader's.
     pub delivery: LatencyCounts,
 
+    /// Hellos taken of clients that come back: with a position in a channel.
+    pub hellos_resume_total: u64,
+    /// Hellos taken of clients that bring no position.
+    pub hellos_login_total: u64,
+    /// Hellos with a position that were told to come later.
+    pub hellos_resume_busy_total: u64,
+    /// Hellos without one that were told to come later.
+    pub hellos_login_busy_total: u64,
+
+    /// Sessions whose hello is not answered in full yet.
+    pub beginning: u64,
     /// Connections now, in whatever state.
     pub sessions: u64,
     /// Subscriptions now, in whatever state.

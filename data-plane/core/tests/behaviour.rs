@@ -9,7 +9,9 @@ use std::time::Duration;
 use desk::{ATTACH, Desk, Heard, LIVE, SHARD_TICK_MS, after};
 use millrace_core::{Config, Drain, Rate};
 use millrace_protocol::Code;
-use millrace_protocol::client::{ClientBody, Hello, HistoryClass, HistoryRange, HistoryRequest, Subscribe, VERSION};
+use millrace_protocol::client::{
+    ClientBody, Hello, HistoryClass, HistoryRange, HistoryRequest, Start, Subscribe, VERSION,
+};
 use millrace_protocol::node::{NodeBody, RevokedTokens, SlowConsumer, TokensRevoked};
 
 const DURABLE: (HistoryClass, SlowConsumer) = (HistoryClass::Durable, SlowConsumer::Disconnect);
@@ -28,6 +30,58 @@ fn a_connection_without_hello_ends() {
     assert_eq!(desk.closed(silent), Some(Code::HandshakeTimeout));
     desk.hello(silent, "ann");
     assert_eq!(desk.heard(silent), [], "frames of an ended session are ignored");
+}
+
+/// While more begin than are done with, those who come back have places that newcomers cannot take, and everybody else is told when.
+#[test]
+fn in_a_storm_those_who_come_back_begin_first() {
+    let mut desk = Desk::new(Config { beginning_max: 4, ..Config::default() });
+    desk.channel("room", (HistoryClass::Durable, SlowConsumer::Disconnect), &["ann", "bob"]);
+    desk.hold_control();
+    let come = |desk: &mut Desk, start: Start| {
+        let session = desk.connect();
+        desk.hello_with(session, "ann", vec![Subscribe { channel: "room", start }]);
+        session
+    };
+    let newcomers = [come(&mut desk, LIVE), come(&mut desk, LIVE)];
+    let away = come(&mut desk, LIVE);
+    assert_eq!(desk.heard(away), [Heard::Error(1, Code::Busy)]);
+    assert_eq!(desk.closed(away), Some(Code::Busy));
+    assert!((1_000..=4_001).contains(&desk.last_retry_after_ms), "{}", desk.last_retry_after_ms);
+    let back = [come(&mut desk, after(0)), come(&mut desk, after(0))];
+    assert_eq!(desk.stats().beginning, 4);
+    let away = come(&mut desk, after(0));
+    assert_eq!(desk.heard(away), [Heard::Error(1, Code::Busy)]);
+    assert_eq!(desk.closed(away), Some(Code::Busy));
+    assert!((200..=1_001).contains(&desk.last_retry_after_ms), "{}", desk.last_retry_after_ms);
+    let stats = desk.stats();
+    let taken = (stats.hellos_login_total, stats.hellos_resume_total);
+    assert_eq!((taken, stats.hellos_login_busy_total, stats.hellos_resume_busy_total), ((2, 2), 1, 1));
+
+    desk.answer_held();
+    for session in newcomers.into_iter().chain(back) {
+        assert_eq!(desk.heard(session).len(), 1, "it is subscribed");
+    }
+    assert_eq!(desk.stats().beginning, 0);
+    come(&mut desk, LIVE);
+    assert_eq!(desk.stats().hellos_login_total, 3);
+}
+
+/// Who goes while beginning leaves no trace of it.
+#[test]
+fn a_session_that_ends_while_it_begins_gives_its_place_back() {
+    let mut desk = Desk::new(Config { beginning_max: 4, ..Config::default() });
+    desk.channel("room", (HistoryClass::Durable, SlowConsumer::Disconnect), &["ann"]);
+    desk.hold_control();
+    for token in ["ann.2000", "ann.2000"] {
+        let session = desk.connect();
+        desk.hello_with(session, token, vec![Subscribe { channel: "room", start: LIVE }]);
+    }
+    assert_eq!(desk.stats().beginning, 2);
+    desk.pass(3_000);
+    assert_eq!(desk.stats().beginning, 0, "their tokens have expired");
+    desk.answer_held();
+    assert_eq!(desk.stats().beginning, 0);
 }
 
 #[test]

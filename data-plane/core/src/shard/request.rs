@@ -10,6 +10,7 @@ use millrace_protocol::node::NewMessage;
 use millrace_protocol::{ChannelId, ChannelName, Code};
 
 use super::{Draining, Queue, Shard};
+use crate::admission::Class;
 use crate::grant::Question;
 use crate::home::out_of_order;
 use crate::hop::{Ack, Acks, HopBody, Origin, Outcome, Page, Publish, Read};
@@ -87,6 +88,15 @@ impl<V: VerifyToken> Shard<V> {
             self.send_error_about(key, request, Code::UnsupportedVersion, &message, 0, "");
             return self.end_session(key, Code::UnsupportedVersion, "no version in common", Queue::Keep);
         }
+        let class = Class::of(hello);
+        if let Err(wait) = self.admission.admit(class, self.random.next()) {
+            match class {
+                Class::Resume => self.stats.hellos_resume_busy_total += 1,
+                Class::Login => self.stats.hellos_login_busy_total += 1,
+            }
+            self.send_error_about(key, request, Code::Busy, Code::Busy.meaning().trim(), wait_ms(wait), "");
+            return self.end_session(key, Code::Busy, "too many begin at once", Queue::Keep);
+        }
         let verified = match self.verifier.verify(hello.token, now.unix_ms) {
             Ok(verified) if verified.expires_ms > now.unix_ms => Ok(verified),
             Ok(_) => Err(Code::TokenExpired),
@@ -99,6 +109,10 @@ impl<V: VerifyToken> Shard<V> {
                 return self.end_session(key, code, "the token was refused", Queue::Keep);
             }
         };
+        match class {
+            Class::Resume => self.stats.hellos_resume_total += 1,
+            Class::Login => self.stats.hellos_login_total += 1,
+        }
         let expires_ms = token.expires_ms;
         let Some(session) = self.sessions.get_mut(key) else { return };
         session.state = State::Open(Identity::new(token));
@@ -122,6 +136,13 @@ impl<V: VerifyToken> Shard<V> {
         self.send(key, request, ServerBody::Welcome(welcome));
         for subscribe in &hello.subscriptions {
             self.subscribe(key, request, subscribe);
+        }
+        if let Some(session) = self.sessions.get_mut(key)
+            && session.in_flight > 0
+            && session.identity().is_some()
+        {
+            session.beginning = true;
+            self.admission.began();
         }
     }
 
@@ -396,6 +417,10 @@ impl<V: VerifyToken> Shard<V> {
     pub(super) fn answered(&mut self, key: SessionKey) {
         if let Some(session) = self.sessions.get_mut(key) {
             session.in_flight = session.in_flight.saturating_sub(1);
+            if session.beginning && session.in_flight == 0 {
+                session.beginning = false;
+                self.admission.ended();
+            }
         }
     }
 

@@ -186,8 +186,11 @@ impl Desk {
     }
 
     pub(crate) fn hello(&mut self, session: SessionKey, token: &str) {
+        self.hello_with(session, token, Vec::new());
+    }
+
+    pub(crate) fn hello_with(&mut self, session: SessionKey, token: &str, subscriptions: Vec<Subscribe<'_>>) {
         let (version_min, version_max) = (VERSION, VERSION);
-        let subscriptions = Vec::new();
         let hello = Hello { version_min, version_max, features: 0, token, agent: "desk", subscriptions };
         self.ask(session, 1, ClientBody::Hello(hello));
     }
@@ -285,6 +288,14 @@ impl Desk {
     /// Requests wait on their way until the link is cut.
     pub(crate) fn hold_control(&mut self) {
         self.held = Some(Vec::new());
+    }
+
+    /// Requests that were held reach the control plane now, and are answered.
+    pub(crate) fn answer_held(&mut self) {
+        for frame in self.held.take().unwrap_or_default() {
+            self.act(Action::Control(frame));
+        }
+        self.settle();
     }
 
     /// Requests of the cut link reach the control plane after all.

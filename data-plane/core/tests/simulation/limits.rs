@@ -19,6 +19,7 @@ pub(crate) fn config(random: &mut Random) -> Config {
         heartbeat: ms(400),
         payload_bytes_max: 256,
         subscriptions_max: 20,
+        beginning_max: size(random, 4, 2_000),
         queue_bytes_max: size(random, 2_000, 12_000),
         control_frames_max: size(random, 40, 400),
         requests_in_flight_max: size(random, 12, 200),
