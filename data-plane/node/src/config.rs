@@ -9,6 +9,8 @@ use millrace_core::ConfigError;
 use millrace_protocol::client::{CLIENT_FRAME_BYTES_MAX, ENDPOINTS_MAX};
 use millrace_token::KeyRingLimits;
 
+pub use crate::shard::admission::AdmissionLimits;
+
 use crate::tls::{TlsConfig, TlsError};
 
 /// A data node's addresses, limits and times. Plain: whoever reads files and flags fills it in.
@@ -45,8 +47,11 @@ pub struct Config {
     /// up to 256 bytes for each place.
     pub ring_slots: usize,
     /// Bytes of requests and frames that have come in part, of all connections of a shard together; half of it is for those who
-    /// have not sent a whole frame yet. Who needs more is told to come back later. Default 64 MiB, at least 1 MiB.
+    /// have not sent a whole frame yet, half for the others. Nobody may hold more than half of what is left of theirs; who needs
+    /// more is told to come back later. Default 64 MiB, at least 1 MiB.
     pub unfinished_bytes_max: usize,
+    /// Connections of a shard that have not signed in, in all and of one address.
+    pub admission: AdmissionLimits,
     /// Whether WebSocket clients that offer compression (RFC 7692) get it. Default [`Compressing::On`]; from which size on is
     /// `core.compress_from_bytes`. Up to 3 MiB for each shard, nothing for a connection.
     pub compression: Compressing,
@@ -154,6 +159,7 @@ impl Default for Config {
             linger: Duration::from_secs(5),
             ring_slots: 1024,
             unfinished_bytes_max: 64 << 20,
+            admission: AdmissionLimits::default(),
             compression: Compressing::On,
             turn: TurnLimits::default(),
             keys: KeyRingLimits::default(),
@@ -265,6 +271,9 @@ impl Config {
         }
         if self.quic.connections_max.min(self.quic.half_open_max) == 0 {
             return fail("quic", 0, "at least 1 connection and 1 handshake");
+        }
+        if self.admission.places_max.min(self.admission.address_places_max) == 0 {
+            return fail("admission", 0, "at least 1 in each field");
         }
         if self.connections_max == Some(0) {
             return fail("connections_max", 0, "at least 1");

@@ -25,6 +25,8 @@ mod tls;
 mod udp;
 
 pub use backplane::{Dial, LinkTarget};
-pub use config::{Compressing, Config, Pinning, QuicAddress, QuicLimits, StartError, Steering, TurnLimits};
+pub use config::{
+    AdmissionLimits, Compressing, Config, Pinning, QuicAddress, QuicLimits, StartError, Steering, TurnLimits,
+};
 pub use node::{DataNode, LinkConfig, start};
 pub use tls::{CertificateStatus, TlsConfig, TlsError};

@@ -1,11 +1,11 @@
 //! Listening sockets, one per shard on one port: the kernel spreads connections over them by a hash of the addresses.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
-use rustix::net::{SocketFlags, accept_with};
+use rustix::net::{SocketFlags, acceptfrom_with};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 /// Connections that wait to be accepted, per shard; the kernel caps it by `net.core.somaxconn`.
@@ -57,8 +57,8 @@ fn socket(address: SocketAddr, sharing: Sharing) -> io::Result<Socket> {
 /// What an attempt to accept brought.
 #[derive(Debug)]
 pub(crate) enum Accepted {
-    /// A connection: non-blocking, closed on exec, without Nagle's delay.
-    Connection(OwnedFd),
+    /// A connection and where it comes from: non-blocking, closed on exec, without Nagle's delay.
+    Connection(OwnedFd, IpAddr),
     /// Nobody waits.
     Nobody,
     /// The process or the machine has no descriptor or memory for another one; whoever waits goes on waiting.
@@ -81,8 +81,13 @@ impl Listener {
     /// From the operating system, if the listener itself is broken.
     pub(crate) fn accept(&self) -> io::Result<Accepted> {
         loop {
-            match accept_with(&self.socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
-                Ok(connection) => return Ok(Accepted::Connection(connection)),
+            match acceptfrom_with(&self.socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+                Ok((connection, peer)) => {
+                    // A TCP listener has no others.
+                    let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
+                    let address = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip());
+                    return Ok(Accepted::Connection(connection, address));
+                }
                 Err(Errno::AGAIN) => return Ok(Accepted::Nobody),
                 Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
                     return Ok(Accepted::NoDescriptors);
@@ -116,7 +121,7 @@ impl AsFd for Listener {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{Ipv4Addr, TcpStream};
+    use std::net::TcpStream;
 
     use super::*;
 
@@ -146,7 +151,8 @@ mod tests {
         let listener = Listener::new(bind(any_port(), 1).expect("bind").remove(0));
         assert!(matches!(listener.accept(), Ok(Accepted::Nobody)));
         let peer = TcpStream::connect(listener.socket.local_addr().expect("address")).expect("connect");
-        let Ok(Accepted::Connection(connection)) = listener.accept() else { panic!("somebody waits") };
+        let Ok(Accepted::Connection(connection, address)) = listener.accept() else { panic!("somebody waits") };
+        assert_eq!(address, Ipv4Addr::LOCALHOST);
         let options = socket2::SockRef::from(&connection);
         assert!(options.tcp_nodelay().expect("option"));
         assert_eq!(options.tcp_notsent_lowat().expect("option"), UNSENT_BYTES_MAX);

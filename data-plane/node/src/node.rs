@@ -114,6 +114,7 @@ pub fn start(config: Config, link: LinkConfig) -> Result<DataNode, StartError> {
             keys: config.keys.clone(),
             turn: config.turn,
             unfinished_bytes_max: config.unfinished_bytes_max,
+            admission: config.admission,
             compression: config.compression,
             linger: config.linger,
             seed: seed()?,

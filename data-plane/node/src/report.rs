@@ -37,6 +37,10 @@ shell_stats! {
     connections_refused_busy_total,
     /// Times accepting paused because no descriptor or memory was left.
     accept_pauses_total,
+    /// Connections refused because too many had not signed in, of their address or of all.
+    strangers_refused_total,
+    /// Connections ended for newcomers' sake because they had not signed in for long.
+    strangers_ended_total,
     /// Requests upgraded to WebSocket.
     upgrades_total,
     /// Requests refused before they became a WebSocket.
@@ -99,6 +103,8 @@ shell_stats! {
     tls_failures_oversize_total,
     /// Connections over TLS now, in whatever state.
     tls_connections,
+    /// Connections that have not signed in.
+    strangers,
     /// Connections that were told why they end and have not gone yet.
     parting,
     /// Bytes of unfinished requests and frames from clients.
@@ -249,6 +255,11 @@ fn core_rows(stats: &millrace_core::Stats) -> Vec<Row> {
         grants_cached_total: "Grants found in memory.",
         grants_asked_total: "Grants asked of the control plane.",
         hops_out_total: "Hops to other shards.",
+        hellos_resume_total: "Hellos taken of clients that come back with a position.",
+        hellos_login_total: "Hellos taken of clients that bring none.",
+        hellos_resume_busy_total: "Hellos with a position that were told to come later.",
+        hellos_login_busy_total: "Hellos without one that were told to come later.",
+        beginning: "Sessions whose hello is not answered in full yet.",
         sessions: "Connections now, in whatever state.",
         subscriptions: "Subscriptions now, in whatever state.",
         homes: "Homes in memory now.",

@@ -4,12 +4,14 @@
 //! [core](millrace_core::Shard) must not have.
 
 mod accept;
+pub(crate) mod admission;
 mod batch;
 mod compression;
 mod connection;
 mod inspect;
 mod parting;
 mod quic;
+mod room;
 mod secure;
 mod traffic;
 
@@ -29,12 +31,14 @@ use monoio::RuntimeBuilder;
 use rustls::ServerConfig;
 
 use self::accept::Door;
+use self::admission::{Admission, AdmissionLimits};
 use self::batch::{BATCH_MAX, SendBatch};
 use self::compression::Compression;
-use self::connection::{Connection, InputRoom};
+use self::connection::Connection;
 use self::parting::{Parting, TOKENS_FROM};
 use self::quic::Quic;
 pub(crate) use self::quic::QuicSetup;
+use self::room::InputRoom;
 use self::secure::Scratch;
 use crate::backplane::{FromShard, Outgoing, ToShard};
 use crate::config::{Compressing, TurnLimits};
@@ -57,6 +61,8 @@ const READ_BYTES: usize = 64 << 10;
 const URING_ENTRIES: u32 = 256;
 /// Until a full ring is tried again. Its reader does not tell us when there is room.
 const RING_RETRY: Duration = Duration::from_millis(1);
+/// What a read from somebody who has not signed in weighs beside others, in bytes read: 32 of them fill a turn, about 2 ms.
+const STRANGER_WORK_BYTES: u64 = 8 << 10;
 /// How often revocations that have run out are forgotten.
 const FORGET_EVERY: Duration = Duration::from_secs(60);
 
@@ -74,6 +80,7 @@ pub(crate) struct Setup {
     pub(crate) keys: KeyRingLimits,
     pub(crate) turn: TurnLimits,
     pub(crate) unfinished_bytes_max: usize,
+    pub(crate) admission: AdmissionLimits,
     pub(crate) compression: Compressing,
     pub(crate) linger: Duration,
     pub(crate) seed: u64,
@@ -133,6 +140,10 @@ struct Shard {
     /// How many of them there are.
     open: usize,
     input_room: InputRoom,
+    /// Who has not signed in.
+    admission: Admission,
+    /// Reads from them.
+    strangers_heard: u64,
     /// `None` where compression is off.
     compression: Option<Compression>,
     parting: Parting,
@@ -201,6 +212,7 @@ impl Shard {
             keys,
             turn,
             unfinished_bytes_max,
+            admission,
             compression,
             linger,
             seed,
@@ -238,7 +250,9 @@ impl Shard {
             rings,
             connections: Vec::new(),
             open: 0,
-            input_room: InputRoom { taken_bytes: 0, bytes_max: unfinished_bytes_max },
+            input_room: InputRoom::new(unfinished_bytes_max),
+            admission: Admission::new(admission),
+            strangers_heard: 0,
             compression,
             parting: Parting::new(linger),
             doors,
@@ -332,10 +346,13 @@ impl Shard {
         if self.ready.is_empty() {
             self.poller.take_ready(&mut self.ready)?;
         }
-        // What is inflated takes its time as what is read does.
-        let work = |stats: &ShellStats| stats.read_bytes_total + stats.inflated_bytes_total;
-        let before = work(&self.stats);
-        while work(&self.stats) - before < self.turn.read_bytes_max as u64 {
+        // What is inflated takes its time as what is read does, and so does whoever signs in: others must not wait for a crowd.
+        let work = |shard: &Self| {
+            let of_strangers = shard.strangers_heard * STRANGER_WORK_BYTES;
+            shard.stats.read_bytes_total + shard.stats.inflated_bytes_total + of_strangers
+        };
+        let before = work(self);
+        while work(self) - before < self.turn.read_bytes_max as u64 {
             let Some(ready) = self.ready.pop_front() else { break };
             match ready.token {
                 // It has done its work: the loop is awake.
@@ -419,7 +436,8 @@ impl Shard {
             compress_bytes_total: spent(|spent| &spent.bytes),
             compress_us_total: spent(|spent| &spent.ns) / 1000,
             parting: self.parting.len() as u64,
-            unfinished_bytes: self.input_room.taken_bytes as u64,
+            unfinished_bytes: self.input_room.taken_bytes() as u64,
+            strangers: self.admission.len() as u64,
             control_backlog: self.control_backlog.len() as u64,
             ..self.stats.clone()
         };

@@ -144,6 +144,10 @@ pub(crate) struct Limits {
     /// Time from connection to `hello`.
     #[serde(with = "humantime_serde")]
     pub(crate) handshake: Duration,
+    /// Connections of a shard that have not said hello yet.
+    pub(crate) handshakes: u32,
+    /// Those of one IPv4 address or IPv6 /64; 0 for no bound, as behind a proxy.
+    pub(crate) handshakes_per_address: u32,
     /// Silence after which a client is pinged; twice that ends its session.
     #[serde(with = "humantime_serde")]
     pub(crate) heartbeat: Duration,
@@ -201,6 +205,8 @@ impl Default for Limits {
             connections: 0,
             publish_rate: 5_000,
             publish_burst: 10_000,
+            handshakes: 8_192,
+            handshakes_per_address: 1_024,
             handshake: Duration::from_secs(10),
             heartbeat: Duration::from_secs(25),
             replay: 100_000,
@@ -265,6 +271,8 @@ impl Settings {
         within("limits.publish_rate", self.limits.publish_rate.into(), 1, 10_000_000)?;
         within("limits.publish_burst", self.limits.publish_burst.into(), 1, 10_000_000)?;
         within("limits.replay", self.limits.replay.into(), 0, 1_000_000)?;
+        within("limits.handshakes", self.limits.handshakes.into(), 16, 1_000_000)?;
+        within("limits.handshakes_per_address", self.limits.handshakes_per_address.into(), 0, 1_000_000)?;
         within("limits.handshake (ms)", millis(self.limits.handshake), 100, 600_000)?;
         within("limits.heartbeat (ms)", millis(self.limits.heartbeat), 100, 3_600_000)?;
         within("data.drain (ms)", millis(self.data.drain), 0, 600_000)?;

@@ -1,16 +1,19 @@
 //! How connections come in: in batches, within the node's limit, and not at all while no descriptor is left.
 
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use millrace_core::Now;
+use millrace_core::{Now, SessionKey};
+use millrace_protocol::Code;
 use millrace_protocol::ws::handshake::HEAD_BYTES_MAX;
 use rustls::ServerConfig;
 
 use super::Shard;
+use super::admission::{Entry, Place};
 use super::connection::{Connection, full};
 use super::parting::Origin;
 use super::traffic::receive;
@@ -121,9 +124,9 @@ impl Shard {
                     self.doors[door].crowd.took(turn, taken, false);
                     return Ok(());
                 }
-                Accepted::Connection(fd) => {
+                Accepted::Connection(fd, address) => {
                     let tls = self.doors[door].tls.clone();
-                    self.welcome(now, fd, tls);
+                    self.welcome(now, fd, address, tls);
                 }
                 Accepted::NoDescriptors => {
                     self.stats.accept_pauses_total += 1;
@@ -138,7 +141,7 @@ impl Shard {
         Ok(())
     }
 
-    fn welcome(&mut self, now: Now, fd: OwnedFd, tls: Option<Arc<ServerConfig>>) {
+    fn welcome(&mut self, now: Now, fd: OwnedFd, address: IpAddr, tls: Option<Arc<ServerConfig>>) {
         self.stats.connections_accepted_total += 1;
         if self.node_connections.fetch_add(1, Ordering::Relaxed) >= self.connections_max {
             self.node_connections.fetch_sub(1, Ordering::Relaxed);
@@ -155,6 +158,11 @@ impl Shard {
                 return;
             }
         };
+        let Some(place) = self.enter(now, address, session) else {
+            self.forget(now, session);
+            self.refuse(now, fd, tls.is_some());
+            return;
+        };
         // Most clients have sent their request by now. To read it before the set knows the socket saves a round through the set;
         // a longer one is no request, and its rest comes in its turn.
         let request = match tls {
@@ -162,6 +170,7 @@ impl Shard {
             Some(_) => None,
         };
         if self.poller.add(&fd, session.as_u64(), Interest::Read).is_err() {
+            self.admission.leave(place, session.as_u64());
             self.forget(now, session);
             return;
         }
@@ -170,13 +179,36 @@ impl Shard {
         }
         let is_sealed = tls.is_some();
         let tls = tls.map(|config| Box::new(TlsSession::new(config)));
-        self.connections[session.index()] = Some(Connection::new(fd, session, tls));
+        let mut connection = Connection::new(fd, session, tls);
+        connection.place = Some(place);
+        self.connections[session.index()] = Some(connection);
         self.open += 1;
         if is_sealed {
             self.stats.tls_connections += 1;
             self.read_sealed(now, session);
         } else if let Some(input) = request {
             self.take_in(now, session, input);
+        }
+    }
+
+    /// A place at the door for a session's connection, of whatever transport; perhaps that of another one, who ends.
+    pub(super) fn enter(&mut self, now: Now, address: IpAddr, session: SessionKey) -> Option<Place> {
+        match self.admission.enter(now.instant, address, session.as_u64()) {
+            Entry::In(place) => Some(place),
+            Entry::Instead(place, other) => {
+                self.stats.strangers_ended_total += 1;
+                let other = SessionKey::from_u64(other);
+                if self.is_quic(other) {
+                    self.quic_close(now, other, Code::HandshakeTimeout, "no hello, and somebody else needs the place");
+                } else {
+                    self.drop_connection(now, other);
+                }
+                Some(place)
+            }
+            Entry::Refused => {
+                self.stats.strangers_refused_total += 1;
+                None
+            }
         }
     }
 

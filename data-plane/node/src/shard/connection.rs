@@ -13,6 +13,8 @@ use millrace_protocol::ws::{Decoder, Event, Limits, MessageKind, Opcode, Role, c
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendFlags, send, sendmsg};
 
+use super::admission::Place;
+use super::room::{Held, InputRoom};
 use super::secure::Scratch;
 use crate::poller::Interest;
 use crate::tls::TlsSession;
@@ -45,8 +47,10 @@ pub(super) struct Connection {
     greeted: bool,
     /// Its messages may be compressed.
     deflated: bool,
-    /// Bytes of unfinished input that it counts for.
-    pub(super) held_bytes: usize,
+    /// What it counts for in the room for unfinished input.
+    pub(super) held: Held,
+    /// Its place at the door, until it has signed in.
+    pub(super) place: Option<Place>,
     /// The newest ping's answer, if it waits.
     reply: Option<Box<Reply>>,
     /// The last write ended inside a segment of the core's queue, so inside a frame.
@@ -58,15 +62,6 @@ pub(super) struct Connection {
 enum Stage {
     Handshake(ServerHandshake),
     Open(Decoder),
-}
-
-/// Room for unfinished input, shared by the connections of a shard.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct InputRoom {
-    /// Bytes taken now.
-    pub(super) taken_bytes: usize,
-    /// Bytes that there are; for connections without a whole frame yet, half of it.
-    pub(super) bytes_max: usize,
 }
 
 struct Reply {
@@ -138,7 +133,8 @@ impl Connection {
             stage: Stage::Handshake(ServerHandshake::new()),
             greeted: false,
             deflated: false,
-            held_bytes: 0,
+            held: Held::default(),
+            place: None,
             reply: None,
             split: false,
             interest: Interest::Read,
@@ -168,7 +164,7 @@ impl Connection {
         }
         let held = match &self.stage {
             // It keeps what it was fed until the head is whole.
-            Stage::Handshake(_) => self.held_bytes + bytes,
+            Stage::Handshake(_) => self.held.bytes + bytes,
             Stage::Open(decoder) => decoder.heap_bytes() + self.tls.as_ref().map_or(0, |tls| tls.unfinished().len()),
         };
         if self.holds(held, room) { Consequence::None } else { self.no_room() }
@@ -187,11 +183,7 @@ impl Connection {
 
     /// Counts so many bytes of its unfinished input in place of those before; whether there is room for more of them.
     pub(super) fn holds(&mut self, held: usize, room: &mut InputRoom) -> bool {
-        let grows = held > self.held_bytes;
-        room.taken_bytes = room.taken_bytes - self.held_bytes + held;
-        self.held_bytes = held;
-        let share = if self.greeted { room.bytes_max } else { room.bytes_max / 2 };
-        !grows || room.taken_bytes <= share
+        room.count(&mut self.held, held, self.greeted)
     }
 
     fn take_in(

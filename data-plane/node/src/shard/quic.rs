@@ -1,14 +1,16 @@
 //! QUIC in a shard: its socket, its endpoint, and which connection carries which session.
 
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Instant;
 
 use millrace_core::{Now, SessionKey};
 use millrace_protocol::Code;
 use millrace_quic::{Driver, Event, Input, Key, Route, Server, Session, StreamId};
 
-use super::{InputRoom, Shard};
+use super::Shard;
+use super::admission::{Admission, Place};
+use super::room::{Held, InputRoom};
 use crate::poller::{Interest, Poller, Ready};
 use crate::report::ShellStats;
 use crate::ring::Forwards;
@@ -34,8 +36,10 @@ pub(crate) struct QuicSetup {
 struct Peer {
     session: SessionKey,
     streams: Session,
-    /// Bytes of unfinished input that it counts for.
-    held_bytes: usize,
+    /// What it counts for in the room for unfinished input.
+    held: Held,
+    /// Its place at the door, until it has signed in.
+    place: Option<Place>,
 }
 
 /// What is counted beside what the endpoint counts.
@@ -142,24 +146,28 @@ impl Quic {
         }
     }
 
-    fn insert(&mut self, key: Key, session: SessionKey) {
+    fn insert(&mut self, key: Key, session: SessionKey, place: Place) {
         if self.peers.len() <= key.index() {
             self.peers.resize_with(key.index() + 1, || None);
         }
         if self.connections.len() <= session.index() {
             self.connections.resize(session.index() + 1, NONE);
         }
-        self.peers[key.index()] = Some(Peer { session, streams: Session::new(key), held_bytes: 0 });
+        self.peers[key.index()] =
+            Some(Peer { session, streams: Session::new(key), held: Held::default(), place: Some(place) });
         self.connections[session.index()] = u32::try_from(key.index()).unwrap_or(NONE);
         self.open += 1;
     }
 
-    fn remove(&mut self, key: Key, room: &mut InputRoom) -> Option<SessionKey> {
-        let place = self.peers.get_mut(key.index())?;
-        let Peer { session, held_bytes, .. } = place.take_if(|peer| peer.streams.key() == key)?;
+    fn remove(&mut self, key: Key, room: &mut InputRoom, admission: &mut Admission) -> Option<SessionKey> {
+        let slot = self.peers.get_mut(key.index())?;
+        let Peer { session, mut held, place, .. } = slot.take_if(|peer| peer.streams.key() == key)?;
         self.connections[session.index()] = NONE;
         self.open -= 1;
-        room.taken_bytes -= held_bytes;
+        room.give_back(&mut held);
+        if let Some(place) = place {
+            admission.leave(place, session.as_u64());
+        }
         Some(session)
     }
 
@@ -280,21 +288,38 @@ impl Shard {
     fn quic_welcome(&mut self, now: Now, key: Key) {
         let Some(quic) = &mut self.quic else { return };
         self.stats.connections_accepted_total += 1;
-        match self.core.handle_connected_in_lanes(now) {
-            Ok(session) => quic.insert(key, session),
+        let address = quic.driver.remote(key).map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |remote| remote.ip());
+        let session = match self.core.handle_connected_in_lanes(now) {
+            Ok(session) => session,
             Err(code) => {
                 self.stats.connections_refused_busy_total += 1;
                 quic.driver.close(now.instant, key, code.number().into(), code.meaning().trim());
+                return;
+            }
+        };
+        match self.enter(now, address, session) {
+            Some(place) => {
+                if let Some(quic) = &mut self.quic {
+                    quic.insert(key, session, place);
+                }
+            }
+            None => {
+                self.core.handle_disconnected(now, session);
+                if let Some(quic) = &mut self.quic {
+                    let code = Code::Busy;
+                    quic.driver.close(now.instant, key, code.number().into(), code.meaning().trim());
+                }
             }
         }
     }
 
     /// A stream has bytes, or, without a stream, frames may go on that waited for the handshake.
     fn quic_input(&mut self, now: Now, key: Key, stream: Option<StreamId>) {
-        let Self { core, quic: Some(quic), input_room, stats, .. } = self else { return };
+        let Self { core, quic: Some(quic), input_room, admission, stats, .. } = self else { return };
         let Quic { driver, peers, .. } = quic;
         let Some(peer) = peer_of(peers, key) else { return };
         let session = peer.session;
+        self.strangers_heard += u64::from(peer.place.is_some());
         let mut bytes = 0;
         let on_frame = |frame: &[u8]| {
             bytes += frame.len();
@@ -306,10 +331,11 @@ impl Shard {
         };
         stats.read_bytes_total += bytes as u64;
         let held = peer.streams.held_bytes();
-        let grows = held > peer.held_bytes;
-        input_room.taken_bytes = input_room.taken_bytes - peer.held_bytes + held;
-        peer.held_bytes = held;
-        let full = grows && input_room.taken_bytes > input_room.bytes_max;
+        if let Some(place) = peer.place.filter(|_| core.is_welcomed(session)) {
+            admission.leave(place, session.as_u64());
+            peer.place = None;
+        }
+        let full = !input_room.count(&mut peer.held, held, peer.place.is_none());
         match input {
             Input::Done if full => {
                 self.stats.input_room_ends_total += 1;
@@ -371,7 +397,7 @@ impl Shard {
 
     fn quic_gone(&mut self, now: Now, key: Key) {
         let Some(quic) = &mut self.quic else { return };
-        if let Some(session) = quic.remove(key, &mut self.input_room) {
+        if let Some(session) = quic.remove(key, &mut self.input_room, &mut self.admission) {
             self.core.handle_disconnected(now, session);
         }
     }

@@ -133,7 +133,7 @@ impl Shard {
         let unfinished_before = tls.unfinished().len();
         scratch.sealed.clear();
         let (opened, clear_bytes) = tls.open(&mut buffer[..bytes], &mut scratch.opened, &mut scratch.sealed);
-        let held = connection.held_bytes - unfinished_before + tls.unfinished().len();
+        let held = connection.held.bytes - unfinished_before + tls.unfinished().len();
         if !scratch.sealed.is_empty() && scratch.send_sealed(tls, &connection.fd).is_err() {
             self.drop_connection(now, session);
             return;

@@ -66,8 +66,9 @@ impl Shard {
 
     /// Takes in the first bytes of the shard's buffer, which a connection sent in clear or which were opened.
     pub(super) fn take_in_clear(&mut self, now: Now, session: SessionKey, bytes: usize) {
-        let Self { core, connections, buffer, scratch, input_room, compression, stats, .. } = self;
+        let Self { core, connections, buffer, scratch, input_room, compression, admission, stats, .. } = self;
         let Some(Some(connection)) = connections.get_mut(session.index()) else { return };
+        self.strangers_heard += u64::from(connection.place.is_some());
         let mut seen = Seen::default();
         let inflater = compression.as_mut().map(|compression| &mut compression.inflater);
         let input = &mut buffer[..bytes];
@@ -84,6 +85,10 @@ impl Shard {
         stats.upgrades_total += seen.upgrades;
         stats.ws_pings_total += seen.pings;
         stats.ws_pings_dropped_total += seen.pings_dropped;
+        if let Some(place) = connection.place.filter(|_| core.is_welcomed(session)) {
+            admission.leave(place, session.as_u64());
+            connection.place = None;
+        }
         let owes_reply = connection.owes_reply();
         if consequence != Consequence::None {
             self.end_by(now, session, consequence);
@@ -240,8 +245,8 @@ impl Shard {
         session: SessionKey,
         rest: impl FnOnce(&Connection, Option<&millrace_core::Outbound>) -> Vec<u8>,
     ) {
-        let Some(connection) = self.connections.get_mut(session.index()).and_then(Option::take) else { return };
-        self.let_go(&connection);
+        let Some(mut connection) = self.connections.get_mut(session.index()).and_then(Option::take) else { return };
+        self.let_go(&mut connection);
         let rest = rest(&connection, self.core.outbound(session));
         let Connection { fd, interest, tls, .. } = connection;
         let rest = match tls {
@@ -258,19 +263,22 @@ impl Shard {
         if self.connection(session).is_none() {
             return;
         }
-        if let Some(connection) = self.connections[session.index()].take() {
-            self.let_go(&connection);
+        if let Some(mut connection) = self.connections[session.index()].take() {
+            self.let_go(&mut connection);
             self.forget(now, session);
         }
     }
 
-    fn let_go(&mut self, connection: &Connection) {
+    fn let_go(&mut self, connection: &mut Connection) {
         self.open -= 1;
         if let Some(tls) = &connection.tls {
             self.stats.tls_connections -= 1;
             self.stats.tls_handshakes_abandoned_total += u64::from(tls.is_handshaking());
         }
-        self.input_room.taken_bytes -= connection.held_bytes;
+        self.input_room.give_back(&mut connection.held);
+        if let Some(place) = connection.place.take() {
+            self.admission.leave(place, connection.session.as_u64());
+        }
     }
 
     pub(super) fn forget(&mut self, now: Now, session: SessionKey) {

@@ -2,6 +2,7 @@
 
 mod admin;
 mod compression;
+mod door;
 mod drain;
 mod driver;
 mod garbage;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use millrace_data::{Compressing, Pinning};
+use millrace_data::{AdmissionLimits, Compressing, Pinning};
 use millrace_store::Store;
 
 use crate::settings::{self, Compression, Engine, Settings};
@@ -36,6 +36,13 @@ pub(crate) fn data(settings: &Settings) -> Result<millrace_data::Config> {
         shards: NonZeroU16::new(data.shards),
         pinning: if data.pin { Pinning::Pinned } else { Pinning::Floating },
         connections_max: (limits.connections > 0).then_some(limits.connections),
+        admission: AdmissionLimits {
+            places_max: limits.handshakes,
+            address_places_max: match limits.handshakes_per_address {
+                0 => u32::MAX,
+                bounded => bounded,
+            },
+        },
         compression: match data.compression {
             Compression::On => Compressing::On,
             Compression::Off => Compressing::Off,

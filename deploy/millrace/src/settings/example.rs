@@ -35,6 +35,8 @@ const MEANINGS: &[(&str, &str)] = &[
     ("limits.publish_rate", "Publishes per second of one session, sustained."),
     ("limits.publish_burst", "Publishes of one session that may come at once."),
     ("limits.handshake", "From connection to hello."),
+    ("limits.handshakes", "Connections of a shard that have not said hello yet; above it who dawdles longest ends."),
+    ("limits.handshakes_per_address", "Those of one IPv4 address or IPv6 /64; 0 for no bound, as behind a proxy."),
     ("limits.heartbeat", "Silence after which a client is pinged; twice that ends its session."),
     ("limits.replay", "Messages that a resume sends again; beyond, the client reads history."),
 ];
