@@ -3,7 +3,7 @@
 import { expect, test } from "@playwright/test";
 
 import { bytes, count, duration, microseconds, milliseconds, moment, percent } from "../src/operate/format.js";
-import { aligned, Series } from "../src/operate/series.js";
+import { aligned, alone, Series } from "../src/operate/series.js";
 
 const answer = (times: readonly number[], sessions: readonly (number | null)[]) => ({ time_ms: times, sessions });
 
@@ -36,6 +36,15 @@ test("series of several nodes share an axis", () => {
     [1, 2, null],
     [null, 3, 4],
   ]);
+});
+
+test("values that no line leads through are points", () => {
+  const check = (values: readonly (number | null | undefined)[], wanted: readonly number[] | null) =>
+    expect(alone(values)).toEqual(wanted);
+  check([], null);
+  check([1, 2, null, undefined], null);
+  check([1], [0]);
+  check([null, 1, null, 2, 3, null, 0], [1, 6]);
 });
 
 test("numbers are said in few digits", () => {

@@ -7,7 +7,7 @@ import uPlot from "uplot";
 
 import { useStore } from "../store.js";
 import { theme } from "../theme.js";
-import { aligned, type Series } from "./series.js";
+import { aligned, alone, type Series } from "./series.js";
 
 /** Lines that can be told apart; more take the same colours again. */
 export const LINES = 8;
@@ -137,7 +137,7 @@ function options(
         label,
         stroke: resolved(`line-${index % LINES}`),
         width: 1.6,
-        points: { show: false },
+        points: { show: false, size: 4, filter: (plot: uPlot, line: number) => alone(plot.data[line] ?? []) },
         spanGaps: false,
       })),
     ],

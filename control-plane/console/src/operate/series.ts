@@ -60,3 +60,11 @@ export function aligned(series: readonly Series[], name: string): [number[], ...
   });
   return [seconds, ...columns];
 }
+
+/** Values with nothing on either side, which no line leads through: each is a point. */
+export function alone(values: ArrayLike<number | null | undefined>): number[] | null {
+  const is = (at: number) => (values[at] ?? null) !== null;
+  const found: number[] = [];
+  for (let at = 0; at < values.length; at++) if (is(at) && !is(at - 1) && !is(at + 1)) found.push(at);
+  return found.length > 0 ? found : null;
+}
