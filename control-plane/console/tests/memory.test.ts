@@ -7,8 +7,8 @@ const CHANNELS = ["one", "two", "three", "four", "five"];
 const ROUNDS = 5;
 /** Messages of each round in each channel: 100,000 in all. */
 const MESSAGES = 4_000;
-/** What one round may leave behind beyond the first: a message that stays is 300 bytes at least, so that 2 MB are a third of a round. */
-const GROWTH_BYTES_MAX = 2 << 20;
+/** What all later rounds together may leave behind: a message that stays is 300 bytes at least, so that this is a sixth of them. */
+const GROWTH_BYTES_MAX = 4 << 20;
 
 test("a hundred thousand messages leave nothing behind", async ({ world }) => {
   for (const name of [...CHANNELS, "quiet"]) {
@@ -18,11 +18,15 @@ test("a hundred thousand messages leave nothing behind", async ({ world }) => {
   const bob = await world.person("bob", { place: "/chat/quiet" });
   await bob.opened("quiet");
   const { page } = bob;
+  // It takes half a minute on a machine of its own; others may use this one.
+  test.setTimeout(240_000);
+  const expectSoon = expect.configure({ timeout: 60_000 });
   const open = async (name: string) => {
     await page.evaluate((place) => {
       location.hash = place;
     }, `#/chat/${name}`);
-    await bob.opened(name);
+    await expectSoon(page.getByRole("heading", { name, level: 2 })).toBeVisible();
+    await expectSoon(bob.log).toHaveAttribute("aria-busy", "false");
   };
   const devtools = await page.context().newCDPSession(page);
   await devtools.send("HeapProfiler.enable");
@@ -41,7 +45,7 @@ test("a hundred thousand messages leave nothing behind", async ({ world }) => {
     // Everything has come when the last line of each is there.
     for (const name of CHANNELS) {
       await open(name);
-      await expect(bob.message(lines.at(-1) ?? "")).toBeInViewport();
+      await expectSoon(bob.message(lines.at(-1) ?? "")).toBeInViewport();
     }
     await open("quiet");
     heaps.push(await held());
