@@ -79,7 +79,7 @@ func TestAFastSenderWaitsForItsWindow(t *testing.T) {
 func TestWhatIsSentOfflineIsBoundedAndLeavesLater(t *testing.T) {
 	server, ctx := newServer(t, 1), inTime(t)
 	server.CutBelow(1)
-	client := must(millrace.ConnectLazy(server.URL(), quick(millrace.WithWindow(3, 1<<20))...))
+	client := must(millrace.ConnectLazy(urlOf(server), quickTo(server, millrace.WithWindow(3, 1<<20))...))
 	defer client.Close()
 	opened := make(chan *millrace.Sender, 1)
 	go func() { opened <- must(client.Sender(ctx, "general")) }()

@@ -2,4 +2,13 @@ module millrace.dev/go
 
 go 1.25.0
 
-require github.com/coder/websocket v1.8.15
+require (
+	github.com/coder/websocket v1.8.15
+	github.com/quic-go/quic-go v0.60.0
+)
+
+require (
+	golang.org/x/crypto v0.51.0 // indirect
+	golang.org/x/net v0.55.0 // indirect
+	golang.org/x/sys v0.45.0 // indirect
+)

@@ -37,7 +37,7 @@ func TestAConnectionMayBeEncrypted(t *testing.T) {
 
 func TestTheStateCanBeWatched(t *testing.T) {
 	server, ctx := newServer(t, 1), inTime(t)
-	client := must(millrace.ConnectLazy(server.URL(), quick()...))
+	client := must(millrace.ConnectLazy(urlOf(server), quickTo(server)...))
 	var phases []millrace.Phase
 	for state := range client.States(ctx) {
 		if len(phases) == 0 || phases[len(phases)-1] != state.Phase {
@@ -200,7 +200,7 @@ func TestContextsEndOnlyTheirOwnWait(t *testing.T) {
 	}
 	server.Stall(false)
 	must(ticket.Wait(ctx))
-	if _, err := millrace.Connect(short, server.URL()); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := millrace.Connect(short, urlOf(server)); !errors.Is(err, context.DeadlineExceeded) {
 		t.Fatal(err)
 	}
 }

@@ -2,6 +2,7 @@ package millrace
 
 import (
 	"context"
+	"crypto/tls"
 	"log/slog"
 	"math"
 	"net/http"
@@ -31,6 +32,7 @@ type settings struct {
 	tokensRenew bool
 	urls        []string
 	httpClient  *http.Client
+	tls         *tls.Config
 	log         *slog.Logger
 }
 
@@ -63,7 +65,7 @@ func newSettings(url string, options []Option) (*settings, []endpoint, error) {
 		}
 		endpoints = append(endpoints, parsed)
 	}
-	return s, endpoints, nil
+	return s, group(endpoints), nil
 }
 
 // WithToken gives an access token, used as long as it is good. When it has expired the client closes with its error;
@@ -87,7 +89,9 @@ func WithTokenFunc(tokens TokenFunc) Option {
 	}
 }
 
-// WithURL names another node of the same deployment, tried when the ones before it do not answer.
+// WithURL names another URL of the same deployment; GET /v1/endpoints has them all. A quic and a wss URL of one host are two ways
+// to one node: they race, with QUIC a moment ahead, so that a network without UDP costs a fraction of a second. Other nodes are
+// tried when the ones before them do not answer. A ws URL is not used where its host has a secure one.
 func WithURL(url string) Option {
 	return func(s *settings) error {
 		s.urls = append(s.urls, url)
@@ -191,6 +195,18 @@ func WithHTTPClient(client *http.Client) Option {
 			return &InvalidError{What: "HTTP client", Reason: "it must not be nil or have a timeout"}
 		}
 		s.httpClient = client
+		return nil
+	}
+}
+
+// WithTLSConfig sets whom quic and wss connections trust and what certificate they show, such as RootCAs for an authority of
+// one's own. [WithHTTPClient] has its own for wss. Default: what the system trusts.
+func WithTLSConfig(config *tls.Config) Option {
+	return func(s *settings) error {
+		if config == nil {
+			return &InvalidError{What: "TLS configuration", Reason: "it is nil"}
+		}
+		s.tls = config.Clone()
 		return nil
 	}
 }

@@ -69,8 +69,9 @@ func TestWhatCannotBeUsedIsRefusedAtOnce(t *testing.T) {
 			t.Fatalf("%v and %v, not %s", err, lazy, expect)
 		}
 	}
-	check("quic://host", "the URL cannot be used: quic:// is not supported by this version; use ws:// or wss://")
-	check("host:1", `the URL cannot be used: "host:1" has no scheme; write ws://host:port or wss://host`)
+	check("https://host", `the URL cannot be used: "https" is no scheme for a connection; use wss://, quic:// or ws://`)
+	check("host:1", `the URL cannot be used: "host:1" has no scheme; write wss://host, quic://host or ws://host:port`)
+	check("wss://host", "the TLS configuration cannot be used: it is nil", millrace.WithTLSConfig(nil))
 	check("ws://host", "the window cannot be used: its bounds must be from 1 to 2^31 - 1", millrace.WithWindow(0, 1))
 	check("ws://host", "the token function cannot be used: it is nil", millrace.WithTokenFunc(nil))
 	check("ws://host", "the connect timeout cannot be used: it must be above zero", millrace.WithConnectTimeout(0))
@@ -81,7 +82,7 @@ func TestWhatCannotBeUsedIsRefusedAtOnce(t *testing.T) {
 func TestAWrongTokenIsNotTriedForEver(t *testing.T) {
 	server, ctx := newServer(t, 1), inTime(t)
 	server.Node(func(n *model.Node) { n.Token = "good" })
-	_, err := millrace.Connect(ctx, server.URL(), quick()...)
+	_, err := millrace.Connect(ctx, urlOf(server), quickTo(server)...)
 	if !errors.Is(err, millrace.CodeBadToken) || millrace.AdviceOf(err) != millrace.Authenticate {
 		t.Fatal(err)
 	}
@@ -91,7 +92,7 @@ func TestAWrongTokenIsNotTriedForEver(t *testing.T) {
 		asked++
 		return "bad", nil
 	}
-	client := must(millrace.ConnectLazy(server.URL(), quick(millrace.WithTokenFunc(tokens))...))
+	client := must(millrace.ConnectLazy(urlOf(server), quickTo(server, millrace.WithTokenFunc(tokens))...))
 	var last millrace.State
 	for last = range client.States(ctx) {
 	}
@@ -107,14 +108,14 @@ func TestATokenFunctionMayFailAndIsAskedForNewTokens(t *testing.T) {
 	server, ctx := newServer(t, 1), inTime(t)
 	down := errors.New("the backend is down")
 	failing := func(context.Context) (string, error) { return "", down }
-	_, err := millrace.Connect(ctx, server.URL(), quick(millrace.WithTokenFunc(failing))...)
+	_, err := millrace.Connect(ctx, urlOf(server), quickTo(server, millrace.WithTokenFunc(failing))...)
 	var failed *millrace.TokenError
 	if !errors.As(err, &failed) || !errors.Is(err, down) || err.Error() != "no token could be had: the backend is down" {
 		t.Fatal(err)
 	}
 	// A function that does not come back holds nothing.
 	stuck := func(context.Context) (string, error) { select {} }
-	_, err = millrace.Connect(ctx, server.URL(),
+	_, err = millrace.Connect(ctx, urlOf(server),
 		quick(millrace.WithTokenFunc(stuck), millrace.WithRequestTimeout(20*time.Millisecond))...)
 	var timeout *millrace.TimeoutError
 	if !errors.As(err, &timeout) || timeout.Awaited != millrace.AwaitedToken {

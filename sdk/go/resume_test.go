@@ -17,7 +17,7 @@ func TestAConnectionThatBreaksAtAnyByteLosesNothing(t *testing.T) {
 	for seed := range uint64(6) {
 		server, ctx := newServer(t, seed), inTime(t)
 		server.CutBelow(12_000)
-		client := must(millrace.ConnectLazy(server.URL(), quick(millrace.WithWindow(32, 1<<20))...))
+		client := must(millrace.ConnectLazy(urlOf(server), quickTo(server, millrace.WithWindow(32, 1<<20))...))
 		channel := must(client.SubscribeFrom(ctx, "general", millrace.StartAfterOffset(0)))
 		positions := make(chan []millrace.Position, 1)
 		go func() {

@@ -98,7 +98,7 @@ func startShell(s *settings, endpoints []endpoint, failFast bool) *shell {
 		config:    config,
 		window:    s.window,
 		tokens:    s.tokens,
-		transport: newWebSocketTransport(s.httpClient),
+		transport: newWays(s.httpClient, s.tls),
 		log:       s.log,
 		began:     time.Now(),
 		wall:      time.Now,

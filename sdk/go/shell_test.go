@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -24,9 +25,16 @@ func inTime(t *testing.T) context.Context {
 	return ctx
 }
 
+// overQUIC is the name of the test that runs others over QUIC.
+const overQUIC = "TestTheSameHoldsOverQUIC"
+
 func newServer(t *testing.T, seed uint64) *model.Server {
 	t.Helper()
 	server := model.NewServer(seed)
+	if strings.HasPrefix(t.Name(), overQUIC) {
+		server.Close()
+		server = model.NewQUICServer(seed)
+	}
 	t.Cleanup(server.Close)
 	return server
 }
@@ -38,14 +46,30 @@ func quick(options ...millrace.Option) []millrace.Option {
 	return append(usual, options...)
 }
 
+// quickTo trusts the server as well.
+func quickTo(server *model.Server, options ...millrace.Option) []millrace.Option {
+	if server.HasQUIC() {
+		options = append(options, millrace.WithTLSConfig(server.TLS()))
+	}
+	return quick(options...)
+}
+
 func connect(t *testing.T, server *model.Server, options ...millrace.Option) *millrace.Client {
 	t.Helper()
-	client, err := millrace.Connect(inTime(t), server.URL(), quick(options...)...)
+	client, err := millrace.Connect(inTime(t), urlOf(server), quickTo(server, options...)...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = client.Close() })
 	return client
+}
+
+// urlOf is the one way that a test goes.
+func urlOf(server *model.Server) string {
+	if server.HasQUIC() {
+		return server.QUICURL()
+	}
+	return server.URL()
 }
 
 func must[T any](value T, err error) T {

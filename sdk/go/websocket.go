@@ -2,6 +2,7 @@ package millrace
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -18,10 +19,15 @@ type webSocketTransport struct {
 	client *http.Client
 }
 
-// newWebSocketTransport takes a client for the handshake; nil for the usual one.
-func newWebSocketTransport(client *http.Client) *webSocketTransport {
+// newWebSocketTransport takes a client for the handshake, or nil for the usual one, with TLS settings if there are any.
+func newWebSocketTransport(client *http.Client, config *tls.Config) *webSocketTransport {
 	if client == nil {
 		client = http.DefaultClient
+		if usual, ok := http.DefaultTransport.(*http.Transport); ok && config != nil {
+			usual = usual.Clone()
+			usual.TLSClientConfig = config.Clone()
+			client = &http.Client{Transport: usual}
+		}
 	}
 	// A copy, because every answer passes through our hands on its way.
 	own := *client

@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/coder/websocket"
+	"github.com/quic-go/quic-go"
 
 	"millrace.dev/go/internal/wire"
 )
@@ -16,6 +17,8 @@ import (
 // Server is the model behind a real socket. It breaks connections at any byte when told to.
 type Server struct {
 	http *httptest.Server
+	// quic is nil without QUIC.
+	quic *quic.Listener
 
 	mu sync.Mutex
 	// changed is closed when something may have happened, and is another then.
@@ -23,6 +26,8 @@ type Server struct {
 	node    *Node
 	// connections counts them; only the newest has a session.
 	connections int
+	// quicConnections are those of them by QUIC.
+	quicConnections int
 	// cutBelow: connections break after so many bytes, drawn below this; 0 for never.
 	cutBelow  uint64
 	dice      Dice
@@ -55,6 +60,9 @@ func newServer(seed uint64) *Server {
 // Close ends the server and its connections.
 func (s *Server) Close() {
 	s.HangUp()
+	if s.quic != nil {
+		_ = s.quic.Close()
+	}
 	s.http.Close()
 }
 
@@ -109,6 +117,13 @@ func (s *Server) Connections() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.connections
+}
+
+// QUICConnections is how many of them were by QUIC.
+func (s *Server) QUICConnections() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.quicConnections
 }
 
 // Until waits until the model is as expected; false if ctx ends first.
@@ -237,19 +252,27 @@ func (l *cuttingListener) Accept() (net.Conn, error) {
 	if l.server.cutBelow == 0 {
 		return conn, nil
 	}
-	return &cutConn{Conn: conn, left: int(l.server.dice.Below(l.server.cutBelow))}, nil
+	return &cutConn{Conn: conn, cutter: cutter{left: int(l.server.dice.Below(l.server.cutBelow))}}, nil
 }
 
 // cutConn breaks after so many bytes, both ways together.
 type cutConn struct {
 	net.Conn
+	cutter
+}
+
+// cutter counts the bytes that may still pass, both ways together; a negative count has no end.
+type cutter struct {
 	mu   sync.Mutex
 	left int
 }
 
-func (c *cutConn) take(bytes int) int {
+func (c *cutter) take(bytes int) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.left < 0 {
+		return bytes
+	}
 	taken := min(bytes, c.left)
 	c.left -= taken
 	return taken
