@@ -83,6 +83,8 @@ pub(crate) struct Surroundings {
     pub(crate) endpoints: Vec<String>,
     /// The node's certificate, to tell of.
     pub(crate) tls: Option<Arc<Tls>>,
+    /// Port of the sockets for QUIC, if there are any.
+    pub(crate) udp_port: Option<u16>,
     /// Client connections of all shards, counted by them.
     pub(crate) connections: Arc<AtomicU32>,
     pub(crate) connections_max: u32,
@@ -358,9 +360,10 @@ impl Router {
     /// Asks every shard and answers when all have, or not in time. Waiting for them is a task: the router goes on.
     fn report(&mut self, reply: oneshot::Sender<NodeReport>) {
         let report = self.ask_reports(Instant::now() + REPORT_LIMIT);
+        let udp_port = self.surroundings.udp_port;
         tokio::spawn(async move {
             let mut report = report.await;
-            report.usage = Usage::now();
+            report.usage = Usage::now(udp_port);
             // Who asked may have gone.
             let _ = reply.send(report);
         });

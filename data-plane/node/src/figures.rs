@@ -103,7 +103,7 @@ mod tests {
             certificate: None,
             connections_max: u64::from(u32::MAX) + 1,
             shards: vec![Some(shard), None, None],
-            usage: Usage { cpu_seconds: 1.25, resident_bytes: 4096, descriptors: 9 },
+            usage: Usage { cpu_seconds: 1.25, resident_bytes: 4096, descriptors: 9, udp_drops: 4 },
         };
         let told = figures(&report, 9);
         assert_eq!((told.started_ms, told.draining, told.cpu_ms), (9, true, 1250));

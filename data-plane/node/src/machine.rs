@@ -55,12 +55,17 @@ pub(crate) struct Usage {
     pub(crate) resident_bytes: u64,
     /// Open descriptors.
     pub(crate) descriptors: u64,
+    /// Datagrams that the system dropped for lack of room in the sockets for QUIC.
+    pub(crate) udp_drops: u64,
 }
 
 impl Usage {
     /// Reads it. Costs three small files and a directory: for a scrape, not for a turn.
-    pub(crate) fn now() -> Self {
-        Self { descriptors: fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count() as u64), ..Self::brief() }
+    pub(crate) fn now(udp_port: Option<u16>) -> Self {
+        let descriptors = fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count() as u64);
+        let tables = ["/proc/net/udp", "/proc/net/udp6"].map(|file| fs::read_to_string(file).unwrap_or_default());
+        let udp_drops = udp_port.map_or(0, |port| tables.iter().map(|table| udp_drops(table, port)).sum());
+        Self { descriptors, udp_drops, ..Self::brief() }
     }
 
     /// Without the descriptors, which take long to count where there are many.
@@ -70,6 +75,7 @@ impl Usage {
             cpu_seconds: cpu_seconds(&read("/proc/self/stat")).unwrap_or_default(),
             resident_bytes: resident_bytes(&read("/proc/self/statm")).unwrap_or_default(),
             descriptors: 0,
+            udp_drops: 0,
         }
     }
 }
@@ -86,6 +92,16 @@ fn cpu_seconds(stat: &str) -> Option<f64> {
     let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_ascii_whitespace().skip(11);
     let ticks = fields.next()?.parse::<f64>().ok()? + fields.next()?.parse::<f64>().ok()?;
     Some(ticks / rustix::param::clock_ticks_per_second() as f64)
+}
+
+/// Datagrams that the system dropped because a socket of this port had no room for them.
+///
+/// Source: the kernel's `udp4_format_sock`: the local address in hexadecimal is the second field, drops are the last.
+fn udp_drops(table: &str, port: u16) -> u64 {
+    let suffix = format!(":{port:04X}");
+    let of_port =
+        table.lines().filter(|line| line.split_ascii_whitespace().nth(1).is_some_and(|at| at.ends_with(&suffix)));
+    of_port.filter_map(|line| line.split_ascii_whitespace().last()?.parse::<u64>().ok()).sum()
 }
 
 /// Source: proc_pid_statm(5), field 2.
@@ -106,7 +122,12 @@ mod tests {
         assert_eq!(cpu_seconds(""), None);
         assert_eq!(resident_bytes("100 3 2 1"), Some(3 * rustix::param::page_size() as u64));
         assert_eq!(resident_bytes("100"), None);
-        let usage = Usage::now();
+        let table = "  sl  local_address rem_address   st drops\n \
+                     7: 0100007F:1D13 00000000:0000 07 0 2 00 0 0 0 1 2 0 5\n \
+                     8: 0100007F:1D13 00000000:0000 07 0 2 00 0 0 0 1 2 0 6\n \
+                     9: 0100007F:1D14 00000000:0000 07 0 2 00 0 0 0 1 2 0 9\n";
+        assert_eq!((udp_drops(table, 0x1D13), udp_drops(table, 0x1D15), udp_drops("", 1)), (11, 0, 0));
+        let usage = Usage::now(None);
         assert!(usage.resident_bytes > 0 && usage.descriptors > 2, "{usage:?}");
         let before = thread_cpu_us();
         while thread_cpu_us() == before {

@@ -138,6 +138,7 @@ pub fn start(config: Config, link: LinkConfig) -> Result<DataNode, StartError> {
     let surroundings = Surroundings {
         node: config.core.node,
         tls: tls.clone(),
+        udp_port: client_quic_address.map(|address| address.port()),
         endpoints: config.endpoints,
         connections,
         connections_max,

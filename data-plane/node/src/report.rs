@@ -348,6 +348,11 @@ impl NodeReport {
         for (name, help, value) in [
             ("process_cpu_seconds_total", "User and system time of the process.", usage.cpu_seconds),
             ("process_resident_memory_bytes", "Resident memory of the process.", usage.resident_bytes as f64),
+            (
+                "millrace_data_udp_drops_total",
+                "Datagrams that the system dropped for lack of room in the sockets for QUIC.",
+                usage.udp_drops as f64,
+            ),
             ("process_open_fds", "Open descriptors of the process.", usage.descriptors as f64),
         ] {
             whole_process(&registry, name, help, value)?;
@@ -470,7 +475,7 @@ mod tests {
             connections_max: 10,
             certificate: None,
             shards: vec![Some(shard(5)), Some(shard(6))],
-            usage: Usage { cpu_seconds: 1.5, resident_bytes: 4096, descriptors: 9 },
+            usage: Usage { cpu_seconds: 1.5, resident_bytes: 4096, descriptors: 9, udp_drops: 4 },
         }
     }
 
@@ -487,6 +492,7 @@ mod tests {
             "millrace_data_link_term 7",
             "millrace_data_connections_max 10",
             "process_cpu_seconds_total 1.5",
+            "millrace_data_udp_drops_total 4",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is missing in\n{text}");
         }
