@@ -28,8 +28,8 @@ const (
 	quicKeepAlive = 20 * time.Second
 	// quicIdleMax ends a connection from which nothing comes; a node may have less.
 	quicIdleMax = time.Minute
-	// quicNormal is the client's own end, as in a WebSocket close.
-	quicNormal = quic.ApplicationErrorCode(1000)
+	// quicNormal is the client's own end.
+	quicNormal = quic.ApplicationErrorCode(0)
 	// sessionsMax are remembered for a quick return.
 	sessionsMax = 32
 	// tableBytes stand before the one segment of a frame and tell its length.

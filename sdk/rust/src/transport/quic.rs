@@ -49,8 +49,8 @@ const STREAMS_MAX: u32 = 4_096;
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// A node may have less.
 const IDLE_MAX: Duration = Duration::from_secs(60);
-/// The client's own end, as in a WebSocket close.
-const NORMAL: VarInt = VarInt::from_u32(1_000);
+/// The client's own end.
+const NORMAL: VarInt = VarInt::from_u32(0);
 /// From here on, numbers are codes of the protocol.
 const CODE_MIN: u64 = 4_000;
 
