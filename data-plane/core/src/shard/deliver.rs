@@ -51,27 +51,42 @@ impl<V: VerifyToken> Shard<V> {
         entry.position = run.position();
         let run = Rc::new(run);
         let bytes = u32::try_from(run.len()).unwrap_or(u32::MAX);
-        let mut full = Vec::new();
+        // Who agreed to compression has a turn of their own: the many that did not pay nothing for it.
+        let (mut full, mut agreed) = (Vec::new(), Vec::new());
         let (mut taken, mut saved) = (0_u64, 0_u64);
-        let mut twins = OfRun::default();
         for &index in &entry.members()[..entry.live() as usize] {
             let Some((key, session)) = self.sessions.entry_mut(index) else { continue };
             let reserved = session.reserved_bytes();
             let outbound = &mut session.outbound;
-            let (own, own_bytes) = match outbound.window {
-                None => (&run, bytes),
-                Some(window) => {
-                    let twin = self.twins.of_live(&mut twins, window, &run);
-                    (twin, u32::try_from(twin.len()).unwrap_or(u32::MAX))
-                }
-            };
-            if outbound.data_bytes() + reserved + own_bytes > self.config.queue_bytes_max {
-                full.push((key, outbound.window));
+            if let Some(window) = outbound.window {
+                agreed.push((key, window));
                 continue;
             }
-            outbound.push_run(own);
+            if outbound.data_bytes() + reserved + bytes > self.config.queue_bytes_max {
+                full.push((key, None));
+                continue;
+            }
+            outbound.push_run(&run);
             taken += 1;
-            saved += u64::from(bytes - own_bytes);
+            if !outbound.flushing && !outbound.is_blocked() {
+                outbound.flushing = true;
+                self.flushes.push_back(key);
+            }
+        }
+        let mut twins = OfRun::default();
+        for (key, window) in agreed {
+            let Some(session) = self.sessions.get_mut(key) else { continue };
+            let reserved = session.reserved_bytes();
+            let twin = self.twins.of_live(&mut twins, window, &run);
+            let twin_bytes = u32::try_from(twin.len()).unwrap_or(u32::MAX);
+            let outbound = &mut session.outbound;
+            if outbound.data_bytes() + reserved + twin_bytes > self.config.queue_bytes_max {
+                full.push((key, Some(window)));
+                continue;
+            }
+            outbound.push_run(twin);
+            taken += 1;
+            saved += u64::from(bytes - twin_bytes);
             if !outbound.flushing && !outbound.is_blocked() {
                 outbound.flushing = true;
                 self.flushes.push_back(key);
