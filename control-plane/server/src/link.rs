@@ -184,6 +184,7 @@ struct Shared {
     active: Mutex<Option<Arc<Active>>>,
     /// Where clients reach the node that was made welcome last.
     endpoints: Mutex<Vec<String>>,
+    certificate_hashes: Mutex<Vec<[u8; 32]>>,
     stopping: AtomicBool,
 }
 
@@ -235,9 +236,16 @@ impl LinkServer {
             stranger_told: Told::default(),
             active: Mutex::new(None),
             endpoints: Mutex::default(),
+            certificate_hashes: Mutex::default(),
             stopping: AtomicBool::new(false),
             config,
         })))
+    }
+
+    /// Tells clients by which hashes of their certificates (SHA-256) browsers may take the data nodes: for development, where no
+    /// authority that they trust has signed any. They take the place of those before.
+    pub fn set_certificate_hashes(&self, hashes: Vec<[u8; 32]>) {
+        *self.0.certificate_hashes.lock().unwrap_or_else(PoisonError::into_inner) = hashes;
     }
 
     /// Accepts links from other processes, for ever.
@@ -384,6 +392,10 @@ impl DataPlane for LinkServer {
 
     fn endpoints(&self) -> Vec<String> {
         self.0.endpoints.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn certificate_hashes(&self) -> Vec<[u8; 32]> {
+        self.0.certificate_hashes.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 

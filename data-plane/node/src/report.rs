@@ -420,6 +420,10 @@ impl NodeReport {
             "connections": self.connections,
             "connections_max": self.connections_max,
             "resident_bytes": self.usage.resident_bytes,
+            "certificate": self.certificate.map(|CertificateReport { status, .. }| {
+                let sha256: String = status.sha256.iter().map(|byte| format!("{byte:02x}")).collect();
+                json!({ "not_after_seconds": status.not_after, "sha256": sha256 })
+            }),
             "shards": shards.collect::<Vec<_>>(),
         });
         format!("{node:#}\n")

@@ -114,7 +114,6 @@ pub(crate) enum Resumption {
     Tickets,
     /// From a memory of so many sessions that all users of the configuration share. Each ticket serves once, so early data is
     /// safe from being played again to this node.
-    #[allow(dead_code, reason = "for transports with early data")]
     Remembered {
         /// About 0.4 KiB each; the oldest goes.
         sessions_max: usize,

@@ -96,6 +96,17 @@ pub(crate) struct Data {
     pub(crate) name: String,
     /// WebSocket clients.
     pub(crate) client_address: String,
+    /// WebSocket clients over TLS, with the certificate below; empty: nowhere.
+    pub(crate) client_tls_address: String,
+    /// PEM file: the node's certificate, then those that lead to its root.
+    pub(crate) tls_certificate: PathBuf,
+    /// PEM file: the certificate's private key.
+    pub(crate) tls_key: PathBuf,
+    /// PEM file: roots of clients' certificates, which all clients over TLS then need; empty: they need none.
+    pub(crate) tls_client_ca: PathBuf,
+    /// How often these files are looked at; a change comes into force without a restart.
+    #[serde(with = "humantime_serde")]
+    pub(crate) tls_check: Duration,
     /// Metrics and health. Not for strangers.
     pub(crate) admin_address: String,
     /// The control node's `link_address`.
@@ -183,6 +194,11 @@ impl Default for Data {
         Self {
             name: String::new(),
             client_address: "127.0.0.1:7400".into(),
+            client_tls_address: String::new(),
+            tls_certificate: PathBuf::new(),
+            tls_key: PathBuf::new(),
+            tls_client_ca: PathBuf::new(),
+            tls_check: Duration::from_secs(30),
             admin_address: "127.0.0.1:7401".into(),
             control_address: "127.0.0.1:7411".into(),
             shards: 0,
@@ -278,20 +294,35 @@ impl Settings {
         within("data.drain (ms)", millis(self.data.drain), 0, 600_000)?;
         within("data.linger (ms)", millis(self.data.linger), 0, 600_000)?;
         within("data.compress_from (bytes)", self.data.compress_from.as_u64(), 0, 1 << 20)?;
+        within("data.tls_check (ms)", millis(self.data.tls_check), 100, 3_600_000)?;
         within("data.shards", self.data.shards.into(), 0, 256)?;
         within("store.cache (bytes)", self.store.cache.as_u64(), 1 << 20, 1 << 40)?;
         for (name, address) in [
             ("control.rest_address", &self.control.rest_address),
             ("control.link_address", &self.control.link_address),
             ("data.client_address", &self.data.client_address),
+            ("data.client_tls_address", &self.data.client_tls_address),
             ("data.admin_address", &self.data.admin_address),
             ("data.control_address", &self.data.control_address),
         ] {
+            if address.is_empty() && name == "data.client_tls_address" {
+                continue;
+            }
             // Whether a name resolves is for the machine where the node starts.
             let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port);
             let is_address = port.is_some_and(|port| port.parse::<u16>().is_ok());
             ensure!(is_address, "{name} is {address:?}; write HOST:PORT, such as 0.0.0.0:7400");
         }
+        let Data { tls_certificate, tls_key, tls_client_ca, .. } = &self.data;
+        let is_set = |path: &Path| !path.as_os_str().is_empty();
+        ensure!(
+            is_set(tls_certificate) == is_set(tls_key),
+            "data.tls_certificate and data.tls_key belong together: set both, or neither"
+        );
+        ensure!(
+            is_set(tls_certificate) || !is_set(tls_client_ca),
+            "data.tls_client_ca needs data.tls_certificate and data.tls_key"
+        );
         Ok(())
     }
 }

@@ -96,6 +96,20 @@ fn node(workspace: &Workspace, tally: &mut Tally) -> Result<()> {
         command.current_dir(&clients).args([script, "--url", &url, "--token", &token, "--expired-token", &expired]);
         suite(workspace, title, command.args(["--channel", "general", "--handshake-seconds", HANDSHAKE]), tally);
     }
+    // The same over TLS, whose own judges come first.
+    let (sealed, ca) = (field(&server.line, "tls_url")?, field(&server.line, "ca")?);
+    let mut tls = workspace.command(workspace.python());
+    tls.current_dir(&clients).args(["tls.py", "--url", &sealed, "--ca", &ca]);
+    suite(workspace, "node: TLS, by OpenSSL and Python", &mut tls, tally);
+    let mut over_tls = workspace.command(workspace.python());
+    over_tls.current_dir(&clients).env("SSL_CERT_FILE", &ca);
+    over_tls.args(["node.py", "--url", &sealed, "--token", &token, "--expired-token", &expired]);
+    suite(
+        workspace,
+        "node: Python websockets and pycapnp, over TLS",
+        over_tls.args(["--channel", "general", "--handshake-seconds", HANDSHAKE]),
+        tally,
+    );
     // The last to have the node: what it does must not pass for what others did.
     let mut hostile = workspace.command(workspace.python());
     hostile.current_dir(&clients).args(["hostile.py", "--url", &url, "--token", &token, "--channel", "general"]);

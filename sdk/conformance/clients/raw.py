@@ -4,6 +4,7 @@ import base64
 import hashlib
 import os
 import socket
+import ssl
 import struct
 from urllib.parse import urlsplit
 
@@ -45,13 +46,20 @@ def close_payload(code, reason=b""):
 
 
 class Socket:
-    """A TCP connection with a buffer. Every read has a deadline."""
+    """A TCP or TLS connection with a buffer. Every read has a deadline."""
 
     def __init__(self, url):
         parts = urlsplit(url)
         self.host, self.target = parts.netloc, parts.path or "/"
-        self.socket = socket.create_connection((parts.hostname, parts.port or 80), timeout=TIMEOUT_SECONDS)
+        port = parts.port or (443 if parts.scheme == "wss" else 80)
+        self.socket = socket.create_connection((parts.hostname, port), timeout=TIMEOUT_SECONDS)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if parts.scheme == "wss":
+            # SSL_CERT_FILE names the authority. An end that was not told by TLS is an error.
+            context = ssl.create_default_context()
+            self.socket = context.wrap_socket(
+                self.socket, server_hostname=parts.hostname, suppress_ragged_eofs=False
+            )
         self.buffer = b""
 
     def __enter__(self):

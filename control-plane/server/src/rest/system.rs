@@ -5,6 +5,8 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use prometheus::TextEncoder;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -57,6 +59,25 @@ pub(crate) struct Endpoints {
     /// URLs of WebSockets, each of one data node; empty as long as none has ever been linked.
     #[schema(example = json!(["wss://chat.example"]))]
     endpoints: Vec<String>,
+    /// A browser's `serverCertificateHashes`, of a development server whose authority it does not trust. They change every day.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    certificate_hashes: Vec<CertificateHash>,
+}
+
+/// What a certificate is known by.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct CertificateHash {
+    /// `sha-256`.
+    #[schema(example = "sha-256")]
+    algorithm: &'static str,
+    /// The hash of the certificate in DER, Base64.
+    value: String,
+}
+
+impl CertificateHash {
+    fn of(sha256: [u8; 32]) -> Self {
+        Self { algorithm: "sha-256", value: STANDARD.encode(sha256) }
+    }
 }
 
 /// Ask where clients connect for live messages.
@@ -64,7 +85,10 @@ pub(crate) struct Endpoints {
 /// To be given to an SDK as it is. A node that listens on every address is named by the host of this very request.
 #[utoipa::path(get, path = "/v1/endpoints", tag = "system", responses((status = 200, description = "Where", body = Endpoints)))]
 async fn endpoints(State(rest): State<Shared>, headers: HeaderMap) -> Response {
-    let body = found(&Endpoints { endpoints: endpoints::of(&*rest.data_plane, &headers) });
+    let body = found(&Endpoints {
+        endpoints: endpoints::of(&*rest.data_plane, &headers),
+        certificate_hashes: rest.data_plane.certificate_hashes().into_iter().map(CertificateHash::of).collect(),
+    });
     // A node that moved is to be found at once.
     ([(header::CACHE_CONTROL, "no-store")], body).into_response()
 }

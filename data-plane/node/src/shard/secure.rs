@@ -177,6 +177,14 @@ impl Shard {
         }
     }
 
+    /// Tells a connection for which there are no words that its end is one and no cut, if its socket takes that.
+    pub(super) fn tell_end(&mut self, session: SessionKey) {
+        let Some(connection) = self.connection(session) else { return };
+        if let Some(tls) = connection.tls.as_mut().filter(|tls| !tls.is_handshaking()) {
+            let _ = send_some(&connection.fd, &tls.last_words(&[]));
+        }
+    }
+
     /// The socket did not take all of a handshake's flight.
     fn await_writable(&mut self, now: Now, session: SessionKey) {
         let Some(Some(connection)) = self.connections.get_mut(session.index()) else { return };

@@ -233,7 +233,10 @@ impl Shard {
                 rest
             }),
             // It never spoke WebSocket: there are no words for it.
-            Some(false) => self.drop_connection(now, session),
+            Some(false) => {
+                self.tell_end(session);
+                self.drop_connection(now, session);
+            }
             None => {}
         }
     }

@@ -28,6 +28,18 @@ pub struct CertificateStatus {
     pub not_after: i64,
 }
 
+/// The longest time for which browsers take a certificate by its hash alone.
+const BY_HASH_SECONDS_MAX: i64 = 14 * 86_400;
+
+impl CertificateStatus {
+    /// Whether browsers take it by its hash alone, as far as time goes: its key must be one of P-256 for that.
+    ///
+    /// Source: WebTransport, W3C working draft, "custom certificate requirements".
+    pub fn is_short_lived(&self) -> bool {
+        self.not_after - self.not_before <= BY_HASH_SECONDS_MAX
+    }
+}
+
 /// A certificate chain with its key.
 #[derive(Debug)]
 pub(super) struct Identity {

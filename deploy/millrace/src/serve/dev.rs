@@ -1,21 +1,29 @@
 //! `millrace dev`: a whole deployment in one process, with something in it to try.
 
+mod authority;
+
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use clap::Args;
 use millrace_control::SignIn;
-use millrace_data::{LinkConfig, LinkTarget};
+use millrace_data::{CertificateStatus, DataNode, LinkConfig, LinkTarget};
 use serde_json::json;
 
+use self::authority::Authority;
 use super::control::ControlNode;
 use super::stop::Stop;
 use super::{Sources, logging, node, plan};
 use crate::settings::Settings;
 use crate::terminal;
 use crate::terminal::credentials::{self, Credentials};
+
+/// Where clients of a development server connect over TLS.
+const DEV_TLS_PORT: u16 = 7443;
 
 /// Run everything on this machine, with a tenant, users and a channel to try.
 #[derive(Debug, Args)]
@@ -42,30 +50,49 @@ pub(crate) struct Dev {
 pub(crate) fn run(command: &Dev) -> Result<()> {
     let begun = Instant::now();
     let mut settings = command.sources.load()?;
-    prepare(command, &mut settings)?;
+    let authority = prepare(command, &mut settings)?;
     logging::start(&settings.log)?;
-    node::runtime()?.block_on(serve(command, &settings, begun))
+    node::runtime()?.block_on(serve(command, &settings, authority, begun))
 }
 
 /// What a development server does differently: everything under its folder, and quiet enough to read.
-fn prepare(command: &Dev, settings: &mut Settings) -> Result<()> {
+fn prepare(command: &Dev, settings: &mut Settings) -> Result<Option<Authority>> {
     std::fs::create_dir_all(&command.dir).with_context(|| format!("make the folder {}", command.dir.display()))?;
     settings.store.path = command.dir.join("store");
     let defaults = Settings::default();
     if settings.log.filter == defaults.log.filter {
         settings.log.filter = "warn".into();
     }
+    if settings.data.client_tls_address.is_empty() {
+        settings.data.client_tls_address = tls_address(&settings.data.client_address, &defaults.data.client_address);
+    }
     if command.ephemeral_ports {
+        settings.data.client_tls_address = "127.0.0.1:0".into();
         for address in
             [&mut settings.data.client_address, &mut settings.data.admin_address, &mut settings.control.rest_address]
         {
             *address = "127.0.0.1:0".into();
         }
     }
-    Ok(())
+    if !settings.data.tls_certificate.as_os_str().is_empty() {
+        return Ok(None);
+    }
+    let authority = Authority::open(command.dir.join("tls"), &plan::host_name())?;
+    authority.renew()?;
+    settings.data.tls_certificate = authority.node();
+    settings.data.tls_key = authority.node();
+    Ok(Some(authority))
 }
 
-async fn serve(command: &Dev, settings: &Settings, begun: Instant) -> Result<()> {
+/// Where clients connect over TLS if nobody said: on the host where they connect in clear. Beside the port that is known from
+/// everywhere, one that can be known too; beside any other, one that is free.
+fn tls_address(client_address: &str, default: &str) -> String {
+    let host = client_address.rsplit_once(':').map_or(client_address, |(host, _)| host);
+    let port = if client_address == default { DEV_TLS_PORT } else { 0 };
+    format!("{host}:{port}")
+}
+
+async fn serve(command: &Dev, settings: &Settings, authority: Option<Authority>, begun: Instant) -> Result<()> {
     let mut stop = Stop::listen()?;
     // Nobody outside this process links, so a secret that nobody else knows is the right one.
     let secret = millrace_control::random_secret();
@@ -76,9 +103,10 @@ async fn serve(command: &Dev, settings: &Settings, begun: Instant) -> Result<()>
     let data =
         millrace_data::start(plan::data(settings)?, LinkConfig { target, secret }).context("start the data node")?;
 
+    control.link().set_certificate_hashes(certificate_hashes(&data));
     let credentials = Credentials {
         url: format!("ws://{}", data.client_address),
-        ca: String::new(),
+        ca: authority.as_ref().map_or(Ok(String::new()), |authority| absolute(&authority.ca()))?,
         api: format!("http://{}", control.rest_address()),
         user: made.user,
         token: made.token,
@@ -88,12 +116,20 @@ async fn serve(command: &Dev, settings: &Settings, begun: Instant) -> Result<()>
     let path = command.dir.join(credentials::FILE);
     credentials.write(&path)?;
     node::until_ready(data.admin_address).await?;
-    let admin = format!("http://{}", data.admin_address);
     let console = console(&control, &credentials);
-    announce(command, &credentials, &admin, &console, begun).context("say that the server is ready")?;
+    announce(command, &credentials, &data, &console, begun).context("say that the server is ready")?;
 
+    let fresh = async {
+        match &authority {
+            Some(authority) => {
+                authority.keep_fresh(&data, || control.link().set_certificate_hashes(certificate_hashes(&data))).await
+            }
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
         () = stop.asked() => {}
+        never = fresh => match never {},
         () = data.ended() => {
             // REST stays up, so that whoever drained sees what came of it.
             eprintln!("the data node was drained: no client can connect until you start `millrace dev` again");
@@ -115,21 +151,51 @@ fn console(control: &ControlNode, credentials: &Credentials) -> String {
     terminal::console::link(api, &code)
 }
 
-fn announce(command: &Dev, credentials: &Credentials, admin: &str, console: &str, begun: Instant) -> Result<()> {
+/// The whole path, for whoever reads it in another folder.
+fn absolute(path: &Path) -> Result<String> {
+    let whole = path.canonicalize().with_context(|| format!("find {}", path.display()))?;
+    whole.into_os_string().into_string().map_err(|path| anyhow!("{} is no path of text", path.display()))
+}
+
+/// What a browser takes in place of an authority: `serverCertificateHashes`. Of a certificate of one's own that is none of those,
+/// nothing.
+fn certificate_hashes(data: &DataNode) -> Vec<[u8; 32]> {
+    data.certificate()
+        .filter(CertificateStatus::is_short_lived)
+        .map(|certificate| certificate.sha256)
+        .into_iter()
+        .collect()
+}
+
+fn announce(command: &Dev, credentials: &Credentials, data: &DataNode, console: &str, begun: Instant) -> Result<()> {
     let mut out = std::io::stdout().lock();
+    let admin = format!("http://{}", data.admin_address);
+    let tls_url = data.client_tls_address.map(|address| format!("wss://{address}"));
     if command.json {
         let mut ready = serde_json::to_value(credentials).context("write credentials as JSON")?;
         ready["admin"] = json!(admin);
+        ready["tls_url"] = json!(tls_url);
+        ready["certificate_hashes"] = certificate_hashes(data)
+            .into_iter()
+            .map(|hash| json!({ "algorithm": "sha-256", "value": STANDARD.encode(hash) }))
+            .collect();
         ready["console"] = json!(console);
         ready["ready_ms"] = json!(u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX));
         writeln!(out, "{ready}")?;
     } else {
-        let Credentials { url, api, user, token, api_key, .. } = credentials;
+        let Credentials { url, ca, api, user, token, api_key, .. } = credentials;
         let millrace = std::env::args().next().unwrap_or_else(|| "millrace".into());
         writeln!(out, "Millrace is ready after {:.1} s.\n", begun.elapsed().as_secs_f64())?;
         writeln!(out, "  Console: {console}")?;
         writeln!(out, "           (signs you in once, within ten minutes; `{millrace} console` prints another)\n")?;
-        writeln!(out, "  clients   {url}\n  REST      {api}/v1/docs\n  metrics   {admin}/metrics")?;
+        writeln!(out, "  clients   {url}")?;
+        if let Some(tls_url) = tls_url {
+            writeln!(out, "  over TLS  {tls_url}")?;
+        }
+        if !ca.is_empty() {
+            writeln!(out, "  CA        {ca}")?;
+        }
+        writeln!(out, "  REST      {api}/v1/docs\n  metrics   {admin}/metrics")?;
         writeln!(out, "  user      {user}\n  token     {token}\n  API key   {api_key}")?;
         writeln!(out, "  kept in   {}\n", command.dir.display())?;
         writeln!(out, "Try, in two more terminals:")?;
@@ -138,6 +204,16 @@ fn announce(command: &Dev, credentials: &Credentials, admin: &str, console: &str
             writeln!(out, "  export MILLRACE_CREDENTIALS={}", file.canonicalize().unwrap_or(file).display())?;
         }
         writeln!(out, "  {millrace} tail general\n  {millrace} send general \"hello, world\"\n")?;
+        if !ca.is_empty() {
+            writeln!(
+                out,
+                "Over TLS: commands and SDKs take the CA (--ca), and this makes the whole machine trust it:"
+            )?;
+            writeln!(
+                out,
+                "  sudo cp {ca} /usr/local/share/ca-certificates/millrace-dev.crt && sudo update-ca-certificates\n"
+            )?;
+        }
         writeln!(out, "Ctrl-C stops it.")?;
     }
     out.flush()?;

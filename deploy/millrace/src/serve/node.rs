@@ -11,7 +11,7 @@ use serde_json::json;
 use tokio::net::TcpListener;
 
 use super::control::ControlNode;
-use super::stop::Stop;
+use super::stop::{Reload, Stop};
 use super::{Sources, logging, plan};
 
 /// Between two questions to the probe while a node starts.
@@ -36,7 +36,10 @@ pub(crate) struct Control {
 /// Run a data node: client connections and fan-out.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  millrace data --set cluster.secret_file=secret.txt\n  \
-    millrace data --config millrace.toml --set data.shards=4\n\n`millrace config example` prints every setting.")]
+    millrace data --config millrace.toml --set data.shards=4\n  \
+    millrace data --config millrace.toml --set data.client_tls_address=0.0.0.0:443 \\\n    \
+    --set data.tls_certificate=fullchain.pem --set data.tls_key=privkey.pem\n\n\
+    New certificates come into force by themselves, and at once with SIGHUP.\n`millrace config example` prints every setting.")]
 pub(crate) struct Data {
     /// Print one line of JSON with the addresses when clients can connect
     #[arg(long)]
@@ -84,6 +87,7 @@ pub(crate) fn data(command: &Data) -> Result<()> {
     let runtime = runtime()?;
     runtime.block_on(async {
         let mut stop = Stop::listen()?;
+        let mut reload = Reload::listen(config.tls.is_some())?;
         let node = millrace_data::start(config, LinkConfig { target, secret }).context("start the data node")?;
         if command.json {
             tokio::select! {
@@ -92,13 +96,26 @@ pub(crate) fn data(command: &Data) -> Result<()> {
                 () = stop.asked() => return drain(node, settings.data.drain, &mut stop).await,
             }
             let (url, admin) = (format!("ws://{}", node.client_address), format!("http://{}", node.admin_address));
-            ready(&json!({ "url": url, "admin": admin }))?;
+            let mut told = json!({ "url": url, "admin": admin });
+            if let Some(address) = node.client_tls_address {
+                told["tls_url"] = json!(format!("wss://{address}"));
+            }
+            ready(&told)?;
         }
-        tokio::select! {
-            () = stop.asked() => drain(node, settings.data.drain, &mut stop).await,
-            () = node.ended() => {
-                tracing::info!("drained by order of the control plane, the process ends");
-                tokio::task::spawn_blocking(move || node.join()).await.context("wait for the data node")
+        loop {
+            tokio::select! {
+                () = stop.asked() => return drain(node, settings.data.drain, &mut stop).await,
+                () = reload.asked() => match node.reload_certificates() {
+                    Ok(()) => tracing::info!("the certificate's files were read again and are in force"),
+                    Err(error) => {
+                        let error = format!("{:#}", anyhow::Error::from(error));
+                        tracing::error!(error, "the certificate's files cannot be used; the old ones stay");
+                    }
+                },
+                () = node.ended() => {
+                    tracing::info!("drained by order of the control plane, the process ends");
+                    return tokio::task::spawn_blocking(move || node.join()).await.context("wait for the data node");
+                }
             }
         }
     })

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use millrace_data::{AdmissionLimits, Compressing, Pinning};
+use millrace_data::{AdmissionLimits, Compressing, Pinning, TlsConfig};
 use millrace_store::Store;
 
 use crate::settings::{self, Compression, Engine, Settings};
@@ -31,6 +31,11 @@ pub(crate) fn data(settings: &Settings) -> Result<millrace_data::Config> {
     core.page_bytes_max = core.page_bytes_max.min(core.queue_bytes_max / 2).max(largest);
     Ok(millrace_data::Config {
         client_address: address("data.client_address", &data.client_address)?,
+        client_tls_address: match data.client_tls_address.as_str() {
+            "" => None,
+            text => Some(address("data.client_tls_address", text)?),
+        },
+        tls: tls(data),
         admin_address: address("data.admin_address", &data.admin_address)?,
         endpoints: data.endpoints.clone(),
         shards: NonZeroU16::new(data.shards),
@@ -50,6 +55,16 @@ pub(crate) fn data(settings: &Settings) -> Result<millrace_data::Config> {
         linger: data.linger,
         core,
         ..millrace_data::Config::default()
+    })
+}
+
+/// Where the node's certificate is, if it has one.
+fn tls(data: &settings::Data) -> Option<TlsConfig> {
+    let is_set = |path: &std::path::Path| !path.as_os_str().is_empty();
+    is_set(&data.tls_certificate).then(|| TlsConfig {
+        client_ca: is_set(&data.tls_client_ca).then(|| data.tls_client_ca.clone()),
+        check_interval: data.tls_check,
+        ..TlsConfig::new(&data.tls_certificate, &data.tls_key)
     })
 }
 
@@ -79,7 +94,8 @@ pub(crate) fn address(name: &str, text: &str) -> Result<SocketAddr> {
     found.next().with_context(|| format!("{name} {text:?} has no address"))
 }
 
-fn host_name() -> String {
+/// What this machine calls itself.
+pub(crate) fn host_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = name.trim();
     if name.is_empty() { "local".to_owned() } else { name.chars().take(64).collect() }

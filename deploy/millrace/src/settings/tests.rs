@@ -46,6 +46,9 @@ fn what_is_wrong_is_named() {
     check(None, &[], &["limits.payload=1 MiB"], &["limits.payload", "65536"]);
     check(None, &[], &["limits.queue=16 KiB"], &["limits.queue", "65536"]);
     check(None, &[], &["data.client_address=nonsense"], &["data.client_address", "nonsense", "HOST:PORT"]);
+    check(None, &[], &["data.client_tls_address=7443"], &["data.client_tls_address", "HOST:PORT"]);
+    check(None, &[], &["data.tls_key=key.pem"], &["data.tls_certificate", "both"]);
+    check(None, &[], &["data.tls_client_ca=ca.pem"], &["data.tls_client_ca", "data.tls_key"]);
     check(None, &[], &["control.rest_address=:7410"], &["control.rest_address", "HOST:PORT"]);
     check(None, &[], &["data.control_address=control:99999"], &["data.control_address", "HOST:PORT"]);
 }

@@ -66,6 +66,7 @@ impl Dev {
         };
         let addresses = [
             format!("data.client_address={}", host("url")),
+            format!("data.client_tls_address={}", host("tls_url")),
             format!("data.admin_address={}", host("admin")),
             format!("control.rest_address={}", host("api")),
         ];

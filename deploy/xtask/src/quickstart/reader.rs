@@ -122,6 +122,7 @@ impl Reader {
         }
         let settings = [
             ("ws://127.0.0.1:7400", "data.client_address"),
+            ("wss://127.0.0.1:7443", "data.client_tls_address"),
             ("http://127.0.0.1:7410", "control.rest_address"),
             ("http://127.0.0.1:7401", "data.admin_address"),
         ];
@@ -139,7 +140,7 @@ impl Reader {
         }
         self.server = Some(server);
         if self.addresses.is_empty() {
-            for (label, (said, _)) in ["clients", "REST", "metrics"].iter().zip(settings) {
+            for (label, (said, _)) in ["clients", "over TLS", "REST", "metrics"].iter().zip(settings) {
                 let found = lines.iter().find_map(|line| line.trim_start().strip_prefix(label));
                 let told = found.with_context(|| format!("the server does not say {label}"))?.trim();
                 let (scheme, rest) = told.split_once("://").with_context(|| format!("{told} is no address"))?;
