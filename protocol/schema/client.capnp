@@ -16,6 +16,7 @@ struct ClientFrame {
     history @5 :HistoryRequest;
     refresh @6 :Refresh;
     pong @7 :Void;
+    markRead @8 :MarkRead;
   }
 }
 
@@ -24,7 +25,7 @@ struct Hello {
   versionMin @0 :UInt16;
   versionMax @1 :UInt16;
   features @2 :UInt64;
-  # Bit set of optional features that the client understands; none is defined yet.
+  # Bit set of optional features that the client understands; bit 0: read positions.
   token @3 :Text;
   agent @4 :Text;
   # Name and version of the SDK, for the operator's eyes. At most 128 bytes.
@@ -79,6 +80,12 @@ struct HistoryRequest {
   }
 }
 
+struct MarkRead {
+  # The user has read the channel up to and with this position.
+  channel @0 :UInt64;
+  position @1 :Position;
+}
+
 struct Refresh {
   token @0 :Text;
   # A newer token of the same tenant and user.
@@ -100,6 +107,7 @@ struct ServerFrame {
     # Answer with `pong`. Any frame from the client counts as well.
     goAway @10 :GoAway;
     skipped @11 :Skipped;
+    read @12 :Read;
   }
 }
 
@@ -205,4 +213,11 @@ struct Skipped {
   channel @0 :UInt64;
   first @1 :Position;
   last @2 :Position;
+}
+
+struct Read {
+  # Where the user's read position stands: behind `subscribed`, as the answer to `markRead`, and whenever it moves.
+  channel @0 :UInt64;
+  position @1 :Position;
+  # Offset 0: nothing is read yet.
 }

@@ -51,6 +51,12 @@ struct NodeFrame {
     drain @28 :DrainOrder;
     draining @29 :Void;
     # It has begun, now or before.
+
+    # Read positions. A request of the data node with its reply, one result for each, in order; and what the control node tells,
+    # unasked and without a reply: positions that moved, by whichever way.
+    markReads @30 :List(ReadMark);
+    readsMarked @31 :List(ReadMarked);
+    readsMoved @32 :List(ReadMark);
   }
 }
 
@@ -96,6 +102,9 @@ struct Grant {
   role @4 :Role;
   canPublish @5 :Bool;
   slowConsumer @6 :SlowConsumer;
+  readEpoch @7 :UInt32;
+  # 0: nothing is read yet.
+  readOffset @8 :UInt64;
 }
 
 struct HomeOpened {
@@ -218,6 +227,23 @@ struct ChannelChanged {
   name @2 :Text;
   # Grants of this channel are asked for again; an archived one ends its subscriptions.
   archived @3 :Bool;
+}
+
+struct ReadMark {
+  # The user has read the channel up to and with this position.
+  tenant @0 :UInt32;
+  channel @1 :UInt64;
+  user @2 :Text;
+  epoch @3 :UInt32;
+  offset @4 :UInt64;
+}
+
+struct ReadMarked {
+  union {
+    position :group { epoch @0 :UInt32; offset @1 :UInt64; }
+    # Where it stands now: never behind what was asked.
+    refused @2 :Refused;
+  }
 }
 
 struct TokensRevoked {

@@ -34,6 +34,8 @@ pub const PAGE_BODY_BYTES_MAX: usize = 512 << 10;
 pub const TOKEN_BYTES_MAX: usize = 4 << 10;
 /// Longest agent of a hello, in bytes.
 pub const AGENT_BYTES_MAX: usize = 128;
+/// Bit of `features`: the client is told where its user's read positions stand, and may move them.
+pub const FEATURE_READ_POSITIONS: u64 = 1;
 /// Most endpoints of a go-away.
 pub const ENDPOINTS_MAX: usize = 16;
 
@@ -61,6 +63,10 @@ pub enum ClientBody<'a> {
         token: &'a str,
     },
     Pong,
+    MarkRead {
+        channel: ChannelId,
+        position: Position,
+    },
     /// A member that this version does not know: answered with an error if `request` is not 0, else ignored.
     Unknown,
 }
@@ -183,6 +189,10 @@ pub enum ServerBody<'a> {
         channel: ChannelId,
         first: Position,
         last: Position,
+    },
+    Read {
+        channel: ChannelId,
+        position: Position,
     },
     /// A member that this version does not know: ignored.
     Unknown,

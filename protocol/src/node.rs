@@ -91,6 +91,10 @@ pub enum NodeBody {
         over_ms: u32,
     },
     Draining,
+
+    MarkReads(Vec<ReadMark>),
+    ReadsMarked(Vec<Result<Position, Refusal>>),
+    ReadsMoved(Vec<ReadMark>),
     /// A member that this version does not know.
     Unknown,
 }
@@ -178,6 +182,21 @@ pub struct Grant {
     pub can_publish: bool,
     /// The channel's policy.
     pub slow_consumer: SlowConsumer,
+    /// Up to where the user has read it; `None` if nothing is read yet.
+    pub read: Option<Position>,
+}
+
+/// How far a user has read a channel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadMark {
+    /// The user's tenant.
+    pub tenant: TenantId,
+    /// Who.
+    pub user: UserId,
+    /// What.
+    pub channel: ChannelId,
+    /// Up to and with this position.
+    pub position: Position,
 }
 
 /// Where a channel stands when its home opens.

@@ -21,7 +21,7 @@ use millrace_protocol::node::{
     AppendOutcome, Authorize, ChannelAppend, ChannelAppended, ChannelKind, ChannelRef, CloseHome, Grant, Head, History,
     HomeState, HomeView, Incident, IncidentChannel, IncidentKind, Inspect, InspectSubject, Inspected, KeyAlgorithm,
     LinkHello, MemberChanged, NewMessage, NodeBody, NodeFigures, NodeFrame, ProducerState, PublishOrder, PublishedAt,
-    ReadHistory, RevokedTokens, Role, SessionView, ShardFigures, SlowConsumer, StoredMessage, SubscriptionState,
+    ReadHistory, ReadMark, RevokedTokens, Role, SessionView, ShardFigures, SlowConsumer, StoredMessage, SubscriptionState,
     SubscriptionView, TenantKey, TokensRevoked, Transport, encode, encode_delimited,
 };
 use millrace_protocol::ws::handshake::{ClientRequest, Endpoint, ServerHandshake};
@@ -178,6 +178,7 @@ fn node_frames() -> Vec<(&'static str, NodeBody)> {
         role: Role::Moderator,
         can_publish: true,
         slow_consumer: SlowConsumer::Skip,
+        read: Some(Position::behind(epoch, offset)),
     };
     let head = Head {
         epoch,
@@ -211,6 +212,7 @@ fn node_frames() -> Vec<(&'static str, NodeBody)> {
     let member =
         |membership| NodeBody::MemberChanged(MemberChanged { tenant, channel, user: user.clone(), membership });
     let revoked = |which| NodeBody::TokensRevoked(TokensRevoked { tenant, which, forget_after_ms: 1_767_229_200_000 });
+    let mark = ReadMark { tenant, user: user.clone(), channel, position: Position::behind(epoch, offset) };
     let mut frames = operate_frames();
     let placed = PublishedAt { position: Position::behind(epoch, offset), time_ms: 1, duplicate: false };
     frames.extend([
@@ -238,6 +240,9 @@ fn node_frames() -> Vec<(&'static str, NodeBody)> {
         ("history", NodeBody::History(History { channel, messages: vec![stored; 2], more: true })),
         ("close-homes", NodeBody::CloseHomes(vec![CloseHome { channel, term, epoch, next_offset: offset }; 2])),
         ("homes-closed", NodeBody::HomesClosed),
+        ("mark-reads", NodeBody::MarkReads(vec![mark.clone(); 2])),
+        ("reads-marked", NodeBody::ReadsMarked(vec![Ok(mark.position), Err(refusal())])),
+        ("reads-moved", NodeBody::ReadsMoved(vec![mark])),
         ("synced", NodeBody::Synced),
         ("publish", NodeBody::Publish(PublishOrder { tenant, channel, history: HistoryClass::None, message })),
         ("published", NodeBody::Published(Ok(placed))),

@@ -64,6 +64,13 @@ fn client_body<'a>(input: &'a [u8], frame: wire::client_frame::Reader<'_>) -> Re
             ClientBody::Refresh { token }
         }
         Which::Pong(()) => ClientBody::Pong,
+        Which::MarkRead(mark) => {
+            let mark = mark?;
+            ClientBody::MarkRead {
+                channel: channel("markRead.channel", mark.get_channel())?,
+                position: position("markRead.position", mark.get_position()?)?,
+            }
+        }
     })
 }
 
@@ -174,6 +181,13 @@ fn server_body<'a>(input: &'a [u8], frame: wire::server_frame::Reader<'_>) -> Re
                 channel: channel("skipped.channel", skipped.get_channel())?,
                 first: position("skipped.first", skipped.get_first()?)?,
                 last: position("skipped.last", skipped.get_last()?)?,
+            }
+        }
+        Which::Read(read) => {
+            let read = read?;
+            ServerBody::Read {
+                channel: channel("read.channel", read.get_channel())?,
+                position: position("read.position", read.get_position()?)?,
             }
         }
     })

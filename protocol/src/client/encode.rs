@@ -47,6 +47,11 @@ pub fn encode_client(frame: &ClientFrame<'_>, out: &mut Vec<u8>) {
             }
             ClientBody::Refresh { token } => to.init_refresh().set_token(*token),
             ClientBody::Pong => to.set_pong(()),
+            ClientBody::MarkRead { channel, position: at } => {
+                let mut to = to.init_mark_read();
+                to.set_channel(channel.get());
+                position(*at, to.init_position());
+            }
             ClientBody::Unknown => panic!("an unknown frame is only ever received"),
         }
     });
@@ -114,6 +119,11 @@ pub fn encode_server(frame: &ServerFrame<'_>, out: &mut Vec<u8>) {
                 position(*first, to.reborrow().init_first());
                 position(*last, to.init_last());
             }
+            ServerBody::Read { channel, position: at } => {
+                let mut to = to.init_read();
+                to.set_channel(channel.get());
+                position(*at, to.init_position());
+            }
             ServerBody::Unknown => panic!("an unknown frame is only ever received"),
         }
     });
@@ -130,7 +140,11 @@ fn client_words_max(body: &ClientBody<'_>) -> usize {
             ClientBody::Subscribe(subscribe) => text_words(subscribe.channel),
             ClientBody::Publish(publish) => data_words(publish.body),
             ClientBody::Refresh { token } => text_words(token),
-            ClientBody::Unsubscribe { .. } | ClientBody::History(_) | ClientBody::Pong | ClientBody::Unknown => 0,
+            ClientBody::Unsubscribe { .. }
+            | ClientBody::History(_)
+            | ClientBody::Pong
+            | ClientBody::MarkRead { .. }
+            | ClientBody::Unknown => 0,
         }
 }
 
@@ -148,6 +162,7 @@ fn server_words_max(body: &ServerBody<'_>) -> usize {
             | ServerBody::Refreshed { .. }
             | ServerBody::Ping
             | ServerBody::Skipped { .. }
+            | ServerBody::Read { .. }
             | ServerBody::Unknown => 0,
         }
 }

@@ -10,7 +10,7 @@ use super::operate::Views;
 use super::{
     AppendOutcome, Authorize, ChannelAppend, ChannelAppended, ChannelKind, ChannelRef, CloseHome, FRAME_BYTES_MAX,
     Grant, Head, History, HistoryClass, HistoryRange, KeyAlgorithm, LIST_ITEMS_MAX, LinkHello, MemberChanged,
-    NewMessage, NodeBody, NodeFrame, ProducerState, PublishOrder, PublishedAt, ReadHistory, RevokedTokens, Role,
+    NewMessage, NodeBody, NodeFrame, ProducerState, PublishOrder, PublishedAt, ReadHistory, ReadMark, RevokedTokens, Role,
     SlowConsumer, StoredMessage, TenantKey, TokensRevoked,
 };
 use crate::client::{ENDPOINTS_MAX, PAYLOAD_BYTES_CAP};
@@ -105,6 +105,9 @@ impl Decoder<'_> {
             Which::Inspected(inspected) => NodeBody::Inspected(self.inspected(inspected?)?),
             Which::Drain(order) => NodeBody::Drain { over_ms: order?.get_over_ms() },
             Which::Draining(()) => NodeBody::Draining,
+            Which::MarkReads(list) => NodeBody::MarkReads(self.each("markReads", list?, Self::read_mark)?),
+            Which::ReadsMarked(list) => NodeBody::ReadsMarked(self.each("readsMarked", list?, Self::read_marked)?),
+            Which::ReadsMoved(list) => NodeBody::ReadsMoved(self.each("readsMoved", list?, Self::read_mark)?),
         })
     }
 
@@ -155,7 +158,28 @@ impl Decoder<'_> {
                         wire::SlowConsumer::Disconnect => SlowConsumer::Disconnect,
                         wire::SlowConsumer::Skip => SlowConsumer::Skip,
                     },
+                    read: Epoch::new(grant.get_read_epoch())
+                        .map(|epoch| Position { epoch, offset: grant.get_read_offset() }),
                 })
+            }
+            Which::Refused(refused) => Err(self.refusal(refused?)?),
+        })
+    }
+
+    fn read_mark(&mut self, item: wire::read_mark::Reader<'_>) -> Result<ReadMark, Stop> {
+        Ok(ReadMark {
+            tenant: tenant("readMark.tenant", item.get_tenant())?,
+            user: self.user("readMark.user", item.get_user())?,
+            channel: channel("readMark.channel", item.get_channel())?,
+            position: Position { epoch: epoch("readMark.epoch", item.get_epoch())?, offset: item.get_offset() },
+        })
+    }
+
+    fn read_marked(&mut self, item: wire::read_marked::Reader<'_>) -> Result<Result<Position, Refusal>, Stop> {
+        use wire::read_marked::Which;
+        Ok(match item.which()? {
+            Which::Position(at) => {
+                Ok(Position { epoch: epoch("readsMarked.epoch", at.get_epoch())?, offset: at.get_offset() })
             }
             Which::Refused(refused) => Err(self.refusal(refused?)?),
         })

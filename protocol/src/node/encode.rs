@@ -2,7 +2,7 @@
 
 use super::{
     AppendOutcome, ChannelAppend, ChannelKind, ChannelRef, FRAME_BYTES_MAX, Grant, Head, HistoryClass, HistoryRange,
-    KeyAlgorithm, LinkHello, MemberChanged, NewMessage, NodeBody, NodeFrame, PublishedAt, RevokedTokens, Role,
+    KeyAlgorithm, LinkHello, MemberChanged, NewMessage, NodeBody, NodeFrame, PublishedAt, ReadMark, RevokedTokens, Role,
     SlowConsumer, StoredMessage, TenantKey, TokensRevoked, operate,
 };
 use crate::code::Refusal;
@@ -83,7 +83,7 @@ fn words_max(body: &NodeBody) -> usize {
             NodeBody::Authorized(list) => list
                 .iter()
                 .map(|item| match item {
-                    Ok(grant) => 6 + text_words(grant.name.as_str()),
+                    Ok(grant) => 7 + text_words(grant.name.as_str()),
                     Err(refused) => 2 + refusal(refused),
                 })
                 .sum(),
@@ -126,6 +126,16 @@ fn words_max(body: &NodeBody) -> usize {
                 RevokedTokens::Token(token) => text_words(token),
                 RevokedTokens::UserBefore(user, _) => text_words(user.as_str()),
             },
+            NodeBody::MarkReads(list) | NodeBody::ReadsMoved(list) => {
+                list.iter().map(|item| 4 + text_words(item.user.as_str())).sum()
+            }
+            NodeBody::ReadsMarked(list) => list
+                .iter()
+                .map(|item| match item {
+                    Ok(_) => 3,
+                    Err(refused) => 3 + refusal(refused),
+                })
+                .sum(),
             NodeBody::Reported(figures) => operate::figures_words(figures),
             NodeBody::Inspect(inspect) => operate::inspect_words(inspect),
             NodeBody::Inspected(inspected) => operate::inspected_words(inspected),
@@ -281,6 +291,22 @@ fn body(from: &NodeBody, mut to: wire::node_frame::Builder<'_>) {
         NodeBody::Inspected(from) => operate::inspected(from, to.init_inspected()),
         NodeBody::Drain { over_ms } => to.init_drain().set_over_ms(*over_ms),
         NodeBody::Draining => to.set_draining(()),
+        NodeBody::MarkReads(from) => read_marks(from, to.init_mark_reads(count(from.len()))),
+        NodeBody::ReadsMoved(from) => read_marks(from, to.init_reads_moved(count(from.len()))),
+        NodeBody::ReadsMarked(from) => {
+            let mut list = to.init_reads_marked(count(from.len()));
+            for (index, from) in (0..).zip(from) {
+                let to = list.reborrow().get(index);
+                match from {
+                    Ok(at) => {
+                        let mut to = to.init_position();
+                        to.set_epoch(at.epoch.get());
+                        to.set_offset(at.offset);
+                    }
+                    Err(from) => refusal(from, to.init_refused()),
+                }
+            }
+        }
         NodeBody::Unknown => panic!("an unknown frame is only ever received"),
     }
 }
@@ -310,6 +336,21 @@ fn grant(from: &Grant, mut to: wire::grant::Builder<'_>) {
         SlowConsumer::Disconnect => wire::SlowConsumer::Disconnect,
         SlowConsumer::Skip => wire::SlowConsumer::Skip,
     });
+    if let Some(read) = from.read {
+        to.set_read_epoch(read.epoch.get());
+        to.set_read_offset(read.offset);
+    }
+}
+
+fn read_marks(from: &[ReadMark], mut list: capnp::struct_list::Builder<'_, wire::read_mark::Owned>) {
+    for (index, from) in (0..).zip(from) {
+        let mut to = list.reborrow().get(index);
+        to.set_tenant(from.tenant.get());
+        to.set_user(from.user.as_str());
+        to.set_channel(from.channel.get());
+        to.set_epoch(from.position.epoch.get());
+        to.set_offset(from.position.offset);
+    }
 }
 
 fn head(from: &Head, mut to: wire::head::Builder<'_>) {

@@ -87,6 +87,15 @@ fn new_message() -> impl Strategy<Value = NewMessage> {
         .prop_map(|(user, producer, sequence, time_ms, body)| NewMessage { user, producer, sequence, time_ms, body })
 }
 
+fn position() -> impl Strategy<Value = Position> {
+    (epoch(), any::<u64>()).prop_map(|(epoch, offset)| Position { epoch, offset })
+}
+
+fn read_mark() -> impl Strategy<Value = ReadMark> {
+    (tenant(), user(), channel(), position())
+        .prop_map(|(tenant, user, channel, position)| ReadMark { tenant, user, channel, position })
+}
+
 fn requests() -> impl Strategy<Value = NodeBody> {
     let which = prop_oneof![name().prop_map(ChannelRef::Name), channel().prop_map(ChannelRef::Id)];
     let authorize = (tenant(), user(), which).prop_map(|(tenant, user, channel)| Authorize { tenant, user, channel });
@@ -121,14 +130,16 @@ fn requests() -> impl Strategy<Value = NodeBody> {
         }),
         vec(close, 0..10).prop_map(NodeBody::CloseHomes),
         order,
+        vec(read_mark(), 0..10).prop_map(NodeBody::MarkReads),
     ]
 }
 
 fn replies() -> impl Strategy<Value = NodeBody> {
     let kind = select(vec![ChannelKind::Dm, ChannelKind::Group, ChannelKind::Broadcast]);
     let slow = select(vec![SlowConsumer::Disconnect, SlowConsumer::Skip]);
-    let grant = (channel(), name(), kind, history_class(), role(), any::<bool>(), slow).prop_map(
-        |(channel, name, kind, history, role, can_publish, slow_consumer)| Grant {
+    let read = option::of(position());
+    let grant = (channel(), name(), kind, history_class(), role(), any::<bool>(), slow, read).prop_map(
+        |(channel, name, kind, history, role, can_publish, slow_consumer, read)| Grant {
             channel,
             name,
             kind,
@@ -136,6 +147,7 @@ fn replies() -> impl Strategy<Value = NodeBody> {
             role,
             can_publish,
             slow_consumer,
+            read,
         },
     );
     let state = (user(), producer(), sequence(), offset())
@@ -172,6 +184,7 @@ fn replies() -> impl Strategy<Value = NodeBody> {
         Just(NodeBody::HomesClosed),
         Just(NodeBody::Synced),
         or_refusal(published).prop_map(NodeBody::Published),
+        vec(or_refusal(position()), 0..10).prop_map(NodeBody::ReadsMarked),
     ]
 }
 
@@ -189,6 +202,7 @@ fn notices() -> impl Strategy<Value = NodeBody> {
     ];
     prop_oneof![
         vec(key, 0..10).prop_map(NodeBody::Keys),
+        vec(read_mark(), 0..10).prop_map(NodeBody::ReadsMoved),
         (tenant(), channel(), user(), option::of((role(), any::<bool>()))).prop_map(
             |(tenant, channel, user, membership)| {
                 NodeBody::MemberChanged(MemberChanged { tenant, channel, user, membership })

@@ -1,7 +1,7 @@
 //! The frames of the vectors: every member, and the edges of their values.
 
 use millrace_protocol::client::{
-    ClientBody, ClientFrame, Hello, HistoryClass, HistoryRange, HistoryRequest, Message, NO_EPOCH, Publish, Published,
+    ClientBody, ClientFrame, FEATURE_READ_POSITIONS, Hello, HistoryClass, HistoryRange, HistoryRequest, Message, NO_EPOCH, Publish, Published,
     Recovery, ServerBody, ServerFrame, Start, Subscribe, Subscribed, Welcome,
 };
 use millrace_protocol::code::Code;
@@ -61,6 +61,15 @@ pub(crate) fn client() -> Vec<(&'static str, ClientFrame<'static>)> {
         agent: LONGEST_NAME,
         subscriptions: Vec::new(),
     };
+    let reads = Hello {
+        version_min: 1,
+        version_max: 1,
+        features: FEATURE_READ_POSITIONS,
+        token: TOKEN,
+        agent: "vectors/1",
+        subscriptions: vec![Subscribe { channel: "general", start: Start::Live }],
+    };
+    let mark_read = |channel, position| ClientBody::MarkRead { channel, position };
     let highest_publish = Publish {
         channel: channel(u64::MAX),
         producer: producer(u64::MAX),
@@ -90,6 +99,10 @@ pub(crate) fn client() -> Vec<(&'static str, ClientFrame<'static>)> {
         ("history-after-highest", 13, history(u32::MAX, HistoryRange::After(u64::MAX))),
         ("refresh", 14, ClientBody::Refresh { token: TOKEN }),
         ("pong", 0, ClientBody::Pong),
+        ("hello-read-positions", 1, ClientBody::Hello(reads)),
+        ("mark-read", 15, mark_read(channel(0x0102_0304_0506_0708), at(1, 42))),
+        ("mark-read-without-reply", 0, mark_read(channel(0x0102_0304_0506_0708), at(1, 43))),
+        ("mark-read-highest", u32::MAX, mark_read(channel(u64::MAX), at(u32::MAX, u64::MAX))),
     ]
     .map(|(name, request, body)| (name, ClientFrame { request, body }))
     .into()
@@ -193,6 +206,10 @@ pub(crate) fn server() -> Vec<(&'static str, ServerFrame<'static>)> {
         ("go-away", 0, go_away(2_500, vec!["wss://node-2.example/v1/connect", "wss://node-3.example/v1/connect"])),
         ("go-away-same-address", 0, go_away(0, Vec::new())),
         ("skipped", 0, ServerBody::Skipped { channel: general, first: at(1, 40), last: at(1, 95) }),
+        ("read", 15, ServerBody::Read { channel: general, position: at(1, 42) }),
+        ("read-moved", 0, ServerBody::Read { channel: general, position: at(2, 44) }),
+        ("read-nothing-yet", 0, ServerBody::Read { channel: general, position: at(NO_EPOCH.get(), 0) }),
+        ("read-highest", u32::MAX, ServerBody::Read { channel: channel(u64::MAX), position: at(u32::MAX, u64::MAX) }),
     ]
     .map(|(name, request, body)| (name, ServerFrame { request, body }))
     .into()

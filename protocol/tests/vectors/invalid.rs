@@ -119,6 +119,11 @@ pub(crate) fn client() -> Vec<(&'static str, Vec<u8>, Expect)> {
         let head = [ROOT, frame(7, 0), to_struct(0, 2, 3), [1, 0, 1, 0, 0, 0, 0, 0], number(0), number(0), number(0)];
         framed(&[&head, subscriptions].concat())
     };
+    // Channel, and the pointer to the position right behind it.
+    let mark_read = |channel: u64, epoch: u64| {
+        let head = [ROOT, frame(7, 7), to_struct(0, 1, 1), number(channel), to_struct(0, 2, 0)];
+        framed(&[&head, &[number(epoch), number(42)][..]].concat())
+    };
     let mut agent = vec![ROOT, frame(7, 0), to_struct(0, 2, 3), [1, 0, 1, 0, 0, 0, 0, 0], number(0), number(0)];
     agent.extend([to_bytes(1, 130), number(0)]);
     agent.extend([*b"aaaaaaaa"; 16]);
@@ -156,6 +161,8 @@ pub(crate) fn client() -> Vec<(&'static str, Vec<u8>, Expect)> {
         ("hello-subscriptions-1001", hello(&list_of_words(1_001)), Expect::Refused(Code::TooLarge)),
         ("hello-subscriptions-without-size", hello(&list_without_size((1 << 29) - 1)), bad()),
         ("hello-agent-129-bytes", framed(&agent), Expect::Refused(Code::TooLarge)),
+        ("mark-read-channel-0", mark_read(0, 1), invalid()),
+        ("mark-read-epoch-0", mark_read(1, 0), invalid()),
         (
             "refresh-token-is-a-struct",
             framed(&[ROOT, frame(7, 5), to_struct(0, 0, 1), ROOT, number(0), number(0)]),
@@ -182,6 +189,10 @@ pub(crate) fn server() -> Vec<(&'static str, Vec<u8>, Expect)> {
         let head = [ROOT, frame(7, 1), to_struct(0, 2, 2), number(1), number(classes), number(0), to_struct(0, 1, 0)];
         framed(&[&head, &[number(1)][..]].concat())
     };
+    let read = |channel: u64, epoch: u64| {
+        let head = [ROOT, frame(0, 11), to_struct(0, 1, 1), number(channel), to_struct(0, 2, 0)];
+        framed(&[&head, &[number(epoch), number(42)][..]].concat())
+    };
     let error = [ROOT, frame(7, 7), to_struct(0, 1, 1), number(4_005), to_bytes(0, 3), *b"\xff\xfe\0\0\0\0\0\0"];
     let mut vectors = either();
     vectors.extend([
@@ -194,6 +205,8 @@ pub(crate) fn server() -> Vec<(&'static str, Vec<u8>, Expect)> {
         ("go-away-17-endpoints", framed(&[&go_away[..], &[[0; 8]; 17]].concat()), too_large()),
         ("subscribed-history-to-come", subscribed(9), Expect::Unknown { request: 7 }),
         ("error-message-not-utf8", framed(&error), bad()),
+        ("read-channel-0", read(0, 1), invalid()),
+        ("read-epoch-0", read(1, 0), invalid()),
     ]);
     vectors
 }

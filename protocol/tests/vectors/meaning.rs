@@ -46,6 +46,9 @@ pub(crate) fn client(frame: &ClientFrame<'_>) -> Value {
         }
         ClientBody::Refresh { token } => ("refresh", json!({ "token": token })),
         ClientBody::Pong => ("pong", Value::Null),
+        ClientBody::MarkRead { channel, position: at } => {
+            ("markRead", json!({ "channel": channel.to_string(), "position": position(*at) }))
+        }
         ClientBody::Unknown => ("unknown", Value::Null),
     };
     with(json!({ "request": frame.request }), member, value)
@@ -119,6 +122,9 @@ pub(crate) fn server(frame: &ServerFrame<'_>) -> Value {
         }
         ServerBody::Skipped { channel, first, last } => {
             ("skipped", json!({ "channel": channel.to_string(), "first": position(*first), "last": position(*last) }))
+        }
+        ServerBody::Read { channel, position: at } => {
+            ("read", json!({ "channel": channel.to_string(), "position": position(*at) }))
         }
         ServerBody::Unknown => ("unknown", Value::Null),
     };
