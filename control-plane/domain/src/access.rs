@@ -24,6 +24,7 @@ pub fn grant(channel: &Channel, membership: Option<&Membership>) -> Result<Grant
         role: membership.role,
         can_publish: can_publish(channel.kind, membership.role),
         slow_consumer: channel.slow_consumer,
+        read: membership.read,
     })
 }
 
@@ -72,7 +73,7 @@ mod tests {
 
     #[test]
     fn access_needs_a_membership_and_an_open_channel() {
-        let member = Membership { role: Role::Member, since_ms: 0 };
+        let member = Membership { role: Role::Member, since_ms: 0, read: None };
         let mut channel = channel(ChannelKind::Group);
         let granted = grant(&channel, Some(&member)).unwrap();
         assert_eq!((granted.channel, granted.role, granted.can_publish), (channel.id, Role::Member, true));

@@ -3,7 +3,7 @@
 //! Nobody gives, changes or takes a role above their own, and a channel that is no dm always has an owner. The members of
 //! a dm are fixed.
 
-use millrace_protocol::id::UserId;
+use millrace_protocol::id::{Position, UserId};
 use millrace_protocol::node::{ChannelKind, Role};
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +19,10 @@ pub struct Membership {
     pub role: Role,
     /// When they became a member; Unix time, ms.
     pub since_ms: i64,
+    /// Up to where they have read the channel, as a pair of epoch and offset; `None` if nothing. Who becomes a member has read what was
+    /// there before.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "crate::read::as_pair")]
+    pub read: Option<Position>,
 }
 
 /// Who acts.

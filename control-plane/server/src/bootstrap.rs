@@ -177,7 +177,8 @@ async fn ensure_users_and_channel(
     let new = Channel::create(Actor::Application, tenant, new_channel, draft, now_ms).map_err(refused)?;
     channel::by_id(transaction, new_channel).await?;
     for (user, role) in &new.members {
-        member::put(transaction, tenant, new_channel, user, &Membership { role: *role, since_ms: now_ms });
+        let membership = Membership { role: *role, since_ms: now_ms, read: None };
+        member::put(transaction, tenant, new_channel, user, &membership);
     }
     channel::insert(transaction, &new.channel);
     Ok(())

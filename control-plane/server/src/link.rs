@@ -3,7 +3,7 @@
 //!
 //! - [`LinkServer`]: accepts links and is the [`DataPlane`] of the REST API;
 //! - `handshake`, `connection`: how a link begins and lives; `outbox`: what waits to be written;
-//! - `authorize`, `home`, `append`: the answers; `announce`: what a node is told unasked; `inquiry`: what it is asked.
+//! - `authorize`, `home`, `append`, `reads`: the answers; `announce`: what a node is told unasked; `inquiry`: what it is asked.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -32,6 +32,7 @@ mod home;
 mod inquiry;
 mod metrics;
 mod outbox;
+mod reads;
 #[cfg(test)]
 mod tests;
 mod told;
@@ -210,6 +211,14 @@ impl Active {
     fn publishes(&self) -> MutexGuard<'_, HashMap<u64, oneshot::Sender<Result<PublishedAt, Refusal>>>> {
         self.publishes.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Queues a change that is committed.
+    fn announce(&self, change: NodeBody) {
+        if self.changes.try_send(change).is_err() {
+            tracing::warn!(node = self.node, "too many changes wait for the data node: the link begins anew");
+            self.outbox.end(LinkEnd::QueueFull);
+        }
+    }
 }
 
 impl LinkServer {
@@ -366,10 +375,8 @@ impl DataPlane for LinkServer {
     }
 
     fn announce(&self, change: NodeBody) {
-        let Some(active) = self.0.active() else { return };
-        if active.changes.try_send(change).is_err() {
-            tracing::warn!(node = active.node, "too many changes wait for the data node: the link begins anew");
-            active.outbox.end(LinkEnd::QueueFull);
+        if let Some(active) = self.0.active() {
+            active.announce(change);
         }
     }
 

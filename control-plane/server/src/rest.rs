@@ -23,6 +23,7 @@ mod nodes;
 mod openapi;
 mod page;
 pub(crate) mod problem;
+mod reads;
 mod sign_in_codes;
 mod signing_keys;
 mod system;
@@ -211,6 +212,7 @@ fn api() -> utoipa_axum::router::OpenApiRouter<Shared> {
         .merge(signing_keys::routes())
         .merge(channels::routes())
         .merge(members::routes())
+        .merge(reads::routes())
         .merge(messages::routes())
         .merge(inspect::routes())
         .merge(nodes::routes())

@@ -141,6 +141,7 @@ fn grant() -> Grant {
         role: Role::Member,
         can_publish: true,
         slow_consumer: SlowConsumer::Disconnect,
+        read: None,
     }
 }
 

@@ -8,6 +8,7 @@ use rustc_hash::FxHashMap;
 
 use crate::grant::Question;
 use crate::home::HomeKey;
+use crate::reads::Marked;
 use crate::{SessionKey, ShardIndex};
 
 pub(crate) struct Backplane {
@@ -31,6 +32,7 @@ pub(crate) enum Pending {
     /// With the number of the home's read.
     Read(HomeKey, u32),
     Close(Vec<HomeKey>),
+    Marks(Vec<Marked>),
 }
 
 impl Backplane {

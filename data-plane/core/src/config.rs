@@ -46,6 +46,11 @@ pub struct Config {
     pub compress_turn_bytes_max: u32,
     /// Grants kept in memory. Default 65,536, about 10 MiB.
     pub grants_max: u32,
+    /// A client's mark of how far its user has read leaves for the control plane this long after the first one that waits. Default
+    /// 200 ms.
+    pub mark_delay: Duration,
+    /// Users and channels whose marks may wait. Default 65,536, about 100 bytes each.
+    pub marks_max: u32,
     /// Sessions that ended, and as many other things that went wrong, which are remembered for operators. Default 256 of each, about
     /// 150 bytes each.
     pub incidents_max: u32,
@@ -124,6 +129,8 @@ impl Default for Config {
             compress_from_bytes: 1 << 10,
             compress_turn_bytes_max: 256 << 10,
             grants_max: 65_536,
+            mark_delay: Duration::from_millis(200),
+            marks_max: 65_536,
             incidents_max: 256,
             hop_requests_max: 8_192,
             hop_deliveries_max: 1_024,
@@ -217,6 +224,7 @@ impl Config {
             ("control_frames_max", self.control_frames_max),
             ("requests_in_flight_max", self.requests_in_flight_max),
             ("grants_max", self.grants_max),
+            ("marks_max", self.marks_max),
             ("hop_requests_max", self.hop_requests_max),
             ("hop_deliveries_max", self.hop_deliveries_max),
             ("home.homes_max", self.home.homes_max),
@@ -232,6 +240,7 @@ impl Config {
         for (field, value) in [
             ("handshake_timeout", self.handshake_timeout),
             ("heartbeat", self.heartbeat),
+            ("mark_delay", self.mark_delay),
             ("home.write_behind", self.home.write_behind),
             ("home.idle_timeout", self.home.idle_timeout),
             ("home.hold", self.home.hold),

@@ -3,9 +3,10 @@
 use std::collections::{HashMap, VecDeque};
 
 use millrace_protocol::client::HistoryClass;
-use millrace_protocol::node::{Authorize, ChannelRef, Grant, MemberChanged, SlowConsumer};
+use millrace_protocol::node::{Authorize, ChannelRef, Grant, MemberChanged, ReadMark, SlowConsumer};
 use millrace_protocol::{ChannelId, ChannelName, TenantId, UserId};
 
+use crate::reads::ReadAt;
 use crate::recent::{Recent, Weigh};
 use crate::seeded::Seeded;
 
@@ -34,6 +35,8 @@ pub(crate) struct Granted {
     pub(crate) channel: ChannelId,
     pub(crate) name: ChannelName,
     pub(crate) access: Access,
+    /// How far the user has read it.
+    pub(crate) read: ReadAt,
 }
 
 impl Weigh for Vec<Granted> {
@@ -147,6 +150,15 @@ impl<W> Grants<W> {
         }
     }
 
+    /// A user has read a channel further, as later subscriptions are told.
+    pub(crate) fn note_read(&mut self, mark: &ReadMark) {
+        let grants = self.known.get_mut(&(mark.tenant, mark.user.clone()));
+        let granted = grants.and_then(|grants| grants.iter_mut().find(|granted| granted.channel == mark.channel));
+        if let Some(granted) = granted {
+            granted.read.advance(mark.position);
+        }
+    }
+
     /// A channel changed: what was known of it goes.
     pub(crate) fn forget_channel(&mut self, channel: ChannelId) {
         self.known.sweep(|_, grants| grants.retain(|granted| granted.channel != channel));
@@ -164,6 +176,8 @@ impl<W> Grants<W> {
 
 #[cfg(test)]
 mod tests {
+    use millrace_protocol::{Epoch, Position};
+
     use super::*;
 
     fn question(user: &str, name: &str) -> Question {
@@ -177,7 +191,8 @@ mod tests {
     fn granted(channel: u64, name: &str) -> Granted {
         let access =
             Access { can_publish: true, history: HistoryClass::Durable, slow_consumer: SlowConsumer::Disconnect };
-        Granted { channel: ChannelId::new(channel).unwrap(), name: ChannelName::new(name).unwrap(), access }
+        let (channel, name) = (ChannelId::new(channel).unwrap(), ChannelName::new(name).unwrap());
+        Granted { channel, name, access, read: ReadAt::default() }
     }
 
     fn remember(grants: &mut Grants<u32>, user: &str, channel: u64, name: &str) {
@@ -234,6 +249,28 @@ mod tests {
         assert_eq!(grants.len(), 1);
         grants.forget_all();
         assert_eq!(grants.len(), 0);
+    }
+
+    #[test]
+    fn a_read_position_is_kept_with_the_grant_it_belongs_to() {
+        let mut grants = Grants::new(100, Seeded::new(1));
+        remember(&mut grants, "ann", 7, "general");
+        remember(&mut grants, "ann", 8, "random");
+        let at = |offset| Position { epoch: Epoch::FIRST, offset };
+        let mark = |user: &str, offset| ReadMark {
+            tenant: TenantId::new(1).unwrap(),
+            user: UserId::new(user).unwrap(),
+            channel: ChannelId::new(7).unwrap(),
+            position: at(offset),
+        };
+        grants.note_read(&mark("ann", 5));
+        grants.note_read(&mark("ann", 3));
+        grants.note_read(&mark("bob", 9));
+        let mut read =
+            |user: &str, name: &str| grants.find(&question(user, name)).map(|granted| granted.read.position());
+        assert_eq!(read("ann", "general"), Some(at(5)));
+        assert_eq!(read("ann", "random"), Some(at(0)));
+        assert_eq!(read("bob", "general"), None, "who has no grant in memory asks for one, and hears of it there");
     }
 
     #[test]

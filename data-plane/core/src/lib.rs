@@ -13,7 +13,7 @@
 //! A hop that finds no room stays in the core, which bounds it: a full ring needs no call.
 //!
 //! Modules in reading order: `session`, `user`, `outbound` and `rate_limit` (one session); `subscription` and `replay` (a
-//! channel's sessions on one shard); `grant` (what users may do); `admission` (who may begin); `home` (the one place that orders a channel); `run` (encoded
+//! channel's sessions on one shard); `grant` (what users may do) and `reads` (how far they have read); `admission` (who may begin); `home` (the one place that orders a channel); `run` (encoded
 //! messages) and `compression` (what becomes of them for who agreed to it); `incident` and `agent` (what operators ask for); `hop` (between shards); `wheel`, `arena`, `recent`, `seeded` (time and memory); `shard` (routes and keeps time).
 #![forbid(unsafe_code)]
 
@@ -34,6 +34,7 @@ mod incident;
 mod links;
 mod outbound;
 mod rate_limit;
+mod reads;
 mod recent;
 mod replay;
 mod run;

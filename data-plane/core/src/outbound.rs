@@ -55,7 +55,7 @@ struct Control {
     kind: ControlKind,
 }
 
-/// What control frames are. The three about a channel's lane are for transports that have lanes; to others they are plain.
+/// What control frames are. The four about a channel's lane are for transports that have lanes; to others they are plain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ControlKind {
     /// Short frames, joined.
@@ -64,7 +64,9 @@ pub(crate) enum ControlKind {
     Opening(ChannelId),
     /// `unsubscribed`.
     Closing(ChannelId),
-    /// `subscribed`, which no messages follow.
+    /// Another word about the channel, in order with its messages.
+    Channel(ChannelId),
+    /// `subscribed`, which no messages follow, or a word about such a channel.
     Attached(ChannelId),
     /// A page of history, for this request: counts as data.
     Page { channel: ChannelId, request: u32 },

@@ -40,6 +40,12 @@ impl<K: Hash + Eq, V: Weigh, S: BuildHasher + Clone> Recent<K, V, S> {
         self.young.get(key)
     }
 
+    /// A value to change; its weight must stay.
+    pub(crate) fn get_mut(&mut self, key: &K) -> Option<&mut V> {
+        self.promote(key);
+        self.young.get_mut(key)
+    }
+
     /// Changes a value, or makes it from nothing.
     pub(crate) fn update(&mut self, key: K, change: impl FnOnce(&mut V))
     where

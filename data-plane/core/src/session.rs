@@ -10,6 +10,7 @@ use crate::barring::Barring;
 use crate::grant::Access;
 use crate::outbound::Outbound;
 use crate::rate_limit::Bucket;
+use crate::reads::ReadAt;
 use crate::replay::Pacing;
 use crate::wheel::Tick;
 
@@ -37,6 +38,8 @@ pub(crate) struct Session {
     pub(crate) user_previous: u32,
     pub(crate) user_next: u32,
     pub(crate) pacing: Option<Box<Pacing>>,
+    /// The client wants to hear where its user's read positions stand.
+    pub(crate) hears_reads: bool,
     /// Only there while a refused publish is awaited again.
     pub(crate) barring: Option<Box<Barring<(ChannelId, Producer)>>>,
 }
@@ -70,6 +73,8 @@ pub(crate) struct Subscription {
     pub(crate) number: u32,
     /// Place in the channel's list of subscriptions on this shard.
     pub(crate) member: u32,
+    /// How far the user has read the channel.
+    pub(crate) read: ReadAt,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,6 +122,7 @@ impl Session {
             user_previous: crate::user::NONE,
             user_next: crate::user::NONE,
             pacing: None,
+            hears_reads: false,
             barring: None,
         }
     }

@@ -4,6 +4,7 @@ mod access;
 mod control;
 mod deliver;
 mod inspect;
+mod reads;
 mod request;
 mod subscribe;
 mod time;
@@ -29,6 +30,7 @@ use crate::hop::HopBody;
 use crate::incident::Incidents;
 use crate::links::Links;
 use crate::outbound::{ControlKind, Lanes, Outbound};
+use crate::reads::Marks;
 use crate::seeded::Seeded;
 use crate::session::{Session, State};
 use crate::subscription::Channels;
@@ -64,6 +66,7 @@ pub struct Shard<V> {
     channels: Channels,
     grants: Grants<Waiter>,
     admission: Admission,
+    marks: Marks,
     homes: Homes,
 
     links: Links,
@@ -130,6 +133,7 @@ impl<V: VerifyToken> Shard<V> {
             incidents: Incidents::new(config.incidents_max),
             channels: Channels::default(),
             grants: Grants::new(config.grants_max, hasher.derive("grants")),
+            marks: Marks::new(hasher.derive("marks")),
             homes: Homes::new(),
             admission: Admission::new(config.beginning_max),
             links: Links::new(index, shards, config.hop_deliveries_max, config.hop_requests_max),
@@ -384,6 +388,7 @@ impl<V: VerifyToken> Shard<V> {
             && self.homes.len() == 0
             && self.links.is_idle()
             && self.backplane.is_idle()
+            && self.marks.is_empty()
             && !self.has_work()
     }
 

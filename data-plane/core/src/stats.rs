@@ -72,6 +72,10 @@ pub struct Stats {
     pub grants_cached_total: u64,
     /// Grants asked of the control plane.
     pub grants_asked_total: u64,
+    /// Marks of read positions from clients that move them.
+    pub marks_total: u64,
+    /// Marks of read positions sent to the control plane: fewer, as those of one user and channel go together.
+    pub marks_sent_total: u64,
     /// Hops to other shards.
     pub hops_out_total: u64,
     /// From a session's publish to its acknowledgement in the session's queue, of those that were accepted.

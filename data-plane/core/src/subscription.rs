@@ -164,6 +164,7 @@ mod tests {
     use millrace_protocol::node::SlowConsumer;
 
     use crate::grant::Access;
+    use crate::reads::ReadAt;
     use crate::session::{Subscription, SubscriptionState};
 
     #[test]
@@ -180,7 +181,14 @@ mod tests {
                 let key = sessions.insert(Session::new(0));
                 let member = entry.add(key.index);
                 let state = SubscriptionState::Attached;
-                sessions.get_mut(key).unwrap().add(Subscription { channel, state, access, number: 0, member });
+                sessions.get_mut(key).unwrap().add(Subscription {
+                    channel,
+                    state,
+                    access,
+                    number: 0,
+                    member,
+                    read: ReadAt::default(),
+                });
                 key
             })
             .collect();

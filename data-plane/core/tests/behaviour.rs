@@ -1,6 +1,7 @@
 //! One shard, one behaviour at a time: limits and what reaching them is called, timers to the millisecond, a clean stop.
 #![expect(clippy::unwrap_used, reason = "a test throughout")]
 
+#[allow(dead_code, reason = "other tests use the rest of it")]
 #[path = "behaviour/desk.rs"]
 mod desk;
 

@@ -67,7 +67,8 @@ impl Pair {
         let shard = |index| Shard::new(now, config.clone(), ShardIndex(index), 2, 7, Names).unwrap();
         let mut of = Control::new_channel(channel, "general", history, SlowConsumer::Disconnect);
         of.members.extend(["ann", "bob"].map(|name| (UserId::new(name).unwrap(), true)));
-        let control = Control { channels: [(channel, of)].into(), term: 1, faults: Faults::default() };
+        let control =
+            Control { channels: [(channel, of)].into(), term: 1, faults: Faults::default(), moved: Vec::new() };
         let (stopped, closed, heard) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
         let (shards, random) = ([shard(0), shard(1)], Random::new(1));
         let mut pair = Self { shards, control, random, now, stopped, closed, heard, held: None };

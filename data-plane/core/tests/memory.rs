@@ -90,6 +90,7 @@ fn grant(ask: &Authorize) -> Grant {
         role: Role::Member,
         can_publish: true,
         slow_consumer: SlowConsumer::Disconnect,
+        read: None,
     }
 }
 

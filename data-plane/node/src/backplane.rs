@@ -284,6 +284,7 @@ impl Router {
             | NodeBody::MemberChanged(_)
             | NodeBody::ChannelChanged { .. }
             | NodeBody::TokensRevoked(_)
+            | NodeBody::ReadsMoved(_)
             | NodeBody::Synced => {
                 self.synced |= frame.body == NodeBody::Synced;
                 self.broadcast(|| ToShard::Control(ControlEvent::Frame(frame.clone())));
@@ -296,6 +297,7 @@ impl Router {
             | NodeBody::Appended(_)
             | NodeBody::History(_)
             | NodeBody::HomesClosed
+            | NodeBody::ReadsMarked(_)
             | NodeBody::Refused(_) => ShardIndex::of_request(frame.id),
             _ => {
                 tracing::warn!(id = frame.id, "the control plane sent a frame that is not its to send");

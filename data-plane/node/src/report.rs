@@ -254,6 +254,8 @@ fn core_rows(stats: &millrace_core::Stats) -> Vec<Row> {
         homes_fenced_total: "Homes that another node took.",
         grants_cached_total: "Grants found in memory.",
         grants_asked_total: "Grants asked of the control plane.",
+        marks_total: "Marks of read positions from clients that move them.",
+        marks_sent_total: "Marks of read positions sent to the control plane.",
         hops_out_total: "Hops to other shards.",
         hellos_resume_total: "Hellos taken of clients that come back with a position.",
         hellos_login_total: "Hellos taken of clients that bring none.",

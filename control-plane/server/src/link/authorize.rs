@@ -1,8 +1,9 @@
 //! What users may do with channels, never older than a change that the node has been told.
 
+use millrace_domain::in_present_epoch;
 use millrace_protocol::Code;
 use millrace_protocol::code::Refusal;
-use millrace_protocol::node::{Authorize, ChannelRef, Grant, NodeBody};
+use millrace_protocol::node::{Authorize, ChannelRef, Grant, HistoryClass, NodeBody};
 use millrace_store::StoreError;
 
 use super::connection::Link;
@@ -12,7 +13,7 @@ use crate::record;
 
 /// How often grants are looked up again because a change concerned them.
 const ROUNDS_MAX: u32 = 8;
-/// Look-ups in one transaction: at most three reads each, far below the store's limit.
+/// Look-ups in one transaction: at most four reads each, far below the store's limit.
 const LOOKUPS_PER_TRANSACTION: usize = 256;
 
 impl Link {
@@ -90,6 +91,14 @@ async fn look_up_one(
     let Some(channel) = channel.filter(|channel| channel.tenant == asked.tenant) else {
         return Ok(Err(millrace_domain::no_access()));
     };
-    let membership = record::member::get(transaction, channel.id, &asked.user).await?;
+    let mut membership = record::member::get(transaction, channel.id, &asked.user).await?;
+    // Only a windowed channel's history ever begins anew.
+    if channel.history == HistoryClass::Windowed
+        && let Some(membership) = &mut membership
+        && let Some(read) = membership.read
+    {
+        let head = record::head::peek(transaction, channel.id).await?;
+        membership.read = Some(in_present_epoch(read, head.as_ref()));
+    }
     Ok(millrace_domain::grant(&channel, membership.as_ref()))
 }

@@ -246,6 +246,7 @@ impl Link {
                 return Ok(());
             }
             NodeBody::Authorize(_) => (RequestKind::Authorize, 0),
+            NodeBody::MarkReads(_) => (RequestKind::MarkReads, 0),
             NodeBody::OpenHomes(_) => (RequestKind::OpenHomes, 0),
             NodeBody::Append(_) => (RequestKind::Append, 0),
             NodeBody::CloseHomes(_) => (RequestKind::CloseHomes, 0),
@@ -285,6 +286,11 @@ impl Link {
         let reply = match body {
             NodeBody::Authorize(asked) => {
                 let result = self.authorize(id, asked).await;
+                timer.observe_duration();
+                return result;
+            }
+            NodeBody::MarkReads(marks) => {
+                let result = self.mark_reads(id, marks).await;
                 timer.observe_duration();
                 return result;
             }

@@ -16,10 +16,12 @@ pub(super) enum RequestKind {
     Append,
     ReadHistory,
     CloseHomes,
+    MarkReads,
 }
 
 impl RequestKind {
-    const ALL: [Self; 5] = [Self::Authorize, Self::OpenHomes, Self::Append, Self::ReadHistory, Self::CloseHomes];
+    const ALL: [Self; 6] =
+        [Self::Authorize, Self::OpenHomes, Self::Append, Self::ReadHistory, Self::CloseHomes, Self::MarkReads];
 
     const fn name(self) -> &'static str {
         match self {
@@ -28,6 +30,7 @@ impl RequestKind {
             Self::Append => "append",
             Self::ReadHistory => "read_history",
             Self::CloseHomes => "close_homes",
+            Self::MarkReads => "mark_reads",
         }
     }
 }
@@ -116,6 +119,7 @@ impl LinkMetrics {
             NodeBody::MemberChanged(_) => "member",
             NodeBody::ChannelChanged { .. } => "channel",
             NodeBody::TokensRevoked(_) => "revocation",
+            NodeBody::ReadsMoved(_) => "reads",
             _ => "other",
         };
         self.changes.with_label_values(&[kind]).inc();

@@ -49,13 +49,17 @@ pub(super) enum Concern {
 }
 
 impl Concern {
-    fn of(change: &NodeBody) -> Option<Self> {
+    fn of(change: &NodeBody) -> Vec<Self> {
         match change {
-            NodeBody::MemberChanged(member) => Some(Self::Member(member.tenant, member.channel, member.user.clone())),
+            NodeBody::MemberChanged(member) => vec![Self::Member(member.tenant, member.channel, member.user.clone())],
             NodeBody::ChannelChanged { tenant, channel, name, .. } => {
-                Some(Self::Channel(*tenant, *channel, name.clone()))
+                vec![Self::Channel(*tenant, *channel, name.clone())]
             }
-            _ => None,
+            // A grant says how far the user has read: told behind this, an older one would take it back.
+            NodeBody::ReadsMoved(moved) => {
+                moved.iter().map(|mark| Self::Member(mark.tenant, mark.channel, mark.user.clone())).collect()
+            }
+            _ => Vec::new(),
         }
     }
 
@@ -172,7 +176,7 @@ impl Outbox {
     ///
     /// A change that finds even the reserve full ends the link.
     pub(super) fn change(&self, change: NodeBody) {
-        let concern = Concern::of(&change);
+        let concerns = Concern::of(&change);
         let bytes = match encode(&NodeFrame { id: 0, body: change }) {
             Ok(bytes) => bytes,
             Err(end) => return self.end(end),
@@ -181,7 +185,7 @@ impl Outbox {
         if state.end.is_some() {
             return;
         }
-        if let Some(concern) = concern {
+        for concern in concerns {
             state.changes += 1;
             if state.recent.len() == CHANGES_REMEMBERED {
                 state.recent.pop_front();

@@ -23,6 +23,7 @@ mod history;
 mod home;
 mod inquiry;
 mod life;
+mod reads;
 mod told;
 
 const SECRET: &[u8] = b"a secret of sixteen bytes or more";
@@ -100,7 +101,7 @@ impl World {
     async fn member(&self, number: u64, name: &str, role: Option<Role>) {
         self.write(|transaction| match role {
             Some(role) => {
-                let membership = Membership { role, since_ms: 1 };
+                let membership = Membership { role, since_ms: 1, read: None };
                 record::member::put(transaction, tenant(), channel_id(number), &user(name), &membership);
             }
             None => record::member::remove(transaction, tenant(), channel_id(number), &user(name)),

@@ -7,7 +7,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use millrace_domain::append::{ChannelHead, HomeState};
 use millrace_protocol::id::{ChannelId, Epoch, Offset, Term};
 use millrace_protocol::node::HistoryClass;
-use millrace_store::{StoreError, Transaction};
+use millrace_store::{Direction, KeyRange, StoreError, Transaction};
 
 use super::key;
 
@@ -20,6 +20,18 @@ pub(crate) async fn get(
     channel: ChannelId,
 ) -> Result<Option<ChannelHead>, StoreError> {
     get_at(transaction, channel, &key::head(channel)).await
+}
+
+/// The head of a channel as it stands now. It may change before the commit, which does not mind: every append writes it.
+pub(crate) async fn peek(
+    transaction: &mut dyn Transaction,
+    channel: ChannelId,
+) -> Result<Option<ChannelHead>, StoreError> {
+    let start = key::head(channel);
+    let end = [&start[..], &[0]].concat().into();
+    let rows = transaction.scan(KeyRange { start, end }, Direction::Forward, 1).await?;
+    let head = |value: &[u8]| decode(value).ok_or_else(|| StoreError::Damaged(format!("head of channel {channel}")));
+    rows.first().map(|(_, value)| head(value)).transpose()
 }
 
 /// The head of a channel whose key is known.

@@ -1,7 +1,7 @@
 //! Memberships, by channel and by user.
 
 use millrace_domain::Membership;
-use millrace_protocol::id::{ChannelId, TenantId, UserId};
+use millrace_protocol::id::{ChannelId, Position, TenantId, UserId};
 use millrace_store::{StoreError, Transaction};
 
 use super::{cold, key, list};
@@ -26,6 +26,18 @@ pub(crate) fn put(
 ) {
     transaction.put(key::member(channel, user), cold::encode(membership));
     transaction.put(key::channel_of_user(tenant, user, channel), cold::encode(&()));
+}
+
+/// Writes how far a member has read; the membership was read in this transaction.
+pub(crate) fn put_read(
+    transaction: &mut dyn Transaction,
+    channel: ChannelId,
+    user: &UserId,
+    membership: &Membership,
+    read: Position,
+) {
+    let membership = Membership { read: Some(read), ..*membership };
+    transaction.put(key::member(channel, user), cold::encode(&membership));
 }
 
 /// Removes a membership both ways.

@@ -12,7 +12,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header}
 use axum::response::Response;
 use millrace_domain::{Channel, can_publish};
 use millrace_protocol::id::{ChannelName, TenantId, UserId};
-use millrace_protocol::node::{MemberChanged, NodeBody, Role, TenantKey, TokensRevoked};
+use millrace_protocol::node::{MemberChanged, NodeBody, ReadMark, Role, TenantKey, TokensRevoked};
 use millrace_store::Transaction;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex as AsyncMutex, MutexGuard};
@@ -442,6 +442,8 @@ pub(crate) enum Change {
     Keys(Vec<TenantKey>),
     /// Tokens are valid no more.
     Revoked(TokensRevoked),
+    /// A member has read a channel so far.
+    Read(ReadMark),
 }
 
 impl Change {
@@ -459,6 +461,7 @@ impl Change {
             }
             Self::Keys(keys) => NodeBody::Keys(keys),
             Self::Revoked(revoked) => NodeBody::TokensRevoked(revoked),
+            Self::Read(mark) => NodeBody::ReadsMoved(vec![mark]),
         }
     }
 
@@ -469,6 +472,8 @@ impl Change {
             Self::Member(channel, ..) | Self::Channel(channel) => {
                 channel_changed(channel.tenant, &channel, channel.name.clone(), false)
             }
+            // Nobody is told a read position that may not be stored; the caller's next try tells it.
+            Self::Read(_) => NodeBody::ReadsMoved(Vec::new()),
             Self::Keys(_) | Self::Revoked(_) => self.certain(),
         }
     }

@@ -2,6 +2,7 @@
 
 use axum::http::StatusCode;
 use axum::response::Response;
+use millrace_domain::append::ChannelHead;
 use millrace_domain::{
     Actor, Channel, ChannelDraft, ChannelPatch, DisplayName, INITIAL_MEMBERS_MAX, Membership, Metadata, NewChannel,
 };
@@ -20,8 +21,9 @@ use super::call::{Change, Done, InTenant, Written, change, found, read};
 use super::fields::{self, Fields, Request};
 use super::page::{PageQuery, cut};
 use super::problem::{Kind, Problem};
+use super::reads::ReadView;
 use super::words::{HistoryWord, KindWord, RoleWord, SlowConsumerWord};
-use crate::record::{channel, member, user};
+use crate::record::{channel, head, member, user};
 use crate::secret;
 
 pub(super) fn routes() -> OpenApiRouter<Shared> {
@@ -153,10 +155,14 @@ pub(crate) struct ChannelView {
     /// The role of the user who asks; absent for application servers, unless they ask for a user's channels.
     #[serde(skip_serializing_if = "Option::is_none")]
     role: Option<RoleWord>,
+    /// How far that user has read it. Absent as `role` is, and for a channel that keeps no history.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reads: Option<ReadView>,
 }
 
 impl ChannelView {
-    pub(super) fn new(channel: &Channel, role: Option<Role>) -> Self {
+    /// For an application server.
+    fn new(channel: &Channel) -> Self {
         Self {
             id: channel.id.to_string(),
             name: channel.name.to_string(),
@@ -168,8 +174,26 @@ impl ChannelView {
             created_ms: channel.created_ms,
             updated_ms: channel.updated_ms,
             archived_ms: channel.archived_ms,
-            role: role.map(RoleWord),
+            role: None,
+            reads: None,
         }
+    }
+
+    /// For a member.
+    fn of_member(channel: &Channel, membership: &Membership, head: Option<&ChannelHead>) -> Self {
+        let reads = ReadView::new(channel, membership.read, head);
+        Self { role: Some(RoleWord(membership.role)), reads, ..Self::new(channel) }
+    }
+
+    /// For whoever asks.
+    async fn of(
+        transaction: &mut dyn Transaction,
+        channel: &Channel,
+        membership: Option<&Membership>,
+    ) -> Result<Self, Problem> {
+        let Some(membership) = membership else { return Ok(Self::new(channel)) };
+        let head = head::peek(transaction, channel.id).await?;
+        Ok(Self::of_member(channel, membership, head.as_ref()))
     }
 }
 
@@ -272,16 +296,22 @@ async fn create_channel(InTenant(call): InTenant, body: Json<CreateChannel>) -> 
     let id = secret::channel_id();
     let NewChannel { channel: new, members } = Channel::create(actor, tenant, id, draft, call.now_ms)?;
     let own_role = own.and_then(|own| members.iter().find(|(user, _)| user == own)).map(|(_, role)| *role);
+    let creator = own_role.map(|role| Membership { role, since_ms: call.now_ms, read: None });
 
     let _turn = call.turn(tenant, new.name.as_str()).await;
     change!(call, digest, |transaction| {
         if let Some(present) = channel::by_name(transaction, tenant, &new.name).await? {
             return match present.kind {
-                _ if present.id == new.id => Ok(created(&new, own_role)),
+                _ if present.id == new.id => Ok(created(&new, creator.as_ref())),
                 // The name stands for its members, so that it is the same dm.
-                ChannelKind::Dm => Ok(Done::quietly(
-                    Written::json(StatusCode::OK, &ChannelView::new(&present, own_role)).at(path(&new.name)),
-                )),
+                ChannelKind::Dm => {
+                    let membership = match own {
+                        Some(own) => member::get(transaction, present.id, own).await?,
+                        None => None,
+                    };
+                    let view = ChannelView::of(transaction, &present, membership.as_ref()).await?;
+                    Ok(Done::quietly(Written::json(StatusCode::OK, &view).at(path(&new.name))))
+                }
                 _ => Err(Problem::new(Kind::AlreadyExists, format!("there is a channel {} already", new.name))),
             };
         }
@@ -290,16 +320,18 @@ async fn create_channel(InTenant(call): InTenant, body: Json<CreateChannel>) -> 
         }
         for (member, role) in &members {
             user::ensure(transaction, tenant, member, call.now_ms).await?;
-            let membership = Membership { role: *role, since_ms: call.now_ms };
+            let membership = Membership { role: *role, since_ms: call.now_ms, read: None };
             member::put(transaction, tenant, new.id, member, &membership);
         }
         channel::insert(transaction, &new);
-        Ok(created(&new, own_role))
+        Ok(created(&new, creator.as_ref()))
     })
 }
 
-fn created(channel: &Channel, own_role: Option<Role>) -> Done {
-    let written = Written::json(StatusCode::CREATED, &ChannelView::new(channel, own_role)).at(path(&channel.name));
+fn created(channel: &Channel, creator: Option<&Membership>) -> Done {
+    let view =
+        creator.map_or_else(|| ChannelView::new(channel), |creator| ChannelView::of_member(channel, creator, None));
+    let written = Written::json(StatusCode::CREATED, &view).at(path(&channel.name));
     // A node may remember that there was no such channel.
     Done::with(written, vec![Change::Channel(channel.clone())])
 }
@@ -333,7 +365,7 @@ async fn list_channels(InTenant(call): InTenant, Query(query): Query<ListQuery>)
                     let membership = member::get(transaction, *id, user).await?;
                     let channel = channel::by_id(transaction, *id).await?;
                     if let (Some(channel), Some(membership)) = (channel, membership) {
-                        channels.push(ChannelView::new(&channel, Some(membership.role)));
+                        channels.push(ChannelView::of(transaction, &channel, Some(&membership)).await?);
                     }
                 }
                 Ok(channels)
@@ -346,7 +378,7 @@ async fn list_channels(InTenant(call): InTenant, Query(query): Query<ListQuery>)
                 Ok(channel::page(transaction, tenant, after.as_ref(), limit + 1).await?)
             })?;
             let next = cut(&mut channels, limit, |channel| channel.name.to_string());
-            ChannelPage { channels: channels.iter().map(|channel| ChannelView::new(channel, None)).collect(), next }
+            ChannelPage { channels: channels.iter().map(ChannelView::new).collect(), next }
         }
     };
     Ok(found(&page))
@@ -360,8 +392,11 @@ async fn list_channels(InTenant(call): InTenant, Query(query): Query<ListQuery>)
 )]
 async fn get_channel(InTenant(call): InTenant, Name(name): Name<ChannelName>) -> Result<Response, Problem> {
     let (tenant, own) = call.caller()?.in_tenant()?;
-    let met = read!(call, |transaction| { meet(transaction, tenant, &name, own).await })?;
-    Ok(found(&ChannelView::new(&met.channel, met.membership.map(|membership| membership.role))))
+    let view = read!(call, |transaction| {
+        let met = meet(transaction, tenant, &name, own).await?;
+        ChannelView::of(transaction, &met.channel, met.membership.as_ref()).await
+    })?;
+    Ok(found(&view))
 }
 
 /// Change a channel's settings.
@@ -390,8 +425,8 @@ async fn update_channel(
         };
         let actor = met.actor(own);
         let changed = met.channel.update(actor, patch, call.now_ms)?;
-        let role = met.membership.map(|membership| membership.role);
-        let written = Written::json(StatusCode::OK, &ChannelView::new(&met.channel, role));
+        let view = ChannelView::of(transaction, &met.channel, met.membership.as_ref()).await?;
+        let written = Written::json(StatusCode::OK, &view);
         if !changed {
             return Ok(Done::quietly(written));
         }
@@ -418,8 +453,8 @@ async fn archive_channel(InTenant(call): InTenant, Name(name): Name<ChannelName>
         if met.channel.archive(actor, call.now_ms)? {
             channel::put(transaction, &met.channel);
         }
-        let role = met.membership.map(|membership| membership.role);
-        let written = Written::json(StatusCode::OK, &ChannelView::new(&met.channel, role));
+        let view = ChannelView::of(transaction, &met.channel, met.membership.as_ref()).await?;
+        let written = Written::json(StatusCode::OK, &view);
         // Told again if it was archived before: a retry may come because the first answer was lost.
         Ok(Done::with(written, vec![Change::Channel(met.channel)]))
     })

@@ -2,7 +2,7 @@
 
 use axum::http::StatusCode;
 use axum::response::Response;
-use millrace_domain::{Channel, MemberChange, Membership};
+use millrace_domain::{Channel, MemberChange, Membership, newest};
 use millrace_protocol::id::{ChannelName, TenantId, UserId};
 use millrace_protocol::node::Role;
 use millrace_store::Transaction;
@@ -19,7 +19,7 @@ use super::fields::{self, Fields, Request};
 use super::page::{PageQuery, cut};
 use super::problem::{Kind, Problem};
 use super::words::RoleWord;
-use crate::record::{channel, member, user};
+use crate::record::{channel, head, member, user};
 
 pub(super) fn routes() -> OpenApiRouter<Shared> {
     OpenApiRouter::new().routes(routes!(add_member, list_members)).routes(routes!(
@@ -87,7 +87,7 @@ impl Request for PageQuery {
 }
 
 fn view(user: &UserId, membership: &Membership, display_name: Option<String>) -> MemberView {
-    let Membership { role, since_ms } = *membership;
+    let Membership { role, since_ms, .. } = *membership;
     MemberView { user: user.to_string(), role: RoleWord(role), since_ms, display_name }
 }
 
@@ -95,7 +95,7 @@ fn member_path(name: &ChannelName, user: &UserId) -> String {
     format!("{}/members/{}", path(name), super::encode_segment(user.as_str()))
 }
 
-/// Writes what became of a membership, and says it.
+/// Writes what became of a membership, and says it. `standing` is the present one, or what it begins with.
 fn settle(
     transaction: &mut dyn Transaction,
     met: Met,
@@ -103,7 +103,7 @@ fn settle(
     user: &UserId,
     present: Option<Membership>,
     change: MemberChange,
-    now_ms: i64,
+    standing: Membership,
 ) -> (Option<Membership>, Vec<Change>) {
     let channel = met.channel;
     // The count of owners is the only thing in the channel that members change: most changes leave the record alone.
@@ -113,7 +113,7 @@ fn settle(
     match change {
         MemberChange::Unchanged => (present, Vec::new()),
         MemberChange::Set(role) => {
-            let membership = Membership { role, since_ms: present.map_or(now_ms, |present| present.since_ms) };
+            let membership = Membership { role, ..standing };
             member::put(transaction, channel.tenant, channel.id, user, &membership);
             (Some(membership), vec![Change::Member(channel, user.clone(), Some(role))])
         }
@@ -148,8 +148,12 @@ async fn add_member(
         let actor = met.actor(own);
         let change = met.channel.add_member(actor, target, present.map(|present| present.role), *role)?;
         user::ensure(transaction, tenant, target, call.now_ms).await?;
-        let (membership, changes) = settle(transaction, met, &before, target, present, change, call.now_ms);
-        let membership = membership.unwrap_or(Membership { role: *role, since_ms: call.now_ms });
+        // What was said before somebody came is not unread.
+        let read = head::peek(transaction, met.channel.id).await?.as_ref().map(newest);
+        let joining = Membership { role: *role, since_ms: call.now_ms, read };
+        let standing = present.unwrap_or(joining);
+        let (membership, changes) = settle(transaction, met, &before, target, present, change, standing);
+        let membership = membership.unwrap_or(joining);
         let status = if present.is_some() { StatusCode::OK } else { StatusCode::CREATED };
         let written = Written::json(status, &view(target, &membership, None)).at(member_path(&name, target));
         Ok(Done::with(written, changes))
@@ -233,7 +237,8 @@ async fn change_member(
         let present = member::get(transaction, met.channel.id, &target).await?;
         let actor = met.actor(own);
         let change = met.channel.change_role(actor, &target, present.map(|present| present.role), role)?;
-        let (membership, changes) = settle(transaction, met, &before, &target, present, change, call.now_ms);
+        let standing = present.ok_or_else(|| Problem::not_found("member"))?;
+        let (membership, changes) = settle(transaction, met, &before, &target, present, change, standing);
         let membership = membership.ok_or_else(|| Problem::not_found("member"))?;
         Ok(Done::with(Written::json(StatusCode::OK, &view(&target, &membership, None)), changes))
     })
@@ -266,7 +271,8 @@ async fn remove_member(
         let present = member::get(transaction, met.channel.id, &target).await?;
         let actor = met.actor(own);
         let change = met.channel.remove_member(actor, &target, present.map(|present| present.role))?;
-        let (_, changes) = settle(transaction, met, &before, &target, present, change, call.now_ms);
+        let standing = present.ok_or_else(|| Problem::not_found("member"))?;
+        let (_, changes) = settle(transaction, met, &before, &target, present, change, standing);
         removed = true;
         Ok(Done::with(Written::empty(), changes))
     })

@@ -8,10 +8,10 @@ use axum::response::Response;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use millrace_domain::{grant, readable};
+use millrace_domain::{Membership, grant, readable};
 use millrace_protocol::code::{Code, Refusal};
 use millrace_protocol::id::{ChannelName, Offset, Producer, ProducerSequence, UserId};
-use millrace_protocol::node::{HistoryRange, NewMessage, PublishOrder, ReadHistory, StoredMessage};
+use millrace_protocol::node::{HistoryRange, NewMessage, PublishOrder, ReadHistory, Role, StoredMessage};
 use serde::Serialize;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -343,7 +343,7 @@ async fn get_message(
 }
 
 /// An application server reads whatever is kept; a user what a member may.
-fn check_readable(met: &Met) -> Result<(), Problem> {
-    let as_owner = millrace_domain::Membership { role: millrace_protocol::node::Role::Owner, since_ms: 0 };
+pub(super) fn check_readable(met: &Met) -> Result<(), Problem> {
+    let as_owner = Membership { role: Role::Owner, since_ms: 0, read: None };
     Ok(readable(&met.channel, Some(&met.membership.unwrap_or(as_owner)))?)
 }

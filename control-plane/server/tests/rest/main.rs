@@ -15,6 +15,7 @@ mod nodes;
 mod pagination;
 mod plane;
 mod problems;
+mod reads;
 mod shutdown;
 mod sign_in_codes;
 mod signing_keys;

@@ -57,7 +57,10 @@ impl SmallNode {
         loop {
             while let Some(frame) = self.reader.next_frame().unwrap() {
                 let frame = decode(frame).unwrap();
-                let told = matches!(frame.body, NodeBody::MemberChanged(_) | NodeBody::ChannelChanged { .. });
+                let told = matches!(
+                    frame.body,
+                    NodeBody::MemberChanged(_) | NodeBody::ChannelChanged { .. } | NodeBody::ReadsMoved(_)
+                );
                 if !told && frame.body != NodeBody::Ping {
                     return Some(frame);
                 }
@@ -110,7 +113,7 @@ fn epoch() -> millrace_protocol::id::Epoch {
 }
 
 /// A world with the real link; the runtime drives the node.
-fn linked() -> (World, Runtime) {
+pub(crate) fn linked() -> (World, Runtime) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let store = open_memory();
     let link = LinkServer::new(store.clone(), LinkConfig::new(SECRET.to_vec()), &Registry::new()).unwrap();
@@ -122,7 +125,7 @@ fn linked() -> (World, Runtime) {
     (world, runtime)
 }
 
-fn publish(world: &World, credential: &str, said: &str) -> Value {
+pub(crate) fn publish(world: &World, credential: &str, said: &str) -> Value {
     world.post("/v1/channels/general/messages", credential, &json!({"text": said})).expect(201)
 }
 

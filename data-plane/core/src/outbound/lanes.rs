@@ -153,7 +153,7 @@ impl Pass {
                 }
                 return taken;
             }
-            ControlKind::Skipped { channel, .. } => Place::Channel(channel),
+            ControlKind::Skipped { channel, .. } | ControlKind::Channel(channel) => Place::Channel(channel),
             ControlKind::Opening(channel) => Place::Opening(channel),
             ControlKind::Closing(channel) => Place::Closing(channel),
             ControlKind::Attached(channel) => Place::Attached(channel),

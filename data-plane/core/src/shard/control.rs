@@ -12,6 +12,7 @@ use super::time::Chore;
 use crate::backplane::Pending;
 use crate::grant::{ASK_BATCH_MAX, Access, Granted, Question};
 use crate::hop::{Origin, Publish};
+use crate::reads::ReadAt;
 use crate::{Now, SessionKey, VerifyToken};
 
 /// Grants that wait one by one to be asked for again. When there are more, all grants in use are asked for: that takes no memory.
@@ -63,7 +64,13 @@ impl<V: VerifyToken> Shard<V> {
     }
 
     pub(super) fn link_down(&mut self, now: Now) {
-        self.backplane.down();
+        let mut marked = Vec::new();
+        for pending in self.backplane.down() {
+            if let Pending::Marks(of) = pending {
+                marked.extend(of);
+            }
+        }
+        self.forget_marks(marked);
         self.reauthorize = Reauthorize::default();
         for (question, waiting) in self.grants.forget_all() {
             for waiter in waiting {
@@ -82,6 +89,7 @@ impl<V: VerifyToken> Shard<V> {
             | NodeBody::Appended(_)
             | NodeBody::History(_)
             | NodeBody::HomesClosed
+            | NodeBody::ReadsMarked(_)
             | NodeBody::Refused(_) => {
                 if let Some(pending) = self.backplane.answered(id) {
                     self.control_reply(now, pending, body);
@@ -91,6 +99,7 @@ impl<V: VerifyToken> Shard<V> {
             NodeBody::MemberChanged(change) => self.member_changed(&change),
             NodeBody::ChannelChanged { channel, archived, .. } => self.channel_changed(now, channel, archived),
             NodeBody::TokensRevoked(revoked) => self.tokens_revoked(&revoked),
+            NodeBody::ReadsMoved(moved) => self.reads_moved(&moved),
             // What they say is the verifier's.
             NodeBody::Keys(_) | NodeBody::Synced => self.keys_told = true,
             // Requests that only we make, and the link's own frames.
@@ -148,6 +157,7 @@ impl<V: VerifyToken> Shard<V> {
             (Pending::Read(key, number), body) => {
                 self.with_homes(now, |homes, context| homes.handle_history(context, key, number, Err(refused(body))));
             }
+            (Pending::Marks(marked), body) => self.marks_answered(marked, body),
             (Pending::Close(keys), body) => {
                 let closed = matches!(body, NodeBody::HomesClosed);
                 self.with_homes(now, |homes, context| homes.handle_closed(context, keys, closed));
@@ -180,7 +190,8 @@ impl<V: VerifyToken> Shard<V> {
                 // One name is shared by all who use the channel here.
                 let entry = self.channels.get(grant.channel);
                 let name = entry.map_or(&question.name, |entry| &entry.name).clone();
-                let granted = Granted { channel: grant.channel, name, access: Access::of(&grant) };
+                let read = grant.read.map(ReadAt::new).unwrap_or_default();
+                let granted = Granted { channel: grant.channel, name, access: Access::of(&grant), read };
                 for waiter in waiting {
                     self.begin(&waiter, &granted);
                 }
@@ -261,6 +272,10 @@ impl<V: VerifyToken> Shard<V> {
                 let subscription = self.sessions.get_mut(key).and_then(|session| session.subscription_mut(channel));
                 if let Some(subscription) = subscription {
                     subscription.access = Access { history: subscription.access.history, ..Access::of(&grant) };
+                }
+                // It may have moved while the link was cut.
+                if let Some(read) = grant.read {
+                    self.read_moved(key, channel, read);
                 }
             }
             Err(refusal) if refusal.code.advice() == Advice::Retry => self.reauthorize.failed = true,

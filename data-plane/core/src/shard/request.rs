@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use millrace_protocol::client::Publish as ClientPublish;
 use millrace_protocol::client::{
-    ClientBody, Hello, HistoryRequest, Published, ServerBody, Start, Subscribe, VERSION, Welcome, decode_client,
+    ClientBody, FEATURE_READ_POSITIONS, Hello, HistoryRequest, Published, ServerBody, Start, Subscribe, VERSION,
+    Welcome, decode_client,
 };
 use millrace_protocol::id::NameError;
 use millrace_protocol::node::NewMessage;
@@ -70,6 +71,7 @@ impl<V: VerifyToken> Shard<V> {
             ClientBody::Unsubscribe { channel } => self.unsubscribe(key, request, channel),
             ClientBody::History(history) => self.history(key, request, history),
             ClientBody::Refresh { token } => self.refresh(now, key, request, token),
+            ClientBody::MarkRead { channel, position } => self.mark_read(now, key, request, (channel, position)),
             ClientBody::Unknown if request != 0 => {
                 self.send_error_about(key, request, Code::Invalid, "this node does not know the request", 0, "");
             }
@@ -117,6 +119,8 @@ impl<V: VerifyToken> Shard<V> {
         let Some(session) = self.sessions.get_mut(key) else { return };
         session.state = State::Open(Identity::new(token));
         session.agent = self.agents.take(hello.agent);
+        let features = hello.features & FEATURE_READ_POSITIONS;
+        session.hears_reads = features != 0;
         session.draw = self.random.session_draw();
         let id = self.random.session_id_of(session.draw);
         self.users.insert(&mut self.sessions, key);
@@ -126,7 +130,7 @@ impl<V: VerifyToken> Shard<V> {
         let welcome = Welcome {
             version: VERSION,
             heartbeat_ms: u32::try_from(self.config.heartbeat.as_millis()).unwrap_or(u32::MAX),
-            features: 0,
+            features,
             session: id,
             token_expires_ms: expires_ms,
             payload_bytes_max: self.config.payload_bytes_max,
@@ -403,7 +407,7 @@ impl<V: VerifyToken> Shard<V> {
         }
     }
 
-    fn take_in_flight(&mut self, key: SessionKey) -> bool {
+    pub(super) fn take_in_flight(&mut self, key: SessionKey) -> bool {
         match self.sessions.get_mut(key) {
             Some(session) if session.in_flight < self.config.requests_in_flight_max => {
                 session.in_flight += 1;

@@ -45,7 +45,7 @@ impl<V: VerifyToken> Shard<V> {
         let state = SubscriptionState::Joining { request, from };
         let access = granted.access;
         let Some(session) = self.sessions.get_mut(key) else { return };
-        session.add(Subscription { channel, state, access, number, member });
+        session.add(Subscription { channel, state, access, number, member, read: granted.read });
         self.stats.subscriptions += 1;
         match from {
             From::Nowhere if entry.interest == Interest::Live => {
@@ -290,6 +290,7 @@ impl<V: VerifyToken> Shard<V> {
         let position = if history == HistoryClass::None { NOWHERE } else { position };
         let body = Subscribed { name: name.as_str(), channel, position, history, can_publish, recovery };
         self.send_as(key, request, ServerBody::Subscribed(body), kind);
+        self.send_read(key, channel);
     }
 
     pub(super) fn name_of(&self, channel: ChannelId) -> Option<ChannelName> {

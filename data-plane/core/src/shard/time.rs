@@ -19,6 +19,8 @@ pub(super) enum Chore {
     Rejoin(ChannelId),
     /// Grants could not be asked for again.
     Reauthorize,
+    /// Marks of read positions have waited long enough.
+    Marks,
     /// Sessions that are still there have been asked to leave long enough.
     DrainEnd,
 }
@@ -81,6 +83,7 @@ impl<V: VerifyToken> Shard<V> {
             match chore {
                 Chore::Rejoin(channel) => self.rejoin(channel),
                 Chore::Reauthorize => self.reauthorize.begin(),
+                Chore::Marks => self.send_marks(now),
                 Chore::DrainEnd => self.end_drain(),
             }
         }
@@ -132,6 +135,7 @@ impl<V: VerifyToken> Shard<V> {
             return;
         }
         self.draining = Draining::Begun;
+        self.send_all_marks();
         let over_ms = u32::try_from(drain.over.as_millis()).unwrap_or(u32::MAX);
         let endpoints: Vec<&str> = drain.endpoints.iter().map(String::as_str).collect();
         for index in 0..self.sessions.end() {

@@ -11,7 +11,8 @@ use millrace_protocol::client::{
     decode_server, encode_client,
 };
 use millrace_protocol::node::{
-    FRAME_BYTES_MAX, NewMessage, NodeBody, NodeFrame, PublishOrder, SlowConsumer, TokensRevoked, encoded_bytes_max,
+    FRAME_BYTES_MAX, NewMessage, NodeBody, NodeFrame, PublishOrder, ReadMark, SlowConsumer, TokensRevoked,
+    encoded_bytes_max,
 };
 use millrace_protocol::{ChannelId, Code, Epoch, Position, Producer, ProducerSequence, TenantId, Term, UserId};
 
@@ -54,6 +55,8 @@ pub(crate) enum Heard {
     Duplicate(u32, u64),
     Refreshed(u32),
     Error(u32, Code),
+    /// Where the user's read position stands.
+    Read(u32, ChannelId, u64),
     Ping,
     GoAway(u32),
 }
@@ -106,6 +109,8 @@ pub(crate) struct Desk {
     /// Homes in one request at most.
     homes_max: usize,
     pub(crate) last_retry_after_ms: u32,
+    /// Marks of read positions that left for the control plane.
+    pub(crate) marks_sent: usize,
 }
 
 impl Desk {
@@ -116,7 +121,7 @@ impl Desk {
             homes_max,
             shard: Shard::new(now, config, ShardIndex(0), 1, 7, Names { keys: HashSet::from([0, 1]) }).unwrap(),
             now,
-            control: Control { channels: BTreeMap::new(), term: 0, faults: Faults::default() },
+            control: Control { channels: BTreeMap::new(), term: 0, faults: Faults::default(), moved: Vec::new() },
             random: Random::new(1),
             link_up: false,
             held: None,
@@ -125,6 +130,7 @@ impl Desk {
             answers: Vec::new(),
             drained: false,
             last_retry_after_ms: 0,
+            marks_sent: 0,
         };
         desk.link();
         desk
@@ -190,9 +196,40 @@ impl Desk {
     }
 
     pub(crate) fn hello_with(&mut self, session: SessionKey, token: &str, subscriptions: Vec<Subscribe<'_>>) {
+        self.hello_as(session, token, subscriptions, 0);
+    }
+
+    fn hello_as(&mut self, session: SessionKey, token: &str, subscriptions: Vec<Subscribe<'_>>, features: u64) {
         let (version_min, version_max) = (VERSION, VERSION);
-        let hello = Hello { version_min, version_max, features: 0, token, agent: "desk", subscriptions };
+        let hello = Hello { version_min, version_max, features, token, agent: "desk", subscriptions };
         self.ask(session, 1, ClientBody::Hello(hello));
+    }
+
+    /// A session that hears of read positions, and of whatever else may come one day.
+    pub(crate) fn open_reading(&mut self, token: &str) -> SessionKey {
+        let session = self.connect();
+        self.hello_as(session, token, Vec::new(), u64::MAX);
+        session
+    }
+
+    pub(crate) fn mark_read(&mut self, session: SessionKey, request: u32, channel: ChannelId, offset: u64) {
+        let position = Position { epoch: Epoch::FIRST, offset };
+        self.ask(session, request, ClientBody::MarkRead { channel, position });
+    }
+
+    /// How far the control plane knows that a user has read.
+    pub(crate) fn read_of(&self, channel: ChannelId, name: &str) -> Option<u64> {
+        self.control.channels[&channel].reads.get(&user(name)).map(|read| read.offset)
+    }
+
+    /// A mark came in another way, such as over REST; the push is lost if the link is down.
+    pub(crate) fn read_elsewhere(&mut self, channel: ChannelId, name: &str, offset: u64) {
+        let position = Position { epoch: Epoch::FIRST, offset };
+        self.control.channel(channel).reads.insert(user(name), position);
+        if self.link_up {
+            let moved = ReadMark { tenant: tenant(), user: user(name), channel, position };
+            self.push(NodeFrame { id: 0, body: NodeBody::ReadsMoved(vec![moved]) });
+        }
     }
 
     pub(crate) fn bytes(&mut self, session: SessionKey, frame: &[u8]) {
@@ -359,6 +396,7 @@ impl Desk {
                 match &frame.body {
                     NodeBody::OpenHomes(homes) => assert!(homes.len() <= self.homes_max),
                     NodeBody::CloseHomes(homes) => assert!(homes.len() <= self.homes_max),
+                    NodeBody::MarkReads(marks) => self.marks_sent += marks.len(),
                     _ => {}
                 }
                 if let Some(held) = &mut self.held {
@@ -372,6 +410,10 @@ impl Desk {
                 if let Some(body) = self.control.process(&mut self.random, frame.body) {
                     let reply = NodeFrame { id: frame.id, body };
                     self.shard.handle_control(self.now, ControlEvent::Frame(reply));
+                    if !self.control.moved.is_empty() {
+                        let moved = NodeBody::ReadsMoved(std::mem::take(&mut self.control.moved));
+                        self.shard.handle_control(self.now, ControlEvent::Frame(NodeFrame { id: 0, body: moved }));
+                    }
                 }
             }
             Action::Drained => self.drained = true,
@@ -458,6 +500,7 @@ impl Desk {
                 }
                 Heard::Error(request, Code::from_number(*code).unwrap())
             }
+            ServerBody::Read { channel, position } => Heard::Read(request, *channel, position.offset),
             ServerBody::Ping => Heard::Ping,
             ServerBody::GoAway { after_ms, .. } => Heard::GoAway(*after_ms),
             other => panic!("{other:?}"),

@@ -7,9 +7,12 @@ use std::sync::Arc;
 use millrace_protocol::code::Refusal;
 use millrace_protocol::node::{
     AppendOutcome, Authorize, ChannelAppend, ChannelAppended, ChannelKind, ChannelRef, CloseHome, Grant, Head, History,
-    HistoryClass, HistoryRange, NewMessage, NodeBody, ProducerState, ReadHistory, Role, SlowConsumer, StoredMessage,
+    HistoryClass, HistoryRange, NewMessage, NodeBody, ProducerState, ReadHistory, ReadMark, Role, SlowConsumer,
+    StoredMessage,
 };
-use millrace_protocol::{ChannelId, ChannelName, Code, Epoch, Offset, Producer, ProducerSequence, Term, UserId};
+use millrace_protocol::{
+    ChannelId, ChannelName, Code, Epoch, Offset, Position, Producer, ProducerSequence, Term, UserId,
+};
 
 use super::random::Random;
 
@@ -26,6 +29,8 @@ pub(crate) struct Channel {
     rows: HashMap<(UserId, Producer), (ProducerSequence, Vec<Offset>)>,
     /// User to whether they may publish.
     pub(crate) members: BTreeMap<UserId, bool>,
+    /// How far users have read.
+    pub(crate) reads: BTreeMap<UserId, Position>,
     /// Something that was delivered has been lost, as may happen to a windowed channel.
     pub(crate) lossy: bool,
     /// It was opened without having been closed: nobody can tell what the last home delivered.
@@ -163,6 +168,8 @@ pub(crate) struct Control {
     pub(crate) channels: BTreeMap<ChannelId, Channel>,
     pub(crate) term: u64,
     pub(crate) faults: Faults,
+    /// Read positions that moved and are still to be told.
+    pub(crate) moved: Vec<ReadMark>,
 }
 
 impl Control {
@@ -200,6 +207,9 @@ impl Control {
                 }
                 NodeBody::HomesClosed
             }
+            NodeBody::MarkReads(marks) => {
+                NodeBody::ReadsMarked(marks.into_iter().map(|mark| self.mark_read(random, mark)).collect())
+            }
             NodeBody::Published(_) => return None,
             other => panic!("a node never asks {other:?}"),
         })
@@ -219,6 +229,25 @@ impl Control {
             return ChannelAppended::unknown(channel, "written");
         }
         ChannelAppended { channel, result }
+    }
+
+    fn mark_read(&mut self, random: &mut Random, mark: ReadMark) -> Result<Position, Refusal> {
+        if random.chance(self.faults.refused) {
+            return Err(Refusal::new(Code::Busy, "busy"));
+        }
+        let channel = self.channel(mark.channel);
+        if !channel.members.contains_key(&mark.user) {
+            return Err(Refusal::new(Code::NoAccess, "no such channel"));
+        }
+        if mark.position.offset > channel.tail() {
+            return Err(Refusal::new(Code::PositionAhead, "nobody can have read that"));
+        }
+        let read = channel.reads.entry(mark.user.clone()).or_insert(Position { epoch: Epoch::FIRST, offset: 0 });
+        if (read.epoch, read.offset) < (mark.position.epoch, mark.position.offset) {
+            *read = mark.position;
+            self.moved.push(mark.clone());
+        }
+        Ok(*self.channel(mark.channel).reads.get(&mark.user).unwrap_or(&mark.position))
     }
 
     fn authorize(&mut self, random: &mut Random, authorize: &Authorize) -> Result<Grant, Refusal> {
@@ -244,6 +273,7 @@ impl Control {
             role: Role::Member,
             can_publish,
             slow_consumer: channel.slow_consumer,
+            read: channel.reads.get(&authorize.user).copied(),
         })
     }
 
@@ -292,6 +322,7 @@ impl Control {
             messages: Vec::new(),
             rows: HashMap::new(),
             members: BTreeMap::new(),
+            reads: BTreeMap::new(),
             lossy: false,
             doubtful: false,
         }

@@ -32,6 +32,8 @@ pub(crate) fn config(random: &mut Random) -> Config {
         compress_from_bytes: size(random, 0, 200),
         compress_turn_bytes_max: size(random, 500, 100_000),
         grants_max: size(random, 2, 1_000),
+        mark_delay: Duration::from_millis(50),
+        marks_max: 8,
         incidents_max: 4,
         hop_requests_max: size(random, 20, 1_000),
         hop_deliveries_max: size(random, 2, 100),

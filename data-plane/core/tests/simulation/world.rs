@@ -109,7 +109,7 @@ impl World {
             archive: stormy(&mut random, 2),
             order: stormy(&mut random, 100),
         };
-        let mut control = Control { channels: BTreeMap::new(), term: 1, faults };
+        let mut control = Control { channels: BTreeMap::new(), term: 1, faults, moved: Vec::new() };
         for n in 0..1 + random.below(5) {
             let id = ChannelId::new(random.next() | 1).unwrap();
             let history = match random.below(5) {

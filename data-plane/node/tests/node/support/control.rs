@@ -399,6 +399,7 @@ impl State {
             role: Role::Member,
             can_publish,
             slow_consumer: channel.policy,
+            read: None,
         })
     }
 
