@@ -21,8 +21,8 @@ use millrace_protocol::node::{
     AppendOutcome, Authorize, ChannelAppend, ChannelAppended, ChannelKind, ChannelRef, CloseHome, Grant, Head, History,
     HomeState, HomeView, Incident, IncidentChannel, IncidentKind, Inspect, InspectSubject, Inspected, KeyAlgorithm,
     LinkHello, MemberChanged, NewMessage, NodeBody, NodeFigures, NodeFrame, ProducerState, PublishOrder, PublishedAt,
-    ReadHistory, ReadMark, RevokedTokens, Role, SessionView, ShardFigures, SlowConsumer, StoredMessage, SubscriptionState,
-    SubscriptionView, TenantKey, TokensRevoked, Transport, encode, encode_delimited,
+    ReadHistory, ReadMark, RevokedTokens, Role, SessionView, ShardFigures, SlowConsumer, StoredMessage,
+    SubscriptionState, SubscriptionView, TenantKey, TokensRevoked, Transport, encode, encode_delimited,
 };
 use millrace_protocol::ws::handshake::{ClientRequest, Endpoint, ServerHandshake};
 use millrace_protocol::ws::{self, Opcode, handshake::ClientHandshake};

@@ -10,8 +10,8 @@ use super::operate::Views;
 use super::{
     AppendOutcome, Authorize, ChannelAppend, ChannelAppended, ChannelKind, ChannelRef, CloseHome, FRAME_BYTES_MAX,
     Grant, Head, History, HistoryClass, HistoryRange, KeyAlgorithm, LIST_ITEMS_MAX, LinkHello, MemberChanged,
-    NewMessage, NodeBody, NodeFrame, ProducerState, PublishOrder, PublishedAt, ReadHistory, ReadMark, RevokedTokens, Role,
-    SlowConsumer, StoredMessage, TenantKey, TokensRevoked,
+    NewMessage, NodeBody, NodeFrame, ProducerState, PublishOrder, PublishedAt, ReadHistory, ReadMark, RevokedTokens,
+    Role, SlowConsumer, StoredMessage, TenantKey, TokensRevoked,
 };
 use crate::client::{ENDPOINTS_MAX, PAYLOAD_BYTES_CAP};
 use crate::code::{Advice, Code, Refusal};

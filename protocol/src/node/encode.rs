@@ -2,8 +2,8 @@
 
 use super::{
     AppendOutcome, ChannelAppend, ChannelKind, ChannelRef, FRAME_BYTES_MAX, Grant, Head, HistoryClass, HistoryRange,
-    KeyAlgorithm, LinkHello, MemberChanged, NewMessage, NodeBody, NodeFrame, PublishedAt, ReadMark, RevokedTokens, Role,
-    SlowConsumer, StoredMessage, TenantKey, TokensRevoked, operate,
+    KeyAlgorithm, LinkHello, MemberChanged, NewMessage, NodeBody, NodeFrame, PublishedAt, ReadMark, RevokedTokens,
+    Role, SlowConsumer, StoredMessage, TenantKey, TokensRevoked, operate,
 };
 use crate::code::Refusal;
 use crate::error::FrameError;

@@ -92,8 +92,12 @@ fn position() -> impl Strategy<Value = Position> {
 }
 
 fn read_mark() -> impl Strategy<Value = ReadMark> {
-    (tenant(), user(), channel(), position())
-        .prop_map(|(tenant, user, channel, position)| ReadMark { tenant, user, channel, position })
+    (tenant(), user(), channel(), position()).prop_map(|(tenant, user, channel, position)| ReadMark {
+        tenant,
+        user,
+        channel,
+        position,
+    })
 }
 
 fn requests() -> impl Strategy<Value = NodeBody> {

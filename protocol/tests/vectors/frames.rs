@@ -1,8 +1,8 @@
 //! The frames of the vectors: every member, and the edges of their values.
 
 use millrace_protocol::client::{
-    ClientBody, ClientFrame, FEATURE_READ_POSITIONS, Hello, HistoryClass, HistoryRange, HistoryRequest, Message, NO_EPOCH, Publish, Published,
-    Recovery, ServerBody, ServerFrame, Start, Subscribe, Subscribed, Welcome,
+    ClientBody, ClientFrame, FEATURE_READ_POSITIONS, Hello, HistoryClass, HistoryRange, HistoryRequest, Message,
+    NO_EPOCH, Publish, Published, Recovery, ServerBody, ServerFrame, Start, Subscribe, Subscribed, Welcome,
 };
 use millrace_protocol::code::Code;
 use millrace_protocol::id::{ChannelId, Epoch, Offset, Position, Producer, ProducerSequence, SessionId};

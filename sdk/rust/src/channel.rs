@@ -9,13 +9,14 @@ use bytes::Bytes;
 use futures_core::Stream;
 use millrace_protocol::client::{HistoryClass, HistoryRange};
 use millrace_protocol::id::{Offset, Position};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::client::TaskHandle;
 use crate::engine::{Handle, Key};
 use crate::error::Error;
-use crate::event::{Event, Page, Skipped};
+use crate::event::{Event, Page, Skipped, Unread};
 use crate::inbox::{Call, Inbox};
+use crate::state::UnreadWatch;
 use crate::task::{Command, OpenHandle};
 use crate::window::Window;
 
@@ -43,6 +44,7 @@ pub struct Sender {
     name: Arc<str>,
     key: Key,
     window: Arc<Window>,
+    unread: watch::Receiver<Option<Unread>>,
     _sender: Arc<HandleGuard>,
 }
 
@@ -68,6 +70,7 @@ impl Channel {
             name: name.into(),
             key: handle.key,
             window: handle.window,
+            unread: handle.unread,
             _sender: Arc::new(HandleGuard { key: handle.key, handle: Handle::Sender, task }),
         };
         Some(Self {
@@ -148,6 +151,27 @@ impl Channel {
         self.sender.submit(body).await
     }
 
+    /// Says that the user has read everything up to and with a position, such as a message's; see [`Sender::mark_read`].
+    ///
+    /// # Errors
+    /// As [`Sender::mark_read`].
+    ///
+    /// # Cancel safety
+    /// As [`Sender::mark_read`].
+    pub async fn mark_read(&self, position: Position) -> Result<(), Error> {
+        self.sender.mark_read(position).await
+    }
+
+    /// How much is unread; see [`Sender::unread`].
+    pub fn unread(&self) -> Option<Unread> {
+        self.sender.unread()
+    }
+
+    /// Follows how much is unread.
+    pub fn watch_unread(&self) -> UnreadWatch {
+        self.sender.watch_unread()
+    }
+
     /// Reads the history; see [`Sender::history`].
     pub fn history(&self) -> History<'_> {
         self.sender.history()
@@ -165,7 +189,8 @@ impl Stream for Channel {
 impl Sender {
     pub(crate) fn new(name: Arc<str>, handle: &OpenHandle, task: Arc<TaskHandle>) -> Self {
         let guard = HandleGuard { key: handle.key, handle: Handle::Sender, task };
-        Self { name, key: handle.key, window: handle.window.clone(), _sender: Arc::new(guard) }
+        let unread = handle.unread.clone();
+        Self { name, key: handle.key, window: handle.window.clone(), unread, _sender: Arc::new(guard) }
     }
 
     /// Name of the channel.
@@ -218,6 +243,33 @@ impl Sender {
         let (reply, answer) = oneshot::channel();
         self.task().tell(Command::Send { key: self.key, body, admission, reply }).await?;
         Ok(Ticket { answer })
+    }
+
+    /// Says that the user has read everything up to and with a position, such as a message's. It counts here at once and is told to the
+    /// node until that has stored it, over reconnects; of many marks only the furthest goes. All sessions of the user, on whichever device,
+    /// hear of it. A position that is behind where it stands already changes nothing.
+    ///
+    /// Mark while reading, as often as is convenient. What a node refuses, such as a position ahead of the channel, is dropped: then
+    /// [`Sender::unread`] shows again where the position stands.
+    ///
+    /// # Errors
+    /// [`Error::Closed`], or what closed the client.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped before it is ready, nothing is marked.
+    pub async fn mark_read(&self, position: Position) -> Result<(), Error> {
+        self.task().tell(Command::MarkRead { key: self.key, position }).await
+    }
+
+    /// How far the user has read the channel, and how much is unread. `None` while that is not known: before the node has told, and in a
+    /// channel that keeps no history.
+    pub fn unread(&self) -> Option<Unread> {
+        *self.unread.borrow()
+    }
+
+    /// Follows how much is unread.
+    pub fn watch_unread(&self) -> UnreadWatch {
+        UnreadWatch(self.unread.clone())
     }
 
     /// A page of history: the newest 50 messages, unless told otherwise.

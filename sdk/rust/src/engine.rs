@@ -6,7 +6,8 @@
 //!
 //! - [`outbox`]: messages on their way to a channel, each stored once and in order;
 //! - [`subscription`]: where a reader stands, each message delivered once and in order;
-//! - [`channel`]: what both share;
+//! - [`reads`]: how far the user has read;
+//! - [`channel`]: what they share;
 //! - `connection`: connecting, heartbeats, tokens, back-off;
 //! - `calls`: what handles of the application ask for;
 //! - `receive`, `transmit`: frames in and out.
@@ -19,6 +20,7 @@ mod channel;
 mod connection;
 mod outbox;
 mod random;
+mod reads;
 mod receive;
 pub(crate) mod subscription;
 mod transmit;
@@ -41,7 +43,7 @@ pub(crate) use self::subscription::QueueLimits;
 use self::subscription::{Mode, Subscription};
 use self::transmit::Control;
 use crate::error::Error;
-use crate::event::{Event, Page};
+use crate::event::{Event, Page, Unread};
 use crate::places::{Place, Places};
 use crate::state::State;
 
@@ -98,6 +100,8 @@ pub(crate) enum Action {
     Sent { ticket: Ticket, result: Result<Position, Error> },
     /// A page of history is here, or cannot be had.
     Page { ticket: Ticket, result: Result<Page, Error> },
+    /// How much of a channel is unread has changed.
+    Unread { key: Key, unread: Option<Unread> },
     /// The connection's state changed.
     State(State),
 }
@@ -108,6 +112,7 @@ pub(crate) struct Opened {
     pub(crate) position: Position,
     pub(crate) history: HistoryClass,
     pub(crate) can_publish: bool,
+    pub(crate) unread: Option<Unread>,
 }
 
 /// What a request number stands for.
@@ -118,6 +123,7 @@ enum Request {
     Publish(Key, ProducerSequence),
     History(Key, Ticket),
     CatchUp(Key),
+    MarkRead(Key),
     Refresh,
 }
 
@@ -154,6 +160,10 @@ pub(crate) struct Engine {
     ready: VecDeque<Key>,
     wakes: BinaryHeap<Reverse<(Instant, Key)>>,
     tick_at: Option<Instant>,
+    /// The node knows read positions.
+    has_reads: bool,
+    /// Channels of which the application may be told something about what is unread.
+    unread_news: Vec<Key>,
     actions: VecDeque<Action>,
 }
 
@@ -184,6 +194,8 @@ impl Engine {
             ready: VecDeque::new(),
             wakes: BinaryHeap::new(),
             tick_at: None,
+            has_reads: true,
+            unread_news: Vec::new(),
             actions: VecDeque::new(),
             config,
         }
@@ -191,7 +203,27 @@ impl Engine {
 
     /// The next thing for the shell to do.
     pub(crate) fn poll_action(&mut self) -> Option<Action> {
-        self.actions.pop_front()
+        if let Some(action) = self.actions.pop_front() {
+            return Some(action);
+        }
+        // Once for all that came together.
+        while let Some(key) = self.unread_news.pop() {
+            let Some(channel) = self.channels.get_mut(&key) else { continue };
+            channel.has_unread_news = false;
+            if let Some(unread) = channel.reads.tell() {
+                return Some(Action::Unread { key, unread });
+            }
+        }
+        None
+    }
+
+    /// Lets the application know, soon, if something about what is unread has changed.
+    fn note_unread(&mut self, key: Key) {
+        if let Some(channel) = self.channels.get_mut(&key)
+            && !std::mem::replace(&mut channel.has_unread_news, true)
+        {
+            self.unread_news.push(key);
+        }
     }
 
     /// When [`Self::handle_timeout`] is due.
@@ -280,7 +312,8 @@ impl Engine {
         }
         let Some(channel) = self.channels.get_mut(&key) else { return };
         let idle = matches!(channel.attach, Attach::Off { .. });
-        if wanted.is_none() && idle && !channel.is_held() && channel.outbox.is_empty() {
+        let is_done = channel.outbox.is_empty() && !channel.reads.is_pending();
+        if wanted.is_none() && idle && !channel.is_held() && is_done {
             if self.by_name.get(&channel.name) == Some(&key) {
                 self.by_name.remove(&channel.name);
             }
@@ -337,6 +370,12 @@ impl Engine {
             subscription.page_asked(now);
             Some(page)
         });
+        let mark = channel.reads.due(now);
+        if let Some(position) = mark {
+            channel.reads.asked(now, position);
+            let request = self.request(Request::MarkRead(key));
+            self.control.push_back(Control::MarkRead { key, request, position });
+        }
         for (ticket, range, messages_max) in asked {
             let request = self.request(Request::History(key, ticket));
             self.control.push_back(Control::History { key, request, range, messages_max });

@@ -109,6 +109,18 @@ impl Event {
     }
 }
 
+/// How far the user has read a channel, on whichever device, and what is unread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Unread {
+    /// How many messages stand behind the read position: other people's and the user's own.
+    pub count: u64,
+    /// Everything up to and with this position is read; offset 0 if nothing is.
+    pub read: Position,
+    /// The newest message that is known. A [`Sender`](crate::Sender) alone hears of new ones only when it sends.
+    pub newest: Position,
+}
+
 /// A page of history, in ascending order of offset.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]

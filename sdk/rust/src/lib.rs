@@ -21,6 +21,7 @@
 //! - every message sent is tried until it is acknowledged, stored once, and in order ([`Sender::send`]);
 //! - every message of a subscription comes once and in order, whatever happened in between, or an [`Event`] says what did
 //!   not come;
+//! - how far the user has read is kept in step over all their devices ([`Channel::mark_read`], [`Channel::unread`]);
 //! - nothing grows without bound: a slow reader costs its queue ([`Builder::queue`]), a fast sender waits for its
 //!   window ([`Builder::window`]);
 //! - every wait has a limit, and every [`Error`] says what to do next.
@@ -54,8 +55,8 @@ pub use crate::client::Client;
 pub use crate::endpoint::UrlError;
 pub use crate::engine::subscription::Start;
 pub use crate::error::{Awaited, Error};
-pub use crate::event::{Event, Message, Page, Skipped};
-pub use crate::state::{State, StateWatch};
+pub use crate::event::{Event, Message, Page, Skipped, Unread};
+pub use crate::state::{State, StateWatch, UnreadWatch};
 
 /// The examples of the README compile.
 #[cfg(doctest)]

@@ -1,4 +1,4 @@
-//! The state of a client's connection, for applications that show it.
+//! What applications show and may miss parts of: the state of a client's connection, and how much of a channel is unread.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,6 +7,7 @@ use millrace_protocol::id::SessionId;
 use tokio::sync::watch;
 
 use crate::error::Error;
+use crate::event::Unread;
 
 /// What a client's connection does.
 #[derive(Debug, Clone)]
@@ -61,5 +62,30 @@ impl StateWatch {
     pub async fn changed(&mut self) -> Option<State> {
         self.0.changed().await.ok()?;
         Some(self.current())
+    }
+}
+
+/// Follows how much of a channel is unread. It shows the newest; what was in between may be missed.
+#[derive(Debug, Clone)]
+pub struct UnreadWatch(pub(crate) watch::Receiver<Option<Unread>>);
+
+impl UnreadWatch {
+    /// As it is now, the next [`Self::changed`] waits for something else. `None` while it is not known: before the node has told, and in a
+    /// channel that keeps no history.
+    pub fn current(&mut self) -> Option<Unread> {
+        *self.0.borrow_and_update()
+    }
+
+    /// Waits for what this watch has not shown, and shows it. `None` once the client is closed.
+    ///
+    /// # Cancel safety
+    /// A dropped future loses nothing.
+    pub async fn changed(&mut self) -> Option<Unread> {
+        loop {
+            self.0.changed().await.ok()?;
+            if let Some(unread) = self.current() {
+                return Some(unread);
+            }
+        }
     }
 }

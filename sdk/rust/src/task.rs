@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use crate::engine::subscription::Start;
 use crate::engine::{Action, Config, Engine, Handle, Key, Opened};
 use crate::error::{Awaited, Error};
-use crate::event::Page;
+use crate::event::{Page, Unread};
 use crate::inbox::{Bell, Call, Inbox};
 use crate::state::State;
 use crate::token::TokenSource;
@@ -34,6 +34,7 @@ pub(crate) enum Command {
     Open { name: String, start: Option<Start>, reply: oneshot::Sender<Result<OpenHandle, Error>> },
     Send { key: Key, body: Bytes, admission: Admission, reply: oneshot::Sender<Result<Position, Error>> },
     History { key: Key, range: HistoryRange, messages_max: u32, reply: oneshot::Sender<Result<Page, Error>> },
+    MarkRead { key: Key, position: Position },
     Close,
 }
 
@@ -42,6 +43,7 @@ pub(crate) struct OpenHandle {
     pub(crate) key: Key,
     pub(crate) opened: Opened,
     pub(crate) window: Arc<Window>,
+    pub(crate) unread: watch::Receiver<Option<Unread>>,
     /// Of a reader.
     pub(crate) inbox: Option<Arc<Inbox>>,
 }
@@ -80,6 +82,7 @@ pub(crate) struct Task {
     reading: Vec<usize>,
     inboxes: HashMap<Key, Arc<Inbox>>,
     windows: HashMap<Key, Weak<Window>>,
+    unreads: HashMap<Key, watch::Sender<Option<Unread>>>,
     connection: Option<Connection>,
     connecting: Pending<Result<Connection, Error>>,
     token: Pending<Result<Arc<str>, Error>>,
@@ -119,6 +122,7 @@ impl Task {
             reading: Vec::new(),
             inboxes: HashMap::new(),
             windows: HashMap::new(),
+            unreads: HashMap::new(),
             connection: None,
             connecting: None,
             token: None,
@@ -234,6 +238,11 @@ impl Task {
                         let _ = reply.send(result);
                     }
                 }
+                Action::Unread { key, unread } => {
+                    if let Some(watch) = self.unreads.get(&key) {
+                        watch.send_replace(unread);
+                    }
+                }
                 Action::State(state) => {
                     if let State::Connected { .. } = state {
                         self.payload_bytes_max.store(self.engine.payload_bytes_max(), Ordering::Relaxed);
@@ -241,6 +250,7 @@ impl Task {
                     self.is_over = matches!(state, State::Closed { .. });
                     if self.is_over {
                         self.inboxes.drain().for_each(|(_, inbox)| inbox.close());
+                        self.unreads.clear();
                     }
                     self.state.send_replace(state);
                 }
@@ -314,6 +324,7 @@ impl Task {
                 self.reading.push(ticket);
                 self.engine.history(now, key, ticket, range, messages_max);
             }
+            Command::MarkRead { key, position } => self.engine.mark_read(now, key, position),
             Command::Close => self.engine.close(now),
         }
     }
@@ -366,8 +377,10 @@ impl Task {
             self.windows.insert(key, Arc::downgrade(&window));
             window
         });
+        self.unreads.retain(|_, watch| watch.receiver_count() > 0);
+        let unread = self.unreads.entry(key).or_insert_with(|| watch::Sender::new(opened.unread)).subscribe();
         let inbox = self.inboxes.get(&key).filter(|_| handle == Handle::Reader).cloned();
-        if reply.send(Ok(OpenHandle { key, opened, window, inbox })).is_err() {
+        if reply.send(Ok(OpenHandle { key, opened, window, unread, inbox })).is_err() {
             if handle == Handle::Reader {
                 self.release(key, Handle::Reader);
             }

@@ -44,6 +44,11 @@ pub(crate) enum Command {
         after: Option<u64>,
         limit: Option<u32>,
     },
+    MarkRead {
+        client: String,
+        channel: String,
+        position: Place,
+    },
     Token {
         client: String,
         ask: u64,
@@ -123,14 +128,19 @@ pub(crate) struct Place {
     offset: u64,
 }
 
+impl Place {
+    /// `None` if the epoch is 0, which is none.
+    pub(crate) fn position(&self) -> Option<Position> {
+        Some(Position { epoch: Epoch::new(self.epoch)?, offset: self.offset })
+    }
+}
+
 impl From {
     /// `None` if the epoch is 0, which is none.
     pub(crate) fn start(&self) -> Option<Start> {
         Some(match self {
             Self::Live => Start::Live,
-            Self::After(Place { epoch, offset }) => {
-                Start::After(Position { epoch: Epoch::new(*epoch)?, offset: *offset })
-            }
+            Self::After(place) => Start::After(place.position()?),
             Self::AfterOffset(offset) => Start::AfterOffset(*offset),
         })
     }

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use millrace_client::{Channel, Client, Error, Sender};
+use millrace_client::{Channel, Client, Error, Sender, Unread, UnreadWatch};
 use serde_json::{Value, json};
 use tokio::sync::{OnceCell, mpsc, oneshot};
 use tokio::task::spawn_local;
@@ -116,6 +116,21 @@ impl Driver {
                             let messages: Vec<Value> = page.messages.iter().map(report::message).collect();
                             done(id, json!({ "messages": messages, "more": page.more }));
                         }
+                        Err(error) => failed(id, &error),
+                    }
+                });
+            }
+            Command::MarkRead { client, channel, position } => {
+                let Some(position) = position.position() else { return unsupported(id, "there is no epoch 0") };
+                let Some(of) = self.client(id, &client) else { return };
+                let sender = self.sender(client, channel.clone());
+                spawn_local(async move {
+                    let marked = async {
+                        let sender = sender.get_or_try_init(|| of.sender(channel)).await?;
+                        sender.mark_read(position).await
+                    };
+                    match marked.await {
+                        Ok(()) => done(id, json!({})),
                         Err(error) => failed(id, &error),
                     }
                 });
@@ -258,6 +273,8 @@ async fn read(
     mut reads: bool,
     mut orders: mpsc::UnboundedReceiver<Order>,
 ) {
+    let mut unread = channel.watch_unread();
+    let mut shown = None;
     loop {
         tokio::select! {
             biased;
@@ -276,6 +293,7 @@ async fn read(
                 }
                 None => return,
             },
+            () = tell_unread(&client, &name, &mut unread, &mut shown) => {}
             event = channel.next(), if reads => match event {
                 Some(event) => {
                     let mut event = report::event(&event);
@@ -287,6 +305,26 @@ async fn read(
             },
         }
     }
+}
+
+/// Tells how much is unread once that is news; for ever without an end once the client is closed.
+async fn tell_unread(client: &str, channel: &str, watch: &mut UnreadWatch, shown: &mut Option<Unread>) {
+    let news = match watch.current() {
+        current if current.is_some() && current != *shown => current,
+        _ => watch.changed().await,
+    };
+    let Some(unread) = news else { return std::future::pending().await };
+    *shown = Some(unread);
+    let (read, newest) = (report::position(unread.read), report::position(unread.newest));
+    let event = json!({ "event": "unread", "client": client, "channel": channel, "count": unread.count });
+    emit(&with(event, &[("read", read), ("newest", newest)]));
+}
+
+fn with(mut event: Value, fields: &[(&str, Value)]) -> Value {
+    for (name, value) in fields {
+        event[*name] = value.clone();
+    }
+    event
 }
 
 fn done(id: Id, mut fields: Value) {

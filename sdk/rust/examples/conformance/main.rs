@@ -20,6 +20,7 @@ const CAPABILITIES: &[&str] = &[
     "after-offset",
     "queue",
     "window",
+    "read-positions",
     "timeouts",
     "backoff",
 ];

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use millrace_protocol::client::HistoryRange;
-use millrace_protocol::id::ChannelName;
+use millrace_protocol::client::{HistoryClass, HistoryRange};
+use millrace_protocol::id::{ChannelName, Position};
 
 use super::backoff::Backoff;
 use super::channel::{Attach, Channel, History, Waiter};
@@ -86,7 +86,8 @@ impl Engine {
         let is_open = |waiter: &mut Waiter| waiter.handle == Handle::Sender || position.is_some();
         for waiter in channel.waiters.extract_if(.., is_open) {
             let position = position.filter(|_| waiter.handle == Handle::Reader).unwrap_or(facts.head);
-            let opened = Opened { position, history: facts.history, can_publish: facts.can_publish };
+            let unread = channel.reads.unread();
+            let opened = Opened { position, history: facts.history, can_publish: facts.can_publish, unread };
             self.actions.push_back(Action::Opened { ticket: waiter.ticket, key, result: Ok(opened) });
         }
         self.sync(now, key);
@@ -147,6 +148,21 @@ impl Engine {
             }
             _ => self.sync(now, key),
         }
+    }
+
+    /// The user has read a channel so far.
+    pub(crate) fn mark_read(&mut self, now: Instant, key: Key, position: Position) {
+        if !self.has_reads || self.why_closed().is_some() {
+            return;
+        }
+        let Some(channel) = self.channels.get_mut(&key) else { return };
+        let keeps_nothing = channel.facts.is_some_and(|facts| facts.history == HistoryClass::None);
+        if keeps_nothing || channel.ended.is_some() {
+            return;
+        }
+        channel.reads.mark(position);
+        self.note_unread(key);
+        self.sync(now, key);
     }
 
     /// Reads a page of history; an [`Action::Page`] follows.
@@ -225,6 +241,7 @@ impl Engine {
     pub(super) fn end_channel(&mut self, now: Instant, key: Key, error: &Error) {
         let Some(channel) = self.channels.get_mut(&key) else { return };
         channel.ended = Some(error.clone());
+        channel.reads.give_up();
         if self.by_name.get(&channel.name) == Some(&key) {
             self.by_name.remove(&channel.name);
         }

@@ -10,6 +10,7 @@ use millrace_protocol::id::{ChannelId, Position};
 use super::Ticket;
 use super::backoff::Backoff;
 use super::outbox::Outbox;
+use super::reads::Reads;
 use super::subscription::{Mode, Subscription};
 use crate::error::Error;
 
@@ -25,6 +26,9 @@ pub(crate) struct Channel {
     /// Handles that publish and read history.
     pub(crate) senders: u32,
     pub(crate) outbox: Outbox,
+    pub(crate) reads: Reads,
+    /// It is in the engine's list of channels with something to tell about what is unread.
+    pub(crate) has_unread_news: bool,
     pub(crate) waiters: Vec<Waiter>,
     pub(crate) histories: VecDeque<History>,
     /// Between tries to subscribe.
@@ -118,6 +122,8 @@ impl Channel {
             subscription: None,
             senders: 0,
             outbox,
+            reads: Reads::default(),
+            has_unread_news: false,
             waiters: Vec::new(),
             histories: VecDeque::new(),
             backoff,
@@ -134,7 +140,7 @@ impl Channel {
         match &self.subscription {
             _ if self.ended.is_some() => None,
             Some(subscription) => Some(subscription.wanted()),
-            None if self.senders > 0 || !self.outbox.is_empty() => Some(Mode::Attach),
+            None if self.senders > 0 || !self.outbox.is_empty() || self.reads.is_pending() => Some(Mode::Attach),
             None => None,
         }
     }
@@ -156,7 +162,8 @@ impl Channel {
     pub(crate) fn is_waiting(&self) -> bool {
         let asked = matches!(self.attach, Attach::Asked { .. });
         let pulls = self.subscription.as_ref().is_some_and(|subscription| subscription.page_asked_at().is_some());
-        asked || pulls || !self.outbox.is_empty() || !self.waiters.is_empty() || !self.histories.is_empty()
+        let marks = self.reads.asked_at().is_some();
+        asked || pulls || marks || !self.outbox.is_empty() || !self.waiters.is_empty() || !self.histories.is_empty()
     }
 
     /// Since when the oldest request has no answer.
@@ -166,7 +173,7 @@ impl Channel {
             _ => None,
         };
         let page = self.subscription.as_ref().and_then(Subscription::page_asked_at);
-        [asked, page, self.outbox.oldest_sent()].into_iter().flatten().min()
+        [asked, page, self.outbox.oldest_sent(), self.reads.asked_at()].into_iter().flatten().min()
     }
 
     /// When something that pauses goes on.
@@ -179,7 +186,7 @@ impl Channel {
         let pull = self.subscription.as_ref().and_then(Subscription::retry_at);
         let page =
             self.histories.iter().filter(|history| !history.is_asked).filter_map(|history| history.retry_at).min();
-        [retry, pull, page].into_iter().flatten().min()
+        [retry, pull, page, self.reads.retry_at()].into_iter().flatten().min()
     }
 
     /// The connection is gone, and with it what the node knew of the session.
@@ -187,6 +194,7 @@ impl Channel {
         self.number = None;
         self.attach = Attach::Off { retry_at: None };
         self.is_listed = false;
+        self.reads.disconnected();
         if let Some(subscription) = &mut self.subscription {
             subscription.disconnected();
         }

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use millrace_protocol::client::{TOKEN_BYTES_MAX, VERSION, Welcome};
+use millrace_protocol::client::{FEATURE_READ_POSITIONS, TOKEN_BYTES_MAX, VERSION, Welcome};
 use millrace_protocol::code::{Advice, Code};
 
 use super::calls::given_up_error;
@@ -175,6 +175,10 @@ impl Engine {
         self.linger = silence_max.unwrap_or(Duration::from_secs(60)) + LINGER_SLACK;
         self.payload_bytes_max = welcome.payload_bytes_max as usize;
         self.ever_open = true;
+        self.has_reads = welcome.features & FEATURE_READ_POSITIONS != 0;
+        if !self.has_reads {
+            self.channels.values_mut().for_each(|channel| channel.reads.give_up());
+        }
         self.go_away = None;
         self.places.worked();
         self.token.refusals = 0;
@@ -381,7 +385,9 @@ impl Engine {
     pub(super) fn finish_if_flushed(&mut self, now: Instant) {
         let Some(deadline) = self.closing else { return };
         let is_flushed = self.channels.values().all(|channel| channel.outbox.is_empty());
-        if is_flushed || deadline <= now {
+        // Marks go along while there is a connection; nobody waits for one to tell them.
+        let marks = self.is_open() && self.channels.values().any(|channel| channel.reads.is_pending());
+        if is_flushed && !marks || deadline <= now {
             self.actions.push_back(Action::Disconnect);
             self.close_with(now, (!is_flushed).then_some(Error::TimedOut(Awaited::Flush)));
         }
@@ -411,6 +417,7 @@ impl Engine {
         self.by_name.clear();
         self.wakes.clear();
         self.tick_at = None;
+        self.unread_news.clear();
         self.link = Link::Closed(error.clone());
         self.actions.push_back(Action::State(State::Closed { error }));
     }

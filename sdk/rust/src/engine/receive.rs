@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use millrace_protocol::client::{self as wire, ServerBody, decode_server};
+use millrace_protocol::client::{self as wire, HistoryClass, ServerBody, decode_server};
 use millrace_protocol::code::{Advice, Code};
-use millrace_protocol::id::{ChannelId, ProducerSequence};
+use millrace_protocol::id::{ChannelId, Position, ProducerSequence};
 
 use super::channel::{Attach, Facts};
 use super::subscription::Mode;
@@ -39,8 +39,12 @@ impl Engine {
                 let Some(&key) = self.by_number.get(&message.channel) else { return };
                 // Before the answer, it is of a subscription that is replaced.
                 let channel = self.channels.get_mut(&key).filter(|channel| channel.attach == Attach::On(Mode::Read));
-                if let Some(subscription) = channel.and_then(|channel| channel.subscription.as_mut()) {
+                if let Some(channel) = channel
+                    && let Some(subscription) = &mut channel.subscription
+                {
+                    channel.reads.seen(message.position);
                     subscription.message(now, &message, &mut self.random);
+                    self.note_unread(key);
                     self.told(now, key);
                 }
             }
@@ -68,11 +72,44 @@ impl Engine {
                 let channel = self.channels.get_mut(&key).filter(|channel| channel.attach == Attach::On(Mode::Read));
                 if let Some(subscription) = channel.and_then(|channel| channel.subscription.as_mut()) {
                     subscription.skipped(now, first, last, &mut self.random);
+                    self.seen(key, last);
                     self.sync(now, key);
                 }
             }
+            ServerBody::Read { channel, position } => self.read_moved(now, frame.request, channel, position),
             ServerBody::Unknown => {}
         }
+    }
+
+    /// There is a message at this position.
+    fn seen(&mut self, key: Key, position: Position) {
+        if let Some(channel) = self.channels.get_mut(&key) {
+            channel.reads.seen(position);
+            self.note_unread(key);
+        }
+    }
+
+    /// The node says where the user's read position stands, in answer to a mark or unasked.
+    fn read_moved(&mut self, now: Instant, request: u32, channel: ChannelId, position: Position) {
+        let key = match self.requests.remove(&request) {
+            Some(Request::MarkRead(key)) => {
+                if let Some(channel) = self.channels.get_mut(&key) {
+                    channel.reads.answered(position);
+                    channel.backoff.reset();
+                }
+                key
+            }
+            _ => {
+                let Some(&key) = self.by_number.get(&channel) else { return };
+                if let Some(channel) = self.channels.get_mut(&key) {
+                    channel.reads.moved(position);
+                }
+                key
+            }
+        };
+        self.note_unread(key);
+        self.sync(now, key);
+        self.finish_if_flushed(now);
     }
 
     /// After a message: as [`Engine::sync`], which only a subscription that stopped being live needs.
@@ -87,6 +124,10 @@ impl Engine {
         let Some(channel) = self.channels.get_mut(&key) else { return };
         let facts = Facts { head: answer.position, history: answer.history, can_publish: answer.can_publish };
         channel.facts = Some(facts);
+        let keeps_history = answer.history != HistoryClass::None;
+        channel.reads.subscribed(keeps_history.then_some(answer.position));
+        self.note_unread(key);
+        let Some(channel) = self.channels.get_mut(&key) else { return };
         let mode = match channel.attach {
             Attach::Asked { mode, request: asked, .. } if asked == request => mode,
             // News of a channel that we have: only the rights can have changed.
@@ -125,6 +166,7 @@ impl Engine {
         channel.number = None;
         channel.attach = Attach::Off { retry_at: None };
         channel.is_listed = false;
+        channel.reads.disconnected();
         self.ready.retain(|&ready| ready != key);
         // Answers to what is under way may come or not; whatever comes is not for what is sent from here on.
         self.requests.retain(|_, request| !request.is_of(key));
@@ -156,6 +198,8 @@ impl Engine {
             self.actions.push_back(Action::Sent { ticket, result: Ok(published.position) });
         }
         channel.outbox.answered(now, &mut self.random);
+        channel.reads.seen(published.position);
+        self.note_unread(key);
         self.touch_outbox(now, key);
         self.finish_if_flushed(now);
     }
@@ -163,6 +207,9 @@ impl Engine {
     fn page(&mut self, now: Instant, request: u32, messages: &[wire::Message<'_>], more: bool) {
         match self.requests.remove(&request) {
             Some(Request::CatchUp(key)) => {
+                if let Some(last) = messages.last() {
+                    self.seen(key, last.position);
+                }
                 if let Some(subscription) = self.subscription(key) {
                     subscription.page(messages, more);
                     self.sync(now, key);
@@ -235,9 +282,22 @@ impl Engine {
                     None => {}
                 }
             }
+            Request::MarkRead(key) => {
+                let Some(channel) = self.channels.get_mut(&key) else { return };
+                if is_lost || error.is_retryable() {
+                    let wait = channel.backoff.next(&mut self.random).max(error.retry_after().unwrap_or_default());
+                    channel.reads.refused(Some(now + wait));
+                } else {
+                    tracing::warn!(%error, channel = %channel.name, "the node refuses a read position");
+                    channel.reads.refused(None);
+                }
+                self.note_unread(key);
+            }
             Request::Refresh => self.refresh_refused(now, &error),
         }
-        if let Request::Publish(key, _) | Request::History(key, _) | Request::CatchUp(key) = asked {
+        if let Request::Publish(key, _) | Request::History(key, _) | Request::CatchUp(key) | Request::MarkRead(key) =
+            asked
+        {
             if is_lost {
                 self.attach_again(now, key);
             }
@@ -287,7 +347,11 @@ fn ends_session(error: &Error) -> bool {
 impl Request {
     fn is_of(&self, key: Key) -> bool {
         match *self {
-            Self::Subscribe(of) | Self::Publish(of, _) | Self::History(of, _) | Self::CatchUp(of) => of == key,
+            Self::Subscribe(of)
+            | Self::Publish(of, _)
+            | Self::History(of, _)
+            | Self::CatchUp(of)
+            | Self::MarkRead(of) => of == key,
             Self::Unsubscribe | Self::Refresh => false,
         }
     }

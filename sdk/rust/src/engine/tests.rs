@@ -3,6 +3,7 @@
 mod bench;
 #[path = "../../tests/shell/node.rs"]
 mod node;
+mod reads;
 mod script;
 mod simulation;
 

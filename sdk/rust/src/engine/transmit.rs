@@ -3,9 +3,10 @@
 use std::time::Instant;
 
 use millrace_protocol::client::{
-    ClientBody, ClientFrame, Hello, HistoryRange, HistoryRequest, Publish, Subscribe, VERSION, encode_client,
+    ClientBody, ClientFrame, FEATURE_READ_POSITIONS, Hello, HistoryRange, HistoryRequest, Publish, Subscribe, VERSION,
+    encode_client,
 };
-use millrace_protocol::id::ChannelId;
+use millrace_protocol::id::{ChannelId, Position};
 
 use super::channel::{Attach, Channel};
 use super::subscription::Mode;
@@ -21,6 +22,7 @@ pub(super) enum Control {
     Subscribe { key: Key, request: u32 },
     Unsubscribe { channel: ChannelId, request: u32 },
     History { key: Key, request: u32, range: HistoryRange, messages_max: u32 },
+    MarkRead { key: Key, request: u32, position: Position },
     Refresh { request: u32 },
     Pong,
 }
@@ -46,7 +48,7 @@ impl Engine {
                 let hello = Hello {
                     version_min: VERSION,
                     version_max: VERSION,
-                    features: 0,
+                    features: FEATURE_READ_POSITIONS,
                     token: &token,
                     agent: &self.config.agent,
                     subscriptions: channels.filter_map(subscribe).collect(),
@@ -62,6 +64,10 @@ impl Engine {
                 let Some(channel) = self.channels.get(key).and_then(|channel| channel.number) else { return false };
                 let history = HistoryRequest { channel, messages_max: *messages_max, range: *range };
                 (*request, ClientBody::History(history))
+            }
+            Control::MarkRead { key, request, position } => {
+                let Some(channel) = self.channels.get(key).and_then(|channel| channel.number) else { return false };
+                (*request, ClientBody::MarkRead { channel, position: *position })
             }
             Control::Refresh { request } => {
                 token = self.token();

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use millrace_protocol::client::{
-    ClientBody, ClientFrame, HistoryClass, HistoryRange, Message, Published, Recovery, ServerBody, ServerFrame, Start,
-    Subscribe, Subscribed, Welcome, decode_client, encode_server,
+    ClientBody, ClientFrame, FEATURE_READ_POSITIONS, HistoryClass, HistoryRange, Message, Published, Recovery,
+    ServerBody, ServerFrame, Start, Subscribe, Subscribed, Welcome, decode_client, encode_server,
 };
 use millrace_protocol::code::Code;
 use millrace_protocol::id::{ChannelId, Epoch, Position, Producer, ProducerSequence, SessionId};
@@ -24,6 +24,7 @@ pub(super) struct Faults {
     pub(super) hello_refused: u64,
     pub(super) skips: u64,
     pub(super) unsubscribes: u64,
+    pub(super) mark_refused: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -84,6 +85,8 @@ pub(super) struct Node {
     pub(super) hellos: u32,
     pub(super) refreshed: Vec<String>,
     pub(super) pongs: u32,
+    /// Where the user's read positions stand.
+    pub(super) read: BTreeMap<&'static str, Position>,
 }
 
 impl Node {
@@ -105,6 +108,7 @@ impl Node {
             hellos: 0,
             refreshed: Vec::new(),
             pongs: 0,
+            read: BTreeMap::new(),
         }
     }
 
@@ -122,6 +126,30 @@ impl Node {
         if let ClientFrame { body: ClientBody::Publish(publish), .. } = decode_client(frame).unwrap() {
             let name = self.name(publish.channel);
             let _ = self.append(name, publish.producer, publish.sequence, publish.body);
+        }
+    }
+
+    /// Where the user's read position stands.
+    pub(super) fn read_of(&self, name: &str) -> Position {
+        self.read.get(name).copied().unwrap_or(Position { epoch: Epoch::FIRST, offset: 0 })
+    }
+
+    fn mark(&mut self, name: &'static str, position: Position) -> Position {
+        let read = self.read_of(name);
+        if (read.epoch, read.offset) < (position.epoch, position.offset) {
+            self.read.insert(name, position);
+        }
+        self.read_of(name)
+    }
+
+    /// Another device of the user reads on.
+    #[allow(dead_code, reason = "the simulation uses it")]
+    pub(super) fn mark_elsewhere(&mut self, name: &'static str) {
+        let position = self.channels[name].head();
+        self.mark(name, position);
+        if self.is_welcomed && self.session.contains_key(name) {
+            let channel = self.number(name);
+            self.say(0, ServerBody::Read { channel, position });
         }
     }
 
@@ -259,6 +287,20 @@ impl Node {
                 self.say(request, ServerBody::Refreshed { token_expires_ms: i64::MAX });
             }
             ClientBody::Pong => self.pongs += 1,
+            ClientBody::MarkRead { channel, position } => {
+                let name = self.name(channel);
+                let body = if !self.session.contains_key(name) {
+                    ServerBody::error(Code::NotSubscribed, "no subscription")
+                } else if self.chance(self.faults.mark_refused) {
+                    let code = self.pick(&[Code::Busy, Code::Unavailable, Code::RateLimited]);
+                    ServerBody::error(code, "not now")
+                } else if position.offset > self.channels[name].head().offset {
+                    ServerBody::error(Code::PositionAhead, "nobody can have read that")
+                } else {
+                    ServerBody::Read { channel, position: self.mark(name, position) }
+                };
+                self.say(request, body);
+            }
             ClientBody::Unknown => panic!("an unknown frame"),
         }
         if self.chance(self.faults.unsubscribes)
@@ -306,6 +348,10 @@ impl Node {
         let number = self.number(name);
         let subscribed = Subscribed { name, channel: number, position: head, history, can_publish: true, recovery };
         self.say(request, ServerBody::Subscribed(subscribed));
+        if history != HistoryClass::None {
+            let position = self.read_of(name);
+            self.say(0, ServerBody::Read { channel: number, position });
+        }
         replay.iter().for_each(|stored| self.say(0, ServerBody::Message(stored.wire(number))));
     }
 
@@ -389,7 +435,7 @@ pub(super) fn welcome() -> Welcome<'static> {
     Welcome {
         version: 1,
         heartbeat_ms: HEARTBEAT_MS,
-        features: 0,
+        features: FEATURE_READ_POSITIONS,
         session: SessionId([1; 16]),
         token_expires_ms: i64::MAX,
         payload_bytes_max: 16 << 10,

@@ -20,6 +20,7 @@ pub(super) struct Bench {
     pub(super) opened: Vec<(Ticket, Result<Opened, Error>)>,
     pub(super) sent: Vec<(Ticket, Result<Position, Error>)>,
     pub(super) pages: Vec<(Ticket, Result<Page, Error>)>,
+    pub(super) unread: Vec<Option<u64>>,
     pub(super) events: Vec<(Key, String)>,
     /// Names of states and calls, in order.
     pub(super) log: Vec<String>,
@@ -30,7 +31,16 @@ impl Bench {
         let now = Instant::now();
         let mut engine = engine_at(config, 1, now);
         engine.start(now);
-        let mut bench = Self { engine, now, opened: vec![], sent: vec![], pages: vec![], events: vec![], log: vec![] };
+        let mut bench = Self {
+            engine,
+            now,
+            opened: vec![],
+            sent: vec![],
+            pages: vec![],
+            unread: Vec::new(),
+            events: vec![],
+            log: vec![],
+        };
         bench.act();
         bench
     }
@@ -62,6 +72,7 @@ impl Bench {
                 Action::Opened { ticket, result, .. } => self.opened.push((ticket, result)),
                 Action::Sent { ticket, result } => self.sent.push((ticket, result)),
                 Action::Page { ticket, result } => self.pages.push((ticket, result)),
+                Action::Unread { unread, .. } => self.unread.push(unread.map(|unread| unread.count)),
                 Action::State(State::Reconnecting { attempt, .. }) => self.log.push(format!("reconnecting {attempt}")),
                 Action::State(State::Closed { error }) => {
                     self.log.push(format!("closed {:?}", error.map(|error| error.to_string())));
@@ -129,6 +140,7 @@ pub(super) enum Asked {
     Publish(u64, String),
     History(HistoryRange, u32),
     Refresh(String),
+    MarkRead(u64),
     Pong,
 }
 
@@ -144,6 +156,7 @@ impl Asked {
             ClientBody::Publish(it) => Self::Publish(it.sequence.get(), String::from_utf8(it.body.to_vec()).unwrap()),
             ClientBody::History(it) => Self::History(it.range, it.messages_max),
             ClientBody::Refresh { token } => Self::Refresh((*token).into()),
+            ClientBody::MarkRead { position, .. } => Self::MarkRead(position.offset),
             ClientBody::Pong => Self::Pong,
             ClientBody::Unknown => panic!("an unknown frame"),
         }

@@ -13,7 +13,7 @@ use crate::engine::random::Random;
 use crate::engine::subscription::Start;
 use crate::engine::{Action, Engine, Handle, Key, QueueLimits};
 use crate::error::Error;
-use crate::event::{Event, Skipped};
+use crate::event::{Event, Skipped, Unread};
 use crate::state::State;
 
 const NAMES: [&str; 2] = ["general", "news"];
@@ -58,6 +58,10 @@ struct World {
     sends: BTreeMap<usize, (&'static str, Option<End>)>,
     may_reset: bool,
     connects: u32,
+    /// The furthest that the application marked as read.
+    marked: BTreeMap<&'static str, Position>,
+    /// What the application was told last.
+    unread: BTreeMap<Key, Option<Unread>>,
 }
 
 impl World {
@@ -84,6 +88,8 @@ impl World {
             sends: BTreeMap::new(),
             may_reset: false,
             connects: 0,
+            marked: BTreeMap::new(),
+            unread: BTreeMap::new(),
         }
     }
 
@@ -230,6 +236,9 @@ impl World {
                 *end = Some(result);
             }
             Action::Page { .. } => unreachable!("no page was asked for"),
+            Action::Unread { key, unread } => {
+                self.unread.insert(key, unread);
+            }
             Action::State(State::Closed { error }) => panic!("closed: {error:?}"),
             Action::State(_) => {}
         }
@@ -258,6 +267,15 @@ impl World {
                 reader.taken.1 += event.bytes() as u64;
                 reader.see(&event, &self.node, self.may_reset);
             }
+            let Reader { name, key, position, .. } = *reader;
+            if let Some(position) = position.filter(|position| position.offset > 0 && self.random.below(3) == 0) {
+                let furthest = self.marked.entry(name).or_insert(position);
+                if (furthest.epoch, furthest.offset) < (position.epoch, position.offset) {
+                    *furthest = position;
+                }
+                self.engine.mark_read(self.now, key, position);
+            }
+            let reader = &mut self.readers[index];
             let is_half = reader.inbox.len() * 2 <= QUEUE.messages_max as usize;
             if reader.taken.0 > 2 || reader.starved && is_half {
                 reader.starved &= !is_half;
@@ -329,7 +347,11 @@ impl World {
                     frames.iter().for_each(|frame| self.node.straggle(frame));
                 }
             }
-            94..96 => self.node.ping(),
+            94 => self.node.ping(),
+            95 => {
+                let name = self.name();
+                self.node.mark_elsewhere(name);
+            }
             96 => {
                 let after = self.below(2_000);
                 if self.node.is_welcomed {
@@ -370,13 +392,26 @@ impl World {
             self.advance(Duration::from_millis(100));
             self.node.ping();
             let is_done = self.sends.values().all(|(_, end)| end.is_some())
-                && self.readers.iter().all(|reader| reader.is_at_head(&self.node));
+                && self.readers.iter().all(|reader| reader.is_at_head(&self.node))
+                && self.reads_agree();
             if is_done {
                 return;
             }
         }
         let open: Vec<_> = self.sends.iter().filter(|(_, (_, end))| end.is_none()).collect();
         panic!("never at rest: {open:?} {:#?}\n{:#?}", self.readers, self.engine);
+    }
+
+    /// Every mark is stored, and the application knows what is unread.
+    fn reads_agree(&self) -> bool {
+        let order = |position: Position| (position.epoch, position.offset);
+        let stored = self.marked.iter().all(|(name, marked)| order(*marked) <= order(self.node.read_of(name)));
+        stored
+            && self.readers.iter().all(|reader| {
+                let (head, read) = (self.node.channels[reader.name].head(), self.node.read_of(reader.name));
+                let unread = self.unread.get(&reader.key).copied().flatten();
+                unread.is_some_and(|unread| unread.count == head.offset - read.offset)
+            })
     }
 
     /// What was acknowledged is stored once, where it was said to be; what surely failed is not; both in order.
@@ -485,6 +520,7 @@ const REFUSALS: Faults = Faults {
     hello_refused: 100,
     skips: 0,
     unsubscribes: 10,
+    mark_refused: 200,
 };
 
 #[test]
