@@ -10,6 +10,7 @@ import {
   type MillraceOptions,
   type Position,
   type State,
+  type Unread,
   VERSION,
 } from "@millrace/client";
 
@@ -26,6 +27,7 @@ const CAPABILITIES = [
   "window",
   "timeouts",
   "backoff",
+  "read-positions",
 ];
 
 /** A command, or a field of one, that this driver does not know. */
@@ -278,6 +280,11 @@ const COMMANDS: Readonly<Record<string, (command: Json) => Promise<Json> | Json>
     await channel.subscribe(startOf(command.start));
     const reader = new Reader(client.label, channel, command.paused === true);
     client.readers.set(name, reader);
+    const tell = (unread: Unread) => emit("unread", { client: client.label, channel: name, ...unread });
+    channel.on("unread", tell);
+    // What is known before anybody follows it changes nothing any more.
+    const { unread } = channel;
+    if (unread !== undefined) platform.later(() => tell(unread));
     const { position, historyClass, canPublish } = channel;
     // What it tells comes behind the answer.
     platform.later(() => void reader.read());
@@ -310,6 +317,13 @@ const COMMANDS: Readonly<Record<string, (command: Json) => Promise<Json> | Json>
     const { receipt } = await channel.submit(content);
     emit("submitted", { id: command.id });
     return { position: (await receipt).position };
+  },
+  mark_read(command) {
+    only(command, "client", "channel", "position");
+    clientOf(command)
+      .channel(text(command, "channel"))
+      .markRead(command.position as Position);
+    return {};
   },
   async history(command) {
     only(command, "client", "channel", "before", "after", "limit");

@@ -17,6 +17,7 @@ import {
   type Receipt,
   type ResetEvent,
   type SkippedEvent,
+  type Unread,
   withGap,
 } from "./event.js";
 import type { Inbox } from "./inbox.js";
@@ -59,6 +60,8 @@ export interface ChannelEvents {
   canPublish: CanPublishEvent;
   ended: EndedEvent;
   event: ChannelEvent;
+  /** How much is unread has changed; not an event of the subscription, so `event` does not tell it. */
+  unread: Unread;
 }
 
 /** A subscription of this handle. */
@@ -69,6 +72,7 @@ interface Reading {
   opened: Opened | undefined;
   canPublish: boolean;
   isEnded: boolean;
+  unfollow(): void;
 }
 
 /**
@@ -84,6 +88,8 @@ export class Channel implements AsyncIterable<Message> {
   private readonly listeners = new Listeners<ChannelEvents>();
   private reading: Reading | undefined;
   private sender: OpenHandle | undefined;
+  private unfollowSender = () => {};
+  private lastUnread: Unread | undefined;
   private lastPosition: Position | undefined;
   private isIterated = false;
   /** What an iteration was told of and has no message yet to tell it with. */
@@ -128,6 +134,7 @@ export class Channel implements AsyncIterable<Message> {
       opened: undefined,
       canPublish: false,
       isEnded: false,
+      unfollow: this.follow(handle.key),
     };
     this.reading = reading;
     this.gaps = [];
@@ -136,6 +143,7 @@ export class Channel implements AsyncIterable<Message> {
       reading.opened = await handle.opened;
     } catch (error) {
       if (this.reading === reading) this.reading = undefined;
+      reading.unfollow();
       inbox.discard();
       throw error;
     }
@@ -308,6 +316,39 @@ export class Channel implements AsyncIterable<Message> {
     }
   }
 
+  /**
+   * Says that the user has read everything up to and with a position, such as a message's. It counts here at once and is told to the node
+   * until that has stored it, over reconnects; of many marks only the furthest goes. All sessions of the user, on whichever
+   * device, hear of it. A position that is behind where it stands already changes nothing.
+   *
+   * Mark while reading, as often as is convenient. What a node refuses, such as a position ahead of the channel, is dropped: then
+   * {@link unread} shows again where the position stands.
+   *
+   * @throws {MillraceError} `closed`, or what closed the client.
+   */
+  markRead({ epoch, offset: at }: Position): void {
+    const position = { epoch: Math.max(1, offset("epoch", epoch)), offset: offset("offset", at) };
+    this.shell.markRead(this.reading?.handle.key ?? this.senderKey(), position);
+  }
+
+  /**
+   * How far the user has read the channel, and how much is unread; the event `unread` tells when that changes. `undefined` while it is
+   * not known: before the channel is subscribed or used, before the node has told, and if the channel keeps no history.
+   */
+  get unread(): Unread | undefined {
+    const key = this.reading?.handle.key ?? this.sender?.key;
+    return key === undefined ? undefined : this.shell.unread(key);
+  }
+
+  private follow(key: Key): () => void {
+    return this.shell.follow(key, (unread) => {
+      // The reader's handle and the sender's are of one channel.
+      if (unread === this.lastUnread) return;
+      this.lastUnread = unread;
+      if (unread !== undefined) this.listeners.tell("unread", unread);
+    });
+  }
+
   /** Unsubscribes, and gives up the right to publish that this handle had. What was sent still goes out. */
   close(): void {
     this.unsubscribe();
@@ -320,6 +361,7 @@ export class Channel implements AsyncIterable<Message> {
     if (this.sender !== undefined) return this.sender.key;
     const sender = this.shell.open(this.name, undefined);
     this.sender = sender;
+    this.unfollowSender = this.follow(sender.key);
     sender.opened.catch(() => {
       if (this.sender === sender) this.sender = undefined;
     });
@@ -329,6 +371,7 @@ export class Channel implements AsyncIterable<Message> {
   private releaseSender(): void {
     const { sender } = this;
     this.sender = undefined;
+    this.unfollowSender();
     if (sender !== undefined && !sender.abandon()) this.shell.release(sender.key, "sender");
   }
 
@@ -382,6 +425,7 @@ export class Channel implements AsyncIterable<Message> {
   private endReading(reading: Reading): void {
     if (reading.isEnded) return;
     reading.isEnded = true;
+    reading.unfollow();
     this.lastPosition = reading.position;
     if (this.reading === reading) this.reading = undefined;
     if (reading.handle.abandon()) return;

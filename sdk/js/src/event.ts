@@ -12,6 +12,16 @@ export interface Position {
   readonly offset: number;
 }
 
+/** How far the user has read a channel, on whichever device, and what is unread. */
+export interface Unread {
+  /** How many messages stand behind the read position: other people's and the user's own. */
+  readonly count: number;
+  /** Everything up to and with this position is read; offset 0 if nothing is. */
+  readonly read: Position;
+  /** The newest message that is known. A channel that is not subscribed hears of new ones only when it sends. */
+  readonly newest: Position;
+}
+
 /** What was not delivered just before a message; see {@link ChannelEvent}. */
 export type Gap = SkippedEvent | ResetEvent;
 

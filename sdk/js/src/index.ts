@@ -23,6 +23,7 @@ export type {
   ResetReason,
   Skipped,
   SkippedEvent,
+  Unread,
 } from "./event.js";
 export { Message } from "./event.js";
 export type { Listener } from "./listeners.js";

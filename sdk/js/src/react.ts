@@ -18,12 +18,14 @@ import {
 import {
   type Body,
   type Millrace,
+  type Position,
   type Receipt,
   type State,
   type SubscribeOptions,
   Timeline,
   type TimelineOptions,
   type TimelineView,
+  type Unread,
 } from "./index.js";
 
 /** How long a channel stays subscribed after its last component is gone: pages that change places keep it. */
@@ -89,6 +91,41 @@ export function useChannel(name: string, options: UseChannelOptions = {}): UseCh
     () => SERVER_VIEW,
   );
   return useMemo(() => ({ ...view, ...shared.actions }), [view, shared]);
+}
+
+/** What {@link useUnread} gives. */
+export interface UseUnread {
+  /** `undefined` while it is not known, and if the channel keeps no history. */
+  readonly unread: Unread | undefined;
+  /** The user has read everything up to and with this position. */
+  markRead(position: Position): void;
+}
+
+/**
+ * How much of a channel is unread, on whichever device it was read; the component renders again when that changes. It subscribes
+ * the channel while it is shown, and shares that with {@link useChannel}.
+ */
+export function useUnread(name: string): UseUnread {
+  const client = useMillrace();
+  const shared = useMemo(() => sharedTimeline(client, name, {}), [client, name]);
+  const { channel } = shared.timeline;
+  const subscribe = useCallback(
+    (listener: () => void) => {
+      const hide = shared.show(() => {});
+      const stop = channel.on("unread", listener);
+      return () => {
+        stop();
+        hide();
+      };
+    },
+    [shared, channel],
+  );
+  const unread = useSyncExternalStore(
+    subscribe,
+    () => channel.unread,
+    () => undefined,
+  );
+  return useMemo(() => ({ unread, markRead: (position) => channel.markRead(position) }), [unread, channel]);
 }
 
 const SERVER_VIEW: TimelineView = {

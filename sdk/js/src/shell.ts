@@ -4,7 +4,7 @@ import type { Handle, HistoryRange, Key, Ticket } from "./engine/channel.js";
 import { type Action, type Config, Engine, type Opened, type Result } from "./engine/engine.js";
 import type { Start } from "./engine/subscription.js";
 import { closed, disconnected, MillraceError, refused, timedOut } from "./error.js";
-import type { Page, Receipt } from "./event.js";
+import type { Page, Position, Receipt, Unread } from "./event.js";
 import { Inbox } from "./inbox.js";
 import { Listeners } from "./listeners.js";
 import type { State } from "./state.js";
@@ -75,6 +75,8 @@ export class Shell {
   private readonly reading = new Map<Ticket, Reply<Page>>();
   private readonly inboxes = new Map<Key, Inbox>();
   private readonly windows = new Map<Key, Window>();
+  /** Who follows how much of a channel is unread. */
+  private readonly followers = new Map<Key, Set<(unread: Unread | undefined) => void>>();
   private tickets = 0;
   private connection: Connection | undefined;
   /** Names the connection that counts, from before it is there. */
@@ -213,6 +215,27 @@ export class Shell {
     });
   }
 
+  /** The user has read a channel so far. */
+  markRead(key: Key, position: Position): void {
+    this.start().markRead(this.now(), key, position);
+    this.turn();
+  }
+
+  /** How much of a channel is unread, as far as it is known. */
+  unread(key: Key): Unread | undefined {
+    return this.engine?.channels.get(key)?.reads.unread;
+  }
+
+  /** Follows how much of a channel is unread; returns what ends that. */
+  follow(key: Key, follow: (unread: Unread | undefined) => void): () => void {
+    const followers = this.followers.get(key) ?? new Set();
+    this.followers.set(key, followers.add(follow));
+    return () => {
+      followers.delete(follow);
+      if (followers.size === 0 && this.followers.get(key) === followers) this.followers.delete(key);
+    };
+  }
+
   /** Reads a page of history. */
   history(key: Key, range: HistoryRange, messagesMax: number, signal: AbortSignal | undefined): Promise<Page> {
     signal?.throwIfAborted();
@@ -330,6 +353,9 @@ export class Shell {
         break;
       case "page":
         settle(this.reading.get(action.ticket), action.result);
+        break;
+      case "unread":
+        for (const follow of this.followers.get(action.key) ?? []) follow(action.unread);
         break;
       case "state":
         if (action.state.kind === "closed") this.end();
@@ -465,6 +491,7 @@ export class Shell {
     fetching?.abort(new MillraceError("closed", "the client is closed"));
     for (const inbox of this.inboxes.values()) inbox.close();
     this.inboxes.clear();
+    this.followers.clear();
   }
 }
 

@@ -430,6 +430,7 @@ const REFUSALS: Faults = {
   helloRefused: 100,
   skips: 0,
   unsubscribes: 10,
+  markRefused: 200,
 };
 
 test("connections that break lose nothing", () => {

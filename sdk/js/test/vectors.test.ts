@@ -70,6 +70,8 @@ const client: Side<DecodedClientFrame> = {
       }
       case "refresh":
         return { request, refresh: { token: body.token } };
+      case "markRead":
+        return { request, markRead: { channel: `${body.channel}`, position: place(body.position) } };
       case "pong":
       case "unknown":
         return { request, [body.kind]: null };
@@ -136,6 +138,8 @@ const server: Side<ServerFrame> = {
           request,
           skipped: { channel: `${body.channel}`, first: place(body.first), last: place(body.last) },
         };
+      case "read":
+        return { request, read: { channel: `${body.channel}`, position: place(body.position) } };
       case "ping":
       case "unknown":
         return { request, [body.kind]: null };

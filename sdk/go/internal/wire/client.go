@@ -12,6 +12,7 @@ const (
 	ClientHistory
 	ClientRefresh
 	ClientPong
+	ClientMarkRead
 	// ClientUnknown is a member, or a value inside one, that this version does not know.
 	ClientUnknown
 )
@@ -29,6 +30,7 @@ type ClientFrame struct {
 	Publish     Publish
 	History     HistoryRequest
 	Refresh     Refresh
+	MarkRead    MarkRead
 }
 
 // Hello is the first frame of a connection.
@@ -72,6 +74,12 @@ type Refresh struct {
 	Token string
 }
 
+// MarkRead says how far the user has read a channel.
+type MarkRead struct {
+	Channel  uint64
+	Position Position
+}
+
 // AppendClient appends a frame to buf.
 func AppendClient(buf []byte, frame *ClientFrame) []byte {
 	b, root := newFrame(buf, frame.Request, uint16(frame.Kind))
@@ -107,6 +115,10 @@ func AppendClient(buf []byte, frame *ClientFrame) []byte {
 		b.setUint64(o, 16, frame.History.Offset)
 	case ClientRefresh:
 		b.setText(b.structFor(root.pointers, 0, 1).pointers, frame.Refresh.Token)
+	case ClientMarkRead:
+		o := b.structFor(root.pointers, 1, 1)
+		b.setUint64(o, 0, frame.MarkRead.Channel)
+		b.setPosition(o.pointers, frame.MarkRead.Position)
 	case ClientPong, ClientUnknown:
 	}
 	return b.finish()
@@ -160,6 +172,12 @@ func (f *ClientFrame) Decode(input []byte) error {
 		f.Refresh.Token = string(token)
 		known = true
 	case ClientPong:
+		known = true
+	case ClientMarkRead:
+		o := root.structAt(0)
+		f.MarkRead = MarkRead{
+			Channel: o.number(0, "markRead.channel"), Position: o.positionAt(0, "markRead.position"),
+		}
 		known = true
 	}
 	if s.err != nil {

@@ -16,6 +16,7 @@ const (
 	ServerPing
 	ServerGoAway
 	ServerSkipped
+	ServerRead
 	// ServerUnknown is a member, or a value inside one, that this version does not know.
 	ServerUnknown
 )
@@ -37,6 +38,7 @@ type ServerFrame struct {
 	Error        Error
 	GoAway       GoAway
 	Skipped      Skipped
+	Read         Read
 }
 
 // Welcome opens a session.
@@ -120,6 +122,12 @@ type Skipped struct {
 	First, Last Position
 }
 
+// Read says where the user's read position stands; offset 0 if nothing is read.
+type Read struct {
+	Channel  uint64
+	Position Position
+}
+
 // Decode reads a frame from a node: one whole WebSocket message.
 //
 // Its error is a *FrameError.
@@ -175,6 +183,9 @@ func (f *ServerFrame) Decode(input []byte) error {
 			First:   o.positionAt(0, "skipped.first"),
 			Last:    o.positionAt(1, "skipped.last"),
 		}
+	case ServerRead:
+		o := root.structAt(0)
+		f.Read = Read{Channel: o.number(0, "read.channel"), Position: o.positionAt(0, "read.position")}
 	case ServerPing, ServerUnknown:
 	}
 	if s.err == nil && !known {
@@ -322,6 +333,10 @@ func AppendServer(buf []byte, frame *ServerFrame) []byte {
 		b.setUint64(o, 0, frame.Skipped.Channel)
 		b.setPosition(o.pointers, frame.Skipped.First)
 		b.setPosition(o.pointers+1, frame.Skipped.Last)
+	case ServerRead:
+		o := b.structFor(root.pointers, 1, 1)
+		b.setUint64(o, 0, frame.Read.Channel)
+		b.setPosition(o.pointers, frame.Read.Position)
 	case ServerPing, ServerUnknown:
 	}
 	return b.finish()

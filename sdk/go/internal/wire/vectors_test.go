@@ -202,6 +202,10 @@ func clientMeaning(frame *ClientFrame) map[string]any {
 		meaning["refresh"] = map[string]any{"token": frame.Refresh.Token}
 	case ClientPong:
 		meaning["pong"] = nil
+	case ClientMarkRead:
+		meaning["markRead"] = map[string]any{
+			"channel": decimal(frame.MarkRead.Channel), "position": positionMeaning(frame.MarkRead.Position),
+		}
 	case ClientUnknown:
 		meaning["unknown"] = nil
 	}
@@ -289,6 +293,10 @@ func serverMeaning(frame *ServerFrame) map[string]any {
 		}
 		meaning["goAway"] = map[string]any{
 			"code": number(frame.GoAway.Code), "afterMs": number(frame.GoAway.AfterMs), "endpoints": endpoints,
+		}
+	case ServerRead:
+		meaning["read"] = map[string]any{
+			"channel": decimal(frame.Read.Channel), "position": positionMeaning(frame.Read.Position),
 		}
 	case ServerSkipped:
 		meaning["skipped"] = map[string]any{

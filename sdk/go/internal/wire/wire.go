@@ -28,6 +28,8 @@ const (
 	TokenBytesMax = 4 << 10
 	// AgentBytesMax is the length of the longest agent of a hello.
 	AgentBytesMax = 128
+	// FeatureReadPositions is the bit of a client that is told where its user's read positions stand, and may move them.
+	FeatureReadPositions = 1
 	// EndpointsMax is the most endpoints of a go-away.
 	EndpointsMax = 16
 	// NameBytesMax is the length of the longest name of a channel or a user.

@@ -1,6 +1,7 @@
 // What the application asks for: handles of channels, messages to send, pages of history, and an end.
 
 import { closed, MillraceError, timedOut, unconfirmed } from "../error.js";
+import type { Position } from "../event.js";
 import { Backoff } from "./backoff.js";
 import { ChannelState, type Handle, type HistoryRange, type Key, OFF, type Ticket, type Waiter } from "./channel.js";
 import { finishIfFlushed } from "./connection.js";
@@ -161,6 +162,15 @@ export function history(
   engine.sync(now, key);
 }
 
+export function markRead(engine: Engine, now: number, key: Key, position: Position): void {
+  const channel = engine.channels.get(key);
+  const isOf = channel !== undefined && channel.ended === undefined && channel.facts?.history !== "none";
+  if (!engine.hasReads || !isOf || whyClosed(engine) !== undefined) return;
+  channel.reads.mark(position);
+  engine.unreadNews.add(key);
+  engine.sync(now, key);
+}
+
 export function abandonHistory(engine: Engine, now: number, key: Key, ticket: Ticket): void {
   const channel = engine.channels.get(key);
   if (channel === undefined) return;
@@ -208,6 +218,7 @@ export function endChannel(engine: Engine, now: number, key: Key, error: Millrac
   const channel = engine.channels.get(key);
   if (channel === undefined) return;
   channel.ended = error;
+  channel.reads.giveUp();
   if (engine.byName.get(channel.name) === key) engine.byName.delete(channel.name);
   const { waiters, histories, outbox } = channel;
   channel.waiters = [];

@@ -5,6 +5,7 @@ import type { Position } from "../event.js";
 import type { HistoryClass } from "../wire/frames.js";
 import type { Backoff } from "./backoff.js";
 import type { Outbox } from "./outbox.js";
+import { Reads } from "./reads.js";
 import type { Mode, Subscription } from "./subscription.js";
 
 /** Names a channel's entry in the engine. Never used again. */
@@ -71,6 +72,8 @@ export class ChannelState {
   senders = 0;
   waiters: Waiter[] = [];
   histories: HistoryCall[] = [];
+  /** How far the user has read. */
+  readonly reads = new Reads();
   /** What the node said last. */
   facts: Facts | undefined;
   /** The node refused the channel for good, while handles were left. */
@@ -91,7 +94,7 @@ export class ChannelState {
   get wanted(): Mode | undefined {
     if (this.ended !== undefined) return undefined;
     if (this.subscription !== undefined) return this.subscription.wanted;
-    return this.senders > 0 || !this.outbox.isEmpty ? "attach" : undefined;
+    return this.senders > 0 || !this.outbox.isEmpty || this.reads.isPending ? "attach" : undefined;
   }
 
   /** Whether any handle is left. */
@@ -110,6 +113,7 @@ export class ChannelState {
     return (
       this.attach.kind === "asked" ||
       this.subscription?.pageAskedAt !== undefined ||
+      this.reads.askedAt !== undefined ||
       !this.outbox.isEmpty ||
       this.waiters.length > 0 ||
       this.histories.length > 0
@@ -119,7 +123,7 @@ export class ChannelState {
   /** Since when the oldest request has no answer. */
   get oldestAsked(): number | undefined {
     const asked = this.attach.kind === "asked" ? this.attach.at : undefined;
-    return earliest(asked, this.subscription?.pageAskedAt, this.outbox.oldestSent);
+    return earliest(asked, this.subscription?.pageAskedAt, this.outbox.oldestSent, this.reads.askedAt);
   }
 
   /** When something that pauses goes on. */
@@ -128,7 +132,7 @@ export class ChannelState {
     if (this.attach.kind === "off") retry = this.attach.retryAt;
     else if (this.attach.kind === "on") retry = this.outbox.resumeAt;
     const pages = this.histories.filter((history) => !history.isAsked).map((history) => history.retryAt);
-    return earliest(retry, this.subscription?.retryAt, ...pages);
+    return earliest(retry, this.subscription?.retryAt, this.reads.retryAt, ...pages);
   }
 
   /** The connection is gone, and with it what the node knew of the session. */
@@ -136,6 +140,7 @@ export class ChannelState {
     this.number = undefined;
     this.attach = OFF;
     this.isListed = false;
+    this.reads.disconnected();
     this.subscription?.disconnected();
     for (const history of this.histories) history.isAsked = false;
   }

@@ -2,7 +2,13 @@
 
 import { Code } from "../code.js";
 import { closed, MillraceError, refused, timedOut } from "../error.js";
-import { SUBSCRIPTIONS_CAP, TOKEN_BYTES_MAX, VERSION, type WireWelcome } from "../wire/frames.js";
+import {
+  FEATURE_READ_POSITIONS,
+  SUBSCRIPTIONS_CAP,
+  TOKEN_BYTES_MAX,
+  VERSION,
+  type WireWelcome,
+} from "../wire/frames.js";
 import { givenUpError } from "./calls.js";
 import type { Key } from "./channel.js";
 import { earliest } from "./channel.js";
@@ -162,6 +168,8 @@ export function welcomed(engine: Engine, now: number, welcome: WireWelcome): voi
   engine.lingerMs = (silenceMaxMs ?? 60_000) + LINGER_SLACK_MS;
   engine.payloadBytesMax = welcome.payloadBytesMax;
   engine.everOpen = true;
+  engine.hasReads = (welcome.features & FEATURE_READ_POSITIONS) !== 0n;
+  if (!engine.hasReads) for (const channel of engine.channels.values()) channel.reads.giveUp();
   engine.goAway = undefined;
   engine.endpoints.worked();
   engine.token.refusals = 0;
@@ -337,8 +345,11 @@ function isPassing({ backoff, config }: Engine, { kind, isRetryable }: MillraceE
 /** Ends the client, if it is closing and every message has had its end or the time is over. */
 export function finishIfFlushed(engine: Engine, now: number): void {
   if (engine.closing === undefined) return;
-  const isFlushed = [...engine.channels.values()].every((channel) => channel.outbox.isEmpty);
-  if (!isFlushed && engine.closing > now) return;
+  const channels = [...engine.channels.values()];
+  const isFlushed = channels.every((channel) => channel.outbox.isEmpty);
+  // Marks go along while there is a connection; nobody waits for one to tell them.
+  const marks = engine.isOpen && channels.some((channel) => channel.reads.isPending);
+  if ((!isFlushed || marks) && engine.closing > now) return;
   engine.actions.push({ type: "disconnect" });
   closeWith(engine, now, isFlushed ? undefined : timedOut("the last acknowledgements"));
 }

@@ -6,7 +6,8 @@
 //
 // - outbox: messages on their way to a channel, each stored once and in order;
 // - subscription: where a reader stands, each message delivered once and in order;
-// - channel: what both share;
+// - reads: how far the user has read;
+// - channel: what they share;
 // - connection: connecting, heartbeats, tokens, back-off;
 // - calls: what handles of the application ask for;
 // - receive, transmit: frames in and out.
@@ -14,7 +15,7 @@
 // Invariant: what a channel's handles want is compared with what the node was told in one place, `sync`.
 
 import { type MillraceError, timedOut } from "../error.js";
-import type { ChannelEvent, Page, Position, Receipt } from "../event.js";
+import type { ChannelEvent, Page, Position, Receipt, Unread } from "../event.js";
 import type { State } from "../state.js";
 import type { HistoryClass } from "../wire/frames.js";
 import { PAYLOAD_BYTES_CAP } from "../wire/frames.js";
@@ -78,6 +79,8 @@ export type Action =
   | { readonly type: "sent"; readonly ticket: Ticket; readonly result: Result<Receipt> }
   /** A page of history is here, or cannot be had. */
   | { readonly type: "page"; readonly ticket: Ticket; readonly result: Result<Page> }
+  /** How much of a channel is unread has changed. */
+  | { readonly type: "unread"; readonly key: Key; readonly unread: Unread | undefined }
   /** The connection's state changed. */
   | { readonly type: "state"; readonly state: State }
   /** Something went wrong that needs nothing of the application but may interest its log. */
@@ -90,6 +93,7 @@ export type Request =
   | { readonly kind: "publish"; readonly key: Key; readonly sequence: number }
   | { readonly kind: "history"; readonly key: Key; readonly ticket: Ticket }
   | { readonly kind: "catchUp"; readonly key: Key }
+  | { readonly kind: "markRead"; readonly key: Key }
   | { readonly kind: "refresh" }
   | { readonly kind: "probe" };
 
@@ -122,6 +126,10 @@ export class Engine {
   /** When to look at a channel next. */
   readonly wakes = new Map<Key, number>();
   tickAt: number | undefined;
+  /** The node knows read positions. */
+  hasReads = true;
+  /** Channels of which the application may be told something about what is unread. */
+  readonly unreadNews = new Set<Key>();
   actions: Action[] = [];
   keys = 0;
   private lastRequest = 0;
@@ -144,6 +152,12 @@ export class Engine {
 
   /** The next things for the shell to do, in order. */
   pollActions(): readonly Action[] {
+    // Once for all that came together.
+    for (const key of this.unreadNews) {
+      const reads = this.channels.get(key)?.reads;
+      if (reads?.tell()) this.actions.push({ type: "unread", key, unread: reads.unread });
+    }
+    this.unreadNews.clear();
     const { actions } = this;
     if (actions.length > 0) this.actions = [];
     return actions;
@@ -247,6 +261,11 @@ export class Engine {
     calls.abandonHistory(this, now, key, ticket);
   }
 
+  /** The user has read a channel so far. */
+  markRead(now: number, key: Key, position: Position): void {
+    calls.markRead(this, now, key, position);
+  }
+
   /** The application took events of a subscription out of its queue. */
   taken(now: number, key: Key, events: number, bytes: number): void {
     const subscription = this.channels.get(key)?.subscription;
@@ -282,7 +301,8 @@ export class Engine {
         else this.ask(now, key, channel, wanted);
       }
     }
-    if (wanted === undefined && channel.attach.kind === "off" && !channel.isHeld && channel.outbox.isEmpty) {
+    const isDone = channel.outbox.isEmpty && !channel.reads.isPending;
+    if (wanted === undefined && channel.attach.kind === "off" && !channel.isHeld && isDone) {
       if (this.byName.get(channel.name) === key) this.byName.delete(channel.name);
       this.channels.delete(key);
       this.wakes.delete(key);
@@ -354,6 +374,11 @@ export class Engine {
   /** Sends what an attached channel has to send: messages, and requests for history. */
   private feed(now: number, key: Key, channel: ChannelState): void {
     if (channel.outbox.isReady(now)) this.list(key, channel);
+    const mark = channel.reads.due(now);
+    if (mark !== undefined) {
+      channel.reads.asked(now, mark);
+      this.control.push({ kind: "markRead", key, request: this.request({ kind: "markRead", key }), position: mark });
+    }
     let room = HISTORIES_ASKED_MAX - channel.histories.filter((history) => history.isAsked).length;
     for (const history of channel.histories) {
       if (room <= 0) break;

@@ -2,7 +2,7 @@
 
 import { Code } from "../code.js";
 import { disconnected, MillraceError, refused } from "../error.js";
-import { messageFrom, type Page, position } from "../event.js";
+import { messageFrom, type Page, type Position, position } from "../event.js";
 import { decodeServer } from "../wire/decode.js";
 import type { ServerFrame, WireMessage, WirePublished, WireSubscribed } from "../wire/frames.js";
 import { FrameError } from "../wire/segment.js";
@@ -64,11 +64,39 @@ function take(engine: Engine, now: number, { request, body }: ServerFrame): void
       const reading = readingChannel(engine, body.channel);
       if (reading === undefined) return;
       reading.subscription.skipped(now, position(body.first), position(body.last), engine.random);
+      seen(engine, reading.key, position(body.last));
       return engine.sync(now, reading.key);
     }
+    case "read":
+      return readMoved(engine, now, request, body.channel, position(body.position));
     case "unknown":
       return;
   }
+}
+
+/** There is a message at this position. */
+function seen(engine: Engine, key: Key, at: Position): void {
+  engine.channels.get(key)?.reads.seen(at);
+  engine.unreadNews.add(key);
+}
+
+/** The node says where the user's read position stands, in answer to a mark or unasked. */
+function readMoved(engine: Engine, now: number, request: number, number: bigint, at: Position): void {
+  const asked = engine.requests.get(request);
+  const isAnswer = asked?.kind === "markRead";
+  const key = isAnswer ? asked.key : engine.byNumber.get(number);
+  const channel = key === undefined ? undefined : engine.channels.get(key);
+  if (isAnswer) engine.requests.delete(request);
+  if (key === undefined || channel === undefined) return;
+  if (isAnswer) {
+    channel.reads.answered(at);
+    channel.backoff.reset();
+  } else {
+    channel.reads.moved(at);
+  }
+  engine.unreadNews.add(key);
+  engine.sync(now, key);
+  connection.finishIfFlushed(engine, now);
 }
 
 /** The subscription that messages of a channel are for. Before the answer, they are of one that is replaced. */
@@ -85,7 +113,9 @@ function message(engine: Engine, now: number, wire: WireMessage): void {
   if (reading === undefined) return;
   const { key, channel, subscription } = reading;
   const ticket = ownTicket(engine, channel, wire);
-  subscription.message(now, messageFrom(wire, false, ticket), engine.random);
+  const message = messageFrom(wire, false, ticket);
+  seen(engine, key, message.position);
+  subscription.message(now, message, engine.random);
   // Only a subscription that stopped being live needs more than this.
   if (channel.wanted === "read") engine.tellEvents(key);
   else engine.sync(now, key);
@@ -103,6 +133,8 @@ function subscribed(engine: Engine, now: number, request: number, answer: WireSu
   const { history, canPublish, recovery } = answer;
   const head = position(answer.position);
   channel.facts = { head, history, canPublish };
+  channel.reads.subscribed(history === "none" ? undefined : head);
+  engine.unreadNews.add(key);
   if (channel.attach.kind !== "asked" || channel.attach.request !== request) {
     // News of a channel that we have: only the rights can have changed.
     channel.subscription?.noteCanPublish(canPublish);
@@ -160,6 +192,7 @@ function published(engine: Engine, now: number, request: number, answer: WirePub
   const ticket = outbox.acknowledged(producer, Number(sequence));
   if (ticket !== undefined) engine.actions.push({ type: "sent", ticket, result: { ok } });
   outbox.answered(now, engine.random);
+  seen(engine, asked.key, ok.position);
   touchOutbox(engine, now, asked.key);
   connection.finishIfFlushed(engine, now);
 }
@@ -171,6 +204,8 @@ function page(engine: Engine, now: number, request: number, messages: readonly W
   const channel = engine.channels.get(asked.key);
   const found = messages.map((wire) => messageFrom(wire, true, ownTicket(engine, channel, wire)));
   if (asked.kind === "catchUp") {
+    const last = found.at(-1);
+    if (last !== undefined) seen(engine, asked.key, last.position);
     channel?.subscription?.page(found, more);
   } else {
     channel?.backoff.reset();
@@ -233,6 +268,9 @@ function requestRefused(engine: Engine, now: number, request: number, error: Mil
       else subscription?.pageRefused(now, error, engine.random);
       break;
     }
+    case "markRead":
+      markRefused(engine, now, asked.key, error);
+      break;
   }
   if (error.code === Code.NotSubscribed) attachAgain(engine, now, asked.key);
   engine.sync(now, asked.key);
@@ -250,6 +288,18 @@ function historyRefused(engine: Engine, now: number, key: Key, ticket: Ticket, e
   history.isAsked = false;
   history.retryAt = now + wait;
   if (!isLost) history.error = error;
+}
+
+function markRefused(engine: Engine, now: number, key: Key, error: MillraceError): void {
+  const channel = engine.channels.get(key);
+  if (channel === undefined) return;
+  if (error.code === Code.NotSubscribed || error.isRetryable) {
+    channel.reads.refused(now + Math.max(channel.backoff.next(engine.random), error.retryAfterMs ?? 0));
+  } else {
+    channel.reads.refused(undefined);
+    engine.actions.push({ type: "warning", error });
+  }
+  engine.unreadNews.add(key);
 }
 
 /** The node does not have what we think it has: ask anew, after a moment. */

@@ -1,7 +1,15 @@
 // Frames out. They are made when the connection takes them, so what waits is small and says what holds then.
 
+import type { Position } from "../event.js";
 import { encodeClient } from "../wire/encode.js";
-import { type ClientBody, VERSION, type WireRange, type WireStart, type WireSubscribe } from "../wire/frames.js";
+import {
+  type ClientBody,
+  FEATURE_READ_POSITIONS,
+  VERSION,
+  type WireRange,
+  type WireStart,
+  type WireSubscribe,
+} from "../wire/frames.js";
 import type { ChannelState, HistoryRange, Key } from "./channel.js";
 import { userOf } from "./claims.js";
 import type { Engine } from "./engine.js";
@@ -23,6 +31,7 @@ export type Control =
       readonly range: HistoryRange;
       readonly messagesMax: number;
     }
+  | { readonly kind: "markRead"; readonly key: Key; readonly request: number; readonly position: Position }
   | { readonly kind: "refresh"; readonly request: number }
   | { readonly kind: "probe"; readonly request: number }
   | { readonly kind: "pong" };
@@ -47,7 +56,8 @@ function controlBody(engine: Engine, control: Control): ClientBody | undefined {
         .filter((subscribe) => subscribe !== undefined);
       const { agent } = engine.config;
       engine.user = userOf(token);
-      return { kind: "hello", versionMin: VERSION, versionMax: VERSION, features: 0n, token, agent, subscriptions };
+      const features = FEATURE_READ_POSITIONS;
+      return { kind: "hello", versionMin: VERSION, versionMax: VERSION, features, token, agent, subscriptions };
     }
     case "subscribe": {
       const asked = subscribe(engine.channels.get(control.key));
@@ -59,6 +69,12 @@ function controlBody(engine: Engine, control: Control): ClientBody | undefined {
       const channel = engine.channels.get(control.key)?.number;
       if (channel === undefined) return undefined;
       return { kind: "history", channel, messagesMax: control.messagesMax, range: wireRange(control.range) };
+    }
+    case "markRead": {
+      const channel = engine.channels.get(control.key)?.number;
+      const { epoch, offset } = control.position;
+      if (channel === undefined) return undefined;
+      return { kind: "markRead", channel, position: { epoch, offset: BigInt(offset) } };
     }
     case "refresh":
       return { kind: "refresh", token };

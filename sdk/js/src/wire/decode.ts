@@ -90,6 +90,11 @@ function body(frame: Struct): ServerBody {
         last: position("skipped.last", from.struct(1)),
       };
     }
+    case 11: {
+      const from = frame.struct(0);
+      const channel = positive("read.channel", from.u64(0));
+      return { kind: "read", channel, position: position("read.position", from.struct(0)) };
+    }
     default:
       throw UNKNOWN;
   }

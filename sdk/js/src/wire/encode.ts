@@ -1,6 +1,6 @@
 // From what a client asks to bytes.
 
-import type { ClientFrame, WireStart, WireSubscribe } from "./frames.js";
+import type { ClientFrame, WirePosition, WireStart, WireSubscribe } from "./frames.js";
 import { type Target, Writer } from "./segment.js";
 
 /** Encodes one frame of a client. Sizes over a limit are encoded and then refused by the node: check them where they come from. */
@@ -57,6 +57,13 @@ export function encodeClient({ request, body }: ClientFrame): Uint8Array<ArrayBu
     case "pong":
       root.u16(4, 6);
       break;
+    case "markRead": {
+      root.u16(4, 7);
+      const to = root.struct(0, 1, 1);
+      to.u64(0, body.channel);
+      position(body.position, to.struct(0, 2, 0));
+      break;
+    }
   }
   return writer.finish();
 }
@@ -70,15 +77,17 @@ function start(from: WireStart, to: Target): void {
   switch (from.kind) {
     case "live":
       break;
-    case "after": {
+    case "after":
       to.u16(0, 1);
-      const position = to.struct(1, 2, 0);
-      position.u32(0, from.position.epoch);
-      position.u64(8, from.position.offset);
+      position(from.position, to.struct(1, 2, 0));
       break;
-    }
     case "attach":
       to.u16(0, 2);
       break;
   }
+}
+
+function position(from: WirePosition, to: Target): void {
+  to.u32(0, from.epoch);
+  to.u64(8, from.offset);
 }

@@ -23,6 +23,9 @@ export const AGENT_BYTES_MAX = 128;
 /** Most endpoints of a go-away. */
 export const ENDPOINTS_MAX = 16;
 
+/** Bit of `features`: the client is told where its user's read positions stand, and may move them. */
+export const FEATURE_READ_POSITIONS = 1n;
+
 /** A place in a channel's history, as it travels. */
 export interface WirePosition {
   readonly epoch: number;
@@ -68,7 +71,8 @@ export type ClientBody =
     }
   | { readonly kind: "history"; readonly channel: bigint; readonly messagesMax: number; readonly range: WireRange }
   | { readonly kind: "refresh"; readonly token: string }
-  | { readonly kind: "pong" };
+  | { readonly kind: "pong" }
+  | { readonly kind: "markRead"; readonly channel: bigint; readonly position: WirePosition };
 
 /** A frame from a client; `request` is echoed in the reply. */
 export interface ClientFrame {
@@ -152,6 +156,7 @@ export type ServerBody =
   | { readonly kind: "ping" }
   | { readonly kind: "goAway"; readonly code: number; readonly afterMs: number; readonly endpoints: readonly string[] }
   | { readonly kind: "skipped"; readonly channel: bigint; readonly first: WirePosition; readonly last: WirePosition }
+  | { readonly kind: "read"; readonly channel: bigint; readonly position: WirePosition }
   /** A member, or a value inside one, that this version does not know. */
   | { readonly kind: "unknown" };
 

@@ -191,6 +191,8 @@ function asked(body: ClientBody): string {
       return `refresh ${body.token}`;
     case "pong":
       return "pong";
+    case "markRead":
+      return `markRead ${place(body.position)}`;
   }
 }
 

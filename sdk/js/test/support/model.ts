@@ -3,14 +3,15 @@
 
 import { Code } from "../../src/code.js";
 import { Random } from "../../src/engine/random.js";
-import type {
-  HistoryClass,
-  Recovery,
-  ServerBody,
-  WireMessage,
-  WirePosition,
-  WireSubscribe,
-  WireWelcome,
+import {
+  FEATURE_READ_POSITIONS,
+  type HistoryClass,
+  type Recovery,
+  type ServerBody,
+  type WireMessage,
+  type WirePosition,
+  type WireSubscribe,
+  type WireWelcome,
 } from "../../src/wire/frames.js";
 import { decodeClient, encodeServer } from "./node-codec.js";
 
@@ -27,6 +28,7 @@ export interface Faults {
   helloRefused: number;
   skips: number;
   unsubscribes: number;
+  markRefused: number;
 }
 
 export const NO_FAULTS: Faults = {
@@ -36,6 +38,7 @@ export const NO_FAULTS: Faults = {
   helloRefused: 0,
   skips: 0,
   unsubscribes: 0,
+  markRefused: 0,
 };
 
 /** The user of the session, whatever its token. */
@@ -75,7 +78,7 @@ export const welcome = (changes: Partial<WireWelcome> = {}): WireWelcome => ({
   kind: "welcome",
   version: 1,
   heartbeatMs: HEARTBEAT_MS,
-  features: 0n,
+  features: FEATURE_READ_POSITIONS,
   session: new Uint8Array(16).fill(1),
   tokenExpiresMs: 2n ** 63n - 1n,
   payloadBytesMax: 16 << 10,
@@ -101,6 +104,8 @@ export class ModelNode {
   readonly channels = new Map<string, ModelChannel>();
   /** What the session is subscribed (`true`) or attached to. */
   readonly session = new Map<string, boolean>();
+  /** Where the user's read positions stand. */
+  private readonly reads = new Map<string, WirePosition>();
   /** Messages that the session refused; those after it wait. */
   private bars = new Map<string, bigint>();
   out: Uint8Array<ArrayBuffer>[] = [];
@@ -224,6 +229,19 @@ export class ModelNode {
         break;
       case "pong":
         break;
+      case "markRead": {
+        const name = this.nameOf(body.channel);
+        const channel = this.channels.get(name);
+        if (channel === undefined || !this.session.has(name)) this.say(request, errorBody(Code.NotSubscribed, "gone"));
+        else if (this.chance(this.faults.markRefused)) {
+          this.say(request, errorBody(this.pick([Code.Busy, Code.Unavailable, Code.RateLimited]), "not now"));
+        } else if (body.position.offset > head(channel).offset) {
+          this.say(request, errorBody(Code.PositionAhead, "nobody can have read that"));
+        } else {
+          this.say(request, { kind: "read", channel: body.channel, position: this.mark(name, body.position) });
+        }
+        break;
+      }
       case "unknown":
         throw new Error("an unknown frame");
     }
@@ -231,6 +249,25 @@ export class ModelNode {
     if (name !== undefined && this.chance(this.faults.unsubscribes)) {
       this.endSubscription(name, Code.Unavailable, "the control plane is away");
     }
+  }
+
+  /** Where the user's read position stands. */
+  readOf(name: string): WirePosition {
+    return this.reads.get(name) ?? { epoch: 1, offset: 0n };
+  }
+
+  private mark(name: string, to: WirePosition): WirePosition {
+    const { epoch, offset } = this.readOf(name);
+    if (epoch < to.epoch || (epoch === to.epoch && offset < to.offset)) this.reads.set(name, to);
+    return this.readOf(name);
+  }
+
+  /** Another device of the user reads on. */
+  markElsewhere(name: string): void {
+    const position = head(this.channel(name));
+    this.mark(name, position);
+    if (this.isWelcomed && this.session.has(name))
+      this.say(0, { kind: "read", channel: this.numberOf(name), position });
   }
 
   endSubscription(name: string, code: number, reason: string): void {
@@ -292,6 +329,7 @@ export class ModelNode {
     const { history } = channel;
     const position = history === "none" ? { epoch: 1, offset: 0n } : at;
     this.say(request, { kind: "subscribed", name, channel: number, position, history, canPublish: true, recovery });
+    if (history !== "none") this.say(0, { kind: "read", channel: number, position: this.readOf(name) });
     for (const stored of channel.stored.slice(Number(replayAfter))) {
       this.say(0, { kind: "message", message: wire(stored, number) });
     }

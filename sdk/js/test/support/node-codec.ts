@@ -65,6 +65,14 @@ function clientBody(frame: Struct): ClientBody {
       return { kind: "refresh", token: frame.struct(0).text(0, "refresh.token", TOKEN_BYTES_MAX) };
     case 6:
       return { kind: "pong" };
+    case 7: {
+      const from = frame.struct(0);
+      const channel = positive("markRead.channel", from.u64(0));
+      const at = from.struct(0);
+      const epoch = at.u32(0);
+      if (epoch === 0) throw new FrameError(4004, "markRead.position is 0");
+      return { kind: "markRead", channel, position: { epoch, offset: at.u64(8) } };
+    }
     default:
       throw UNKNOWN;
   }
@@ -196,6 +204,13 @@ export function encodeServer({ request, body }: ServerFrame): Uint8Array<ArrayBu
       to.u64(0, body.channel);
       position(body.first, to.struct(0, 2, 0));
       position(body.last, to.struct(1, 2, 0));
+      break;
+    }
+    case "read": {
+      root.u16(4, 11);
+      const to = root.struct(0, 1, 1);
+      to.u64(0, body.channel);
+      position(body.position, to.struct(0, 2, 0));
       break;
     }
     case "unknown":

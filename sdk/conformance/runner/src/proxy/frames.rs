@@ -101,6 +101,7 @@ fn name(unit: &mut Unit, header_bytes: usize) {
             ServerBody::Ping => ("ping", None),
             ServerBody::GoAway { .. } => ("go-away", None),
             ServerBody::Skipped { .. } => ("skipped", None),
+            ServerBody::Read { .. } => ("read", None),
             ServerBody::Unknown => ("unknown", None),
         };
         unit.name = name;
