@@ -105,6 +105,17 @@ func (c *Channel) Submit(ctx context.Context, body []byte) (*Ticket, error) {
 	return c.sender.Submit(ctx, body)
 }
 
+// MarkRead says that the user has read everything up to and with a position, such as a message's; see [Sender.MarkRead].
+func (c *Channel) MarkRead(ctx context.Context, position Position) error {
+	return c.sender.MarkRead(ctx, position)
+}
+
+// Unread is how much is unread; see [Sender.Unread].
+func (c *Channel) Unread() (Unread, bool) { return c.sender.Unread() }
+
+// Unreads iterates over how much is unread; see [Sender.Unreads].
+func (c *Channel) Unreads(ctx context.Context) iter.Seq[Unread] { return c.sender.Unreads(ctx) }
+
 // Page reads a page of history; see [Sender.Page].
 func (c *Channel) Page(ctx context.Context, span HistoryRange, limit int) (*Page, error) {
 	return c.sender.Page(ctx, span, limit)
@@ -177,6 +188,48 @@ func (s *Sender) Submit(ctx context.Context, body []byte) (*Ticket, error) {
 		return nil, err
 	}
 	return ticket, nil
+}
+
+// MarkRead says that the user has read everything up to and with a position, such as a message's. It counts here at once and is
+// told to the node until that has stored it, over reconnects; of many marks only the furthest goes. All sessions of the user, on
+// whichever device, hear of it. A position that is behind where it stands already changes nothing.
+//
+// Mark while reading, as often as is convenient: it waits for nothing. What a node refuses, such as a position ahead of the
+// channel, is dropped: then [Sender.Unread] shows again where the position stands.
+//
+// Its error is [ErrClosed], what closed the client, or that of ctx.
+func (s *Sender) MarkRead(ctx context.Context, position Position) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return s.shell.markRead(s, position)
+}
+
+// Unread tells how far the user has read the channel, and how much is unread; false while that is not known: before the node has
+// told, and in a channel that keeps no history.
+func (s *Sender) Unread() (Unread, bool) {
+	unread, known, _ := s.shell.watchUnread(s.channel)
+	return unread, known
+}
+
+// Unreads iterates over how much is unread, from what is known now until ctx ends or the client is closed. It shows the newest;
+// what was in between may be missed.
+func (s *Sender) Unreads(ctx context.Context) iter.Seq[Unread] {
+	return func(yield func(Unread) bool) {
+		for {
+			unread, known, changed := s.shell.watchUnread(s.channel)
+			if known && !yield(unread) {
+				return
+			}
+			select {
+			case <-changed:
+			case <-s.shell.ctx.Done():
+				return
+			case <-ctx.Done():
+				return
+			}
+		}
+	}
 }
 
 // Page reads a page of history, such as [Newest], [Before] or [After] an offset, of at most limit messages; 0 means 50. The node

@@ -111,6 +111,7 @@ const (
 	requestPublish
 	requestHistory
 	requestCatchUp
+	requestMarkRead
 	requestRefresh
 )
 
@@ -136,7 +137,8 @@ func (r *request) isOf(c *channel) bool {
 //
 //   - outbox.go: messages on their way to a channel, each stored once and in order;
 //   - subscription.go: where a reader stands, each message delivered once and in order;
-//   - engine_channel.go: what both share;
+//   - reads.go: how far the user has read;
+//   - engine_channel.go: what they share;
 //   - engine_connection.go: connecting, heartbeats, tokens, back-off;
 //   - engine_calls.go: what handles of the application ask for;
 //   - engine_receive.go, engine_transmit.go: frames in and out.
@@ -170,10 +172,14 @@ type engine struct {
 	lastRequest uint32
 	control     []control
 	// ready has channels with messages to send, each once.
-	ready   []*channel
-	wakes   wakes
-	tickAt  instant
-	actions actionQueue
+	ready  []*channel
+	wakes  wakes
+	tickAt instant
+	// hasReads: the node knows read positions.
+	hasReads bool
+	// unreadNews has channels of which the application may be told something about what is unread, each once.
+	unreadNews []*channel
+	actions    actionQueue
 	// frame is decoded into again and again.
 	frame wire.ServerFrame
 	out   wire.ClientFrame
@@ -189,6 +195,7 @@ func newEngine(config engineConfig, seed uint64, originUnixMs int64) *engine {
 		backoff:         backoff{limits: config.backoff},
 		linger:          time.Minute,
 		payloadBytesMax: wire.PayloadBytesCap,
+		hasReads:        true,
 		byName:          map[string]*channel{},
 		byNumber:        map[uint64]*channel{},
 		requests:        map[uint32]request{},
@@ -281,7 +288,8 @@ func (e *engine) sync(now instant, c *channel) {
 			e.feedChannel(now, c)
 		}
 	}
-	if wanted == modeNone && c.attach == attachOff && !c.isHeld() && c.outbox.isEmpty() {
+	isDone := c.outbox.isEmpty() && !c.reads.isPending()
+	if wanted == modeNone && c.attach == attachOff && !c.isHeld() && isDone {
 		e.forget(c)
 		return
 	}
@@ -328,6 +336,11 @@ func (e *engine) feedChannel(now instant, c *channel) {
 	if c.outbox.isReady(now) && !c.isListed {
 		c.isListed = true
 		e.ready = append(e.ready, c)
+	}
+	if mark, isDue := c.reads.due(now); isDue {
+		c.reads.asked(now, mark)
+		number := e.newRequest(request{kind: requestMarkRead, channel: c})
+		e.control = append(e.control, control{kind: controlMarkRead, request: number, channel: c, position: mark})
 	}
 	asked := 0
 	for _, h := range c.histories {

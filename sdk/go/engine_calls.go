@@ -258,6 +258,7 @@ func orTimeout(err error) error {
 // endChannel says that the node refused a channel for good: everything that wants something of it fails.
 func (e *engine) endChannel(now instant, c *channel, err error) {
 	c.ended = err
+	c.reads.giveUp()
 	if e.byName[c.name] == c {
 		delete(e.byName, c.name)
 	}

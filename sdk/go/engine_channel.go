@@ -36,6 +36,7 @@ type channel struct {
 	// senders counts handles that publish and read history.
 	senders   int
 	outbox    outbox
+	reads     reads
 	waiters   []waiter
 	histories []*history
 	// backoff is between tries to subscribe.
@@ -50,6 +51,8 @@ type channel struct {
 	turn int
 	// wakeAt is when the engine looks at it next.
 	wakeAt instant
+	// hasUnreadNews: it is in the engine's list of channels with something to tell about what is unread.
+	hasUnreadNews bool
 	// isGone: the engine has forgotten it.
 	isGone bool
 	// shell is the shell's.
@@ -94,7 +97,7 @@ func (c *channel) wanted() mode {
 		return modeNone
 	case c.subscription != nil:
 		return c.subscription.wanted()
-	case c.senders > 0 || !c.outbox.isEmpty():
+	case c.senders > 0 || !c.outbox.isEmpty() || c.reads.isPending():
 		return modeAttach
 	default:
 		return modeNone
@@ -115,12 +118,12 @@ func (c *channel) refuseHandle(handle handleKind) {
 // isWaiting tells whether time may run out for anything here.
 func (c *channel) isWaiting() bool {
 	pulls := c.subscription != nil && c.subscription.pageAskedAt() != 0
-	return c.attach == attachAsked || pulls || !c.outbox.isEmpty() || len(c.waiters) > 0 || len(c.histories) > 0
+	return c.attach == attachAsked || pulls || c.reads.askedAt != 0 || !c.outbox.isEmpty() || len(c.waiters) > 0 || len(c.histories) > 0
 }
 
 // oldestAsked is since when the oldest request has no answer.
 func (c *channel) oldestAsked() instant {
-	oldest := c.outbox.oldestSent()
+	oldest := earliest(c.outbox.oldestSent(), c.reads.askedAt)
 	if c.attach == attachAsked {
 		oldest = earliest(oldest, c.askedAt)
 	}
@@ -142,6 +145,7 @@ func (c *channel) resumeAt() instant {
 	if c.subscription != nil {
 		at = earliest(at, c.subscription.retryAt())
 	}
+	at = earliest(at, c.reads.retryAt())
 	for _, h := range c.histories {
 		if !h.isAsked {
 			at = earliest(at, h.retryAt)
@@ -155,6 +159,7 @@ func (c *channel) disconnected() {
 	c.number = 0
 	c.attach, c.retryAt = attachOff, 0
 	c.isListed = false
+	c.reads.disconnected()
 	if c.subscription != nil {
 		c.subscription.disconnected()
 	}

@@ -163,6 +163,12 @@ func (e *engine) welcomed(now instant, welcome *wire.Welcome) {
 	}
 	e.payloadBytesMax = int(welcome.PayloadBytesMax)
 	e.everOpen = true
+	e.hasReads = welcome.Features&wire.FeatureReadPositions != 0
+	if !e.hasReads {
+		for _, c := range e.channels {
+			c.reads.giveUp()
+		}
+	}
 	e.goAway = nil
 	e.endpoints.worked()
 	e.token.refusals = 0
@@ -374,7 +380,9 @@ func (e *engine) finishIfFlushed(now instant) {
 		return
 	}
 	isFlushed := !slices.ContainsFunc(e.channels, func(c *channel) bool { return !c.outbox.isEmpty() })
-	if !isFlushed && e.closingAt > now {
+	// Marks go along while there is a connection; nobody waits for one to tell them.
+	hasMarks := e.isOpen() && slices.ContainsFunc(e.channels, func(c *channel) bool { return c.reads.isPending() })
+	if (!isFlushed || hasMarks) && e.closingAt > now {
 		return
 	}
 	e.actions.push(action{kind: actionDisconnect})

@@ -32,6 +32,7 @@ func (e *engine) handleFrame(now instant, input []byte) {
 		e.published(now, frame.Request, &frame.Published)
 	case wire.ServerMessage:
 		if c := e.reading(frame.Message.Channel); c != nil {
+			e.seen(c, Position(frame.Message.Position))
 			c.subscription.message(now, &frame.Message, &e.random)
 			e.told(now, c)
 		}
@@ -56,9 +57,12 @@ func (e *engine) handleFrame(now instant, input []byte) {
 	case wire.ServerSkipped:
 		skipped := &frame.Skipped
 		if c := e.reading(skipped.Channel); c != nil {
+			e.seen(c, Position(skipped.Last))
 			c.subscription.skipped(now, Position(skipped.First), Position(skipped.Last), &e.random)
 			e.sync(now, c)
 		}
+	case wire.ServerRead:
+		e.readMoved(now, frame.Request, &frame.Read)
 	case wire.ServerUnknown:
 	}
 }
@@ -93,6 +97,8 @@ func (e *engine) subscribed(now instant, number uint32, answer *wire.Subscribed)
 	c.facts = &facts{
 		head: Position(answer.Position), history: HistoryClass(answer.History), canPublish: answer.CanPublish,
 	}
+	c.reads.subscribed(Position(answer.Position), answer.History != wire.NoHistory)
+	e.tellUnread(c)
 	if c.attach != attachAsked || c.askedRequest != number {
 		// News of a channel that we have: only the rights can have changed.
 		if c.subscription != nil {
@@ -163,6 +169,7 @@ func (e *engine) published(now instant, number uint32, published *wire.Published
 	if ticket := c.outbox.acknowledged(published.Producer, published.Sequence); ticket != nil {
 		e.actions.push(action{kind: actionSent, ticket: ticket, position: Position(published.Position)})
 	}
+	e.seen(c, Position(published.Position))
 	c.outbox.answered(now, &e.random)
 	e.touchOutbox(now, c)
 	e.finishIfFlushed(now)
@@ -176,6 +183,9 @@ func (e *engine) page(now instant, number uint32, answer *wire.Page) {
 	c := r.channel
 	switch r.kind {
 	case requestCatchUp:
+		if last := len(answer.Messages) - 1; last >= 0 {
+			e.seen(c, Position(answer.Messages[last].Position))
+		}
 		if c.subscription != nil {
 			c.subscription.page(answer.Messages, answer.More)
 		}
@@ -255,6 +265,8 @@ func (e *engine) refused(now instant, number uint32, err *RefusedError) {
 		default:
 			c.subscription.pageRefused(now, err, &e.random)
 		}
+	case requestMarkRead:
+		e.markRefused(now, c, err)
 	}
 	if isLost {
 		e.attachAgain(now, c)

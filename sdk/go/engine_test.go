@@ -451,8 +451,8 @@ func TestChannelsTakeTurns(t *testing.T) {
 func TestTheEngineIsPure(t *testing.T) {
 	files := []string{
 		"backoff.go", "code.go", "endpoint.go", "engine.go", "engine_calls.go", "engine_channel.go", "engine_connection.go",
-		"engine_receive.go", "engine_transmit.go", "event.go", "name.go", "outbox.go", "random.go", "state.go",
-		"subscription.go",
+		"engine_receive.go", "engine_transmit.go", "event.go", "name.go", "outbox.go", "random.go", "reads.go",
+		"state.go", "subscription.go",
 	}
 	allowed := []string{
 		"encoding/hex", "errors", "fmt", "math", "math/bits", "millrace.dev/go/internal/wire", "net/netip", "slices", "sort",

@@ -16,6 +16,7 @@ const (
 	controlUnsubscribe
 	controlHistory
 	controlRefresh
+	controlMarkRead
 	controlPong
 )
 
@@ -31,6 +32,8 @@ type control struct {
 	// span and messagesMax are of a history request.
 	span        HistoryRange
 	messagesMax uint32
+	// position is of a mark.
+	position Position
 }
 
 // hasOutput tells whether pollTransmit may have a frame.
@@ -58,7 +61,8 @@ func (e *engine) fillControl(next *control) bool {
 	switch next.kind {
 	case controlHello:
 		hello := wire.Hello{
-			VersionMin: wire.Version, VersionMax: wire.Version, Token: e.token.current, Agent: e.config.agent,
+			VersionMin: wire.Version, VersionMax: wire.Version, Features: wire.FeatureReadPositions,
+			Token: e.token.current, Agent: e.config.agent,
 		}
 		for _, c := range next.channels {
 			if subscribe, ok := subscribeFrame(c); ok {
@@ -83,6 +87,13 @@ func (e *engine) fillControl(next *control) bool {
 		}
 	case controlRefresh:
 		e.out.Kind, e.out.Refresh = wire.ClientRefresh, wire.Refresh{Token: e.token.current}
+	case controlMarkRead:
+		if next.channel.isGone || next.channel.number == 0 {
+			return false
+		}
+		e.out.Kind, e.out.MarkRead = wire.ClientMarkRead, wire.MarkRead{
+			Channel: next.channel.number, Position: wire.Position(next.position),
+		}
 	case controlPong:
 		e.out.Kind = wire.ClientPong
 	}

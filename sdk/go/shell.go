@@ -77,6 +77,11 @@ type logLine struct {
 type channelShell struct {
 	inbox  *inbox
 	window *window
+	// unread is what the application is shown of it, if unreadKnown.
+	unread      Unread
+	unreadKnown bool
+	// unreadChanged is closed when that is another; nil while nobody waits for it.
+	unreadChanged chan struct{}
 }
 
 // openLink is a connection and the goroutines that serve it.
@@ -163,6 +168,9 @@ func (s *shell) note(level slog.Level, text string, attrs ...any) {
 func (s *shell) settle() {
 	for a, ok := s.engine.pollAction(); ok; a, ok = s.engine.pollAction() {
 		s.act(&a)
+	}
+	for c := s.engine.pollUnread(); c != nil; c = s.engine.pollUnread() {
+		s.showUnread(c)
 	}
 	if s.link != nil && s.engine.hasOutput() {
 		s.link.wakeWriter()
@@ -543,6 +551,43 @@ func (s *shell) readHistory(ctx context.Context, from *Sender, span HistoryRange
 	case <-ctx.Done():
 		s.do(func(now instant) { s.engine.abandonHistory(now, from.channel, call) })
 		return nil, ctx.Err()
+	}
+}
+
+// markRead says that the user has read a channel so far.
+func (s *shell) markRead(from *Sender, position Position) error {
+	s.mu.Lock()
+	defer s.unlock()
+	err := s.engine.whyClosed()
+	if err == nil && from.closed.Load() {
+		err = ErrClosed
+	}
+	if err != nil {
+		return err
+	}
+	s.engine.markRead(s.now(), from.channel, position)
+	s.settle()
+	return nil
+}
+
+// watchUnread is how much of a channel is unread, if that is known, and what is closed when it is another.
+func (s *shell) watchUnread(c *channel) (Unread, bool, <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	of := &c.shell
+	if of.unreadChanged == nil {
+		of.unreadChanged = make(chan struct{})
+	}
+	return of.unread, of.unreadKnown, of.unreadChanged
+}
+
+// showUnread shows the application how much of a channel is unread.
+func (s *shell) showUnread(c *channel) {
+	of := &c.shell
+	of.unread, of.unreadKnown = c.reads.unread()
+	if of.unreadChanged != nil {
+		close(of.unreadChanged)
+		of.unreadChanged = nil
 	}
 }
 

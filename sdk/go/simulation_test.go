@@ -72,6 +72,8 @@ type world struct {
 	mayReset   bool
 	connects   int
 	takenBack  int
+	// marked is the furthest that the application marked as read, by channel.
+	marked map[string]Position
 }
 
 func (w *world) fail(format string, args ...any) {
@@ -300,6 +302,12 @@ func (w *world) take(count int) {
 			r.takenBytes += event.size()
 			w.see(r, event)
 		}
+		if r.knowsAt && r.at.Offset > 0 && w.below(3) == 0 {
+			if isBehind(w.marked[r.name], r.at) {
+				w.marked[r.name] = r.at
+			}
+			w.engine.markRead(w.now, r.channel, r.at)
+		}
 		isHalf := 2*len(r.inbox) <= simQueue.messagesMax
 		if r.takenEvents > 2 || r.starved && isHalf {
 			r.starved = r.starved && !isHalf
@@ -403,8 +411,10 @@ func (w *world) step() {
 				w.node.Straggle(frame)
 			}
 		}
-	case dice < 96:
+	case dice < 95:
 		w.node.Ping()
+	case dice < 96:
+		w.node.MarkElsewhere(w.name())
 	case dice == 96:
 		if after := uint32(w.below(2_000)); w.node.IsWelcomed {
 			w.node.GoAway(after)
@@ -446,6 +456,19 @@ func (w *world) calmDown() {
 func (w *world) isDone() bool {
 	for _, send := range w.sends {
 		if !send.isEnded {
+			return false
+		}
+	}
+	// Every mark is stored, and the application knows what is unread.
+	for name, marked := range w.marked {
+		if isBehind(Position(w.node.ReadOf(w.node.Channel(name))), marked) {
+			return false
+		}
+	}
+	for _, r := range w.readers {
+		c := w.node.Channel(r.name)
+		unread, known := r.channel.reads.unread()
+		if !known || unread.Count != c.Head().Offset-w.node.ReadOf(c).Offset {
 			return false
 		}
 	}
@@ -526,6 +549,7 @@ func runWorlds(t *testing.T, faults model.Faults, mayReset bool) []*world {
 
 var simRefusals = model.Faults{
 	PublishRefused: 60, SubscribeRefused: 100, HistoryRefused: 100, HelloRefused: 100, Unsubscribes: 10,
+	MarkRefused: 200,
 }
 
 func TestConnectionsThatBreakLoseNothing(t *testing.T) {

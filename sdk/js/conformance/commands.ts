@@ -318,7 +318,7 @@ const COMMANDS: Readonly<Record<string, (command: Json) => Promise<Json> | Json>
     emit("submitted", { id: command.id });
     return { position: (await receipt).position };
   },
-  mark_read(command) {
+  "mark-read"(command) {
     only(command, "client", "channel", "position");
     clientOf(command)
       .channel(text(command, "channel"))

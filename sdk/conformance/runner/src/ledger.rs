@@ -211,6 +211,15 @@ impl Ledger {
                     _ => self.faults.push(Fault::NoSubscription { index, of }),
                 }
             }
+            // Not of a subscription's order: the newest counts, and some may be left out.
+            "unread" => {
+                let is_whole = event["count"].is_u64()
+                    && position(&event["read"]).is_some()
+                    && position(&event["newest"]).is_some();
+                if !is_whole {
+                    self.faults.push(bad());
+                }
+            }
             _ => self.faults.push(bad()),
         }
     }

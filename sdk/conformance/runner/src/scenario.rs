@@ -19,6 +19,7 @@ pub const CAPABILITIES: &[&str] = &[
     "window",
     "timeouts",
     "backoff",
+    "read-positions",
 ];
 
 /// What happens, in order.
@@ -126,6 +127,7 @@ pub enum Step {
     Pause(OfChannel),
     Unpause(OfChannel),
     Send(Send),
+    MarkRead(MarkRead),
     History(Box<History>),
     Close(Close),
     // Waiting for it.
@@ -214,6 +216,12 @@ fields! {
         pub limit: Option<u32>,
         pub texts: Option<Vec<String>>,
         pub more: Option<bool>,
+        pub fails: Option<Pattern>,
+    }
+    MarkRead {
+        pub client: String,
+        pub channel: String,
+        pub position: Pattern,
         pub fails: Option<Pattern>,
     }
     Close { pub client: String, pub fails: Option<Pattern>, }
@@ -376,6 +384,10 @@ impl<'a> Seen<'a> {
                 self.bodies(&step.channel, &step.bodies())?;
                 self.call(step.call.as_deref())
             }
+            Step::MarkRead(step) => {
+                self.needs("read-positions", true)?;
+                self.pair(&step.client, Some(&step.channel))
+            }
             Step::History(step) => self.pair(&step.client, None),
             Step::Close(Close { client, .. })
             | Step::Network(Network { client, .. })
@@ -384,6 +396,10 @@ impl<'a> Seen<'a> {
             | Step::Frames(Frames { client, .. })
             | Step::Reconnected(OfClient { client })
             | Step::SameSession(OfClient { client }) => self.pair(client, None),
+            Step::Event(step) if step.event == "unread" => {
+                self.needs("read-positions", true)?;
+                self.pair(&step.client, step.channel.as_deref())
+            }
             Step::Event(step) => self.pair(&step.client, step.channel.as_deref()),
             Step::Read(step) => {
                 ensure!(step.text.is_some() != step.count.is_some(), "either text or count");

@@ -75,6 +75,24 @@ func (d *driver) begin(line []byte) {
 			return
 		}
 		d.sender(client, channel).push(message{id, body})
+	case "mark-read":
+		if c.Position == nil {
+			unsupported(id, "no position")
+			return
+		}
+		s := d.sender(client, channel)
+		position := millrace.Position{Epoch: c.Position.Epoch, Offset: c.Position.Offset}
+		go func() {
+			handle, err := s.handle()
+			if err == nil {
+				err = handle.MarkRead(context.Background(), position)
+			}
+			if err != nil {
+				failed(id, err)
+				return
+			}
+			done(id, nil)
+		}()
 	case "history":
 		s := d.sender(client, channel)
 		go func() {
@@ -253,6 +271,7 @@ func (d *driver) subscribe(id uint64, client *millrace.Client, name of, c *comma
 		"position": positionOf(channel.Position()), "history": channel.History().String(), "can_publish": channel.CanPublish(),
 	})
 	go r.run(!c.Paused)
+	go r.tellUnread()
 }
 
 // order is what a subscription's goroutine is told.
@@ -280,6 +299,16 @@ type reader struct {
 	name    of
 	channel *millrace.Channel
 	orders  chan order
+}
+
+// tellUnread tells how much is unread, until the client is closed.
+func (r *reader) tellUnread() {
+	for unread := range r.channel.Unreads(context.Background()) {
+		emit(object{
+			"event": "unread", "client": r.name.client, "channel": r.name.channel, "count": unread.Count,
+			"read": positionOf(unread.Read), "newest": positionOf(unread.Newest),
+		})
+	}
 }
 
 func (r *reader) run(reads bool) {

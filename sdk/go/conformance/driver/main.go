@@ -16,6 +16,7 @@ import (
 // capabilities is what this SDK has beyond what every SDK must.
 var capabilities = []string{
 	"fail-fast", "lazy", "token-provider", "endpoints", "pause", "after-offset", "queue", "window", "timeouts", "backoff",
+	"read-positions",
 }
 
 const lineBytesMax = 1 << 20
@@ -97,8 +98,12 @@ type command struct {
 	Text, Base64     *string
 	Before, After    *uint64
 	Limit            int
-	Ask              uint64
-	Error            *string
+	Position         *struct {
+		Epoch  uint32
+		Offset uint64
+	}
+	Ask   uint64
+	Error *string
 }
 
 // known has the fields of each command.
@@ -113,6 +118,7 @@ var known = map[string][]string{
 	"pause":       {"client", "channel"},
 	"unpause":     {"client", "channel"},
 	"send":        {"client", "channel", "text", "base64"},
+	"mark-read":   {"client", "channel", "position"},
 	"history":     {"client", "channel", "before", "after", "limit"},
 	"token":       {"client", "ask", "token", "error"},
 	"close":       {"client"},

@@ -44,7 +44,7 @@ const (
 
 // Faults is how much goes wrong, each in so many of a thousand cases.
 type Faults struct {
-	PublishRefused, SubscribeRefused, HistoryRefused, HelloRefused, Skips, Unsubscribes uint64
+	PublishRefused, SubscribeRefused, HistoryRefused, HelloRefused, Skips, Unsubscribes, MarkRefused uint64
 }
 
 // Stored is a message that a channel has.
@@ -98,6 +98,8 @@ type Node struct {
 	Hellos     int
 	Refreshed  []string
 	Pongs      int
+	// ReadAt is where the user's read positions stand; nowhere if nothing is read.
+	ReadAt map[*Channel]wire.Position
 }
 
 // NewNode makes a node with the durable channels general and news.
@@ -108,6 +110,7 @@ func NewNode(seed uint64) *Node {
 		TokenExpiresMs: NeverMs,
 		Session:        map[*Channel]bool{},
 		bars:           map[bar]uint64{},
+		ReadAt:         map[*Channel]wire.Position{},
 	}
 	for i, name := range []string{"general", "news"} {
 		n.Channels = append(n.Channels, &Channel{
@@ -227,6 +230,8 @@ func (n *Node) Receive(input []byte) {
 		})
 	case wire.ClientPong:
 		n.Pongs++
+	case wire.ClientMarkRead:
+		n.markRead(frame.Request, &frame.MarkRead)
 	default:
 		panic("an unknown frame")
 	}
@@ -273,7 +278,7 @@ func (n *Node) hello(request uint32, hello *wire.Hello) bool {
 // Welcome is the welcome of the model.
 func Welcome() wire.Welcome {
 	return wire.Welcome{
-		Version: wire.Version, HeartbeatMs: HeartbeatMs, Session: [16]byte{1}, TokenExpiresMs: NeverMs,
+		Version: wire.Version, Features: wire.FeatureReadPositions, HeartbeatMs: HeartbeatMs, Session: [16]byte{1}, TokenExpiresMs: NeverMs,
 		PayloadBytesMax: 16 << 10, SubscriptionsMax: 100, Node: "model",
 	}
 }
@@ -310,8 +315,57 @@ func (n *Node) subscribe(request uint32, subscribe *wire.Subscribe) {
 	}
 	n.Session[c] = subscribe.Start != wire.StartAttach
 	n.Say(&wire.ServerFrame{Request: request, Kind: wire.ServerSubscribed, Subscribed: answer})
+	if c.History != wire.NoHistory {
+		n.sayRead(0, c)
+	}
 	for i := range c.Stored[replayAfter:] {
 		n.Say(&wire.ServerFrame{Kind: wire.ServerMessage, Message: c.message(&c.Stored[int(replayAfter)+i])})
+	}
+}
+
+// ReadOf is where the user's read position stands; offset 0 if nothing is read.
+func (n *Node) ReadOf(c *Channel) wire.Position {
+	if at, ok := n.ReadAt[c]; ok {
+		return at
+	}
+	return wire.Position{Epoch: 1}
+}
+
+func (n *Node) mark(c *Channel, to wire.Position) {
+	at := n.ReadOf(c)
+	if at.Epoch < to.Epoch || at.Epoch == to.Epoch && at.Offset < to.Offset {
+		n.ReadAt[c] = to
+	}
+}
+
+func (n *Node) sayRead(request uint32, c *Channel) {
+	n.Say(&wire.ServerFrame{
+		Request: request, Kind: wire.ServerRead, Read: wire.Read{Channel: c.Number, Position: n.ReadOf(c)},
+	})
+}
+
+// MarkElsewhere is another device of the user that reads on.
+func (n *Node) MarkElsewhere(name string) {
+	c := n.Channel(name)
+	n.mark(c, c.Head())
+	if _, has := n.Session[c]; has && n.IsWelcomed {
+		n.sayRead(0, c)
+	}
+}
+
+func (n *Node) markRead(request uint32, mark *wire.MarkRead) {
+	c := n.byNumber(mark.Channel)
+	_, has := n.Session[c]
+	switch {
+	case !has:
+		n.Refuse(request, NotSubscribed, "no subscription")
+	case n.chance(n.Faults.MarkRefused):
+		n.Refuse(request, n.pick(Busy, Unavailable, RateLimited), "not now")
+	case mark.Position.Offset > c.Head().Offset:
+		n.Refuse(request, PositionAhead, "nobody can have read that")
+	default:
+		n.mark(c, mark.Position)
+		n.sayRead(request, c)
 	}
 }
 

@@ -11,7 +11,7 @@ use super::Player;
 use crate::ledger::body;
 use crate::proxy::Proxy;
 use crate::scenario::{
-    Archive, Close, Connect, Fill, Frames, History, Inject, Network, OfChannel, Publish, RemoveMember, Revoke, Send,
+    Archive, Close, Connect, Fill, Frames, History, Inject, MarkRead, Network, OfChannel, Publish, RemoveMember, Revoke, Send,
     SetMember, Step, Submitted, Subscribe, Tamper,
 };
 use crate::world::Act;
@@ -32,6 +32,12 @@ impl Player {
             Step::Pause(of) => self.of_channel("pause", of),
             Step::Unpause(of) => self.of_channel("unpause", of),
             Step::Send(step) => self.send(step),
+            Step::MarkRead(MarkRead { client, channel, position, fails }) => {
+                let command =
+                    json!({ "command": "mark-read", "client": client, "channel": channel, "position": position });
+                self.call(command, None, fails.as_ref())?;
+                Ok(())
+            }
             Step::History(step) => self.history(step),
             Step::Close(Close { client, fails }) => {
                 self.call(json!({ "command": "close", "client": client }), None, fails.as_ref())?;
