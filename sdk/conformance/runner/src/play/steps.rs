@@ -11,8 +11,8 @@ use super::Player;
 use crate::ledger::body;
 use crate::proxy::Proxy;
 use crate::scenario::{
-    Archive, Close, Connect, Fill, Frames, History, Inject, MarkRead, Network, OfChannel, Publish, RemoveMember, Revoke, Send,
-    SetMember, Step, Submitted, Subscribe, Tamper,
+    Archive, Close, Connect, Fill, Frames, History, Inject, MarkRead, Network, OfChannel, Publish, RemoveMember,
+    Revoke, Send, SetMember, Step, Submitted, Subscribe, Tamper,
 };
 use crate::world::Act;
 
