@@ -281,6 +281,7 @@ fn is_harmless(frame: &[u8]) -> bool {
         | ClientBody::Subscribe(_)
         | ClientBody::Unsubscribe { .. }
         | ClientBody::History(_)
+        | ClientBody::MarkRead { .. }
         | ClientBody::Pong => true,
         ClientBody::Publish(_) | ClientBody::Refresh { .. } | ClientBody::Unknown => false,
     })
