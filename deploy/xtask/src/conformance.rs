@@ -110,6 +110,7 @@ fn node(workspace: &Workspace, tally: &mut Tally) -> Result<()> {
         over_tls.args(["--channel", "general", "--handshake-seconds", HANDSHAKE]),
         tally,
     );
+    quic(workspace, &server, &token, tally)?;
     // The last to have the node: what it does must not pass for what others did.
     let mut hostile = workspace.command(workspace.python());
     hostile.current_dir(&clients).args(["hostile.py", "--url", &url, "--token", &token, "--channel", "general"]);
@@ -118,6 +119,20 @@ fn node(workspace: &Workspace, tally: &mut Tally) -> Result<()> {
         hostile.args([option, &field(&server.line, name)?]);
     }
     suite(workspace, "node: a hostile client", &mut hostile, tally);
+    Ok(())
+}
+
+/// QUIC is on the UDP port of the same number as the listener over TLS.
+fn quic(workspace: &Workspace, server: &Server, token: &str, tally: &mut Tally) -> Result<()> {
+    let (tls_url, ca) = (field(&server.line, "tls_url")?, field(&server.line, "ca")?);
+    let address = tls_url.trim_start_matches("wss://").split('/').next().unwrap_or_default();
+    let clients = workspace.path("sdk/conformance/clients");
+    let mut python = workspace.command(workspace.python());
+    python.current_dir(&clients).args(["quic.py", "--address", address, "--ca", &ca, "--token", token]);
+    suite(workspace, "node: aioquic and pycapnp", &mut python, tally);
+    let mut go = workspace.command("go");
+    go.current_dir(clients.join("quicgo")).args(["run", ".", "-address", address, "-ca", &ca, "-token", token]);
+    suite(workspace, "node: quic-go", &mut go, tally);
     Ok(())
 }
 

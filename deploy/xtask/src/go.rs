@@ -12,6 +12,9 @@ pub(crate) fn setup(workspace: &Workspace) -> Result<()> {
     let found = Command::new("go").arg("version").stdout(Stdio::null()).stderr(Stdio::null()).status();
     ensure!(found.is_ok_and(|status| status.success()), "tests need Go 1.25 or newer: install it and run again");
     workspace.step("install: Go modules", go(workspace).args(["mod", "download"]))?;
+    let mut peer = go(workspace);
+    peer.current_dir(workspace.path("sdk/conformance/clients/quicgo")).args(["mod", "download"]);
+    workspace.step("install: Go modules of the QUIC peer", &mut peer)?;
     let mut build = go(workspace);
     build.current_dir(workspace.path("sdk/go/tools"));
     build.arg("build").arg("-o").arg(staticcheck(workspace)).arg("honnef.co/go/tools/cmd/staticcheck");
