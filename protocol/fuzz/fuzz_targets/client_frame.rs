@@ -37,7 +37,7 @@ fuzz_target!(|input: &[u8]| {
         ClientBody::Subscribe(subscribe) => subscribe.channel.len(),
         ClientBody::Publish(publish) => publish.body.len(),
         ClientBody::Refresh { token } => token.len(),
-        ClientBody::Unsubscribe { .. } | ClientBody::History(_) | ClientBody::Pong => 0,
+        ClientBody::Unsubscribe { .. } | ClientBody::History(_) | ClientBody::Pong | ClientBody::MarkRead { .. } => 0,
         ClientBody::Unknown => return,
     };
     assert!(borrowed <= input.len(), "a frame never means more than it has");

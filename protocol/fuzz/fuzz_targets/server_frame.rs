@@ -43,7 +43,11 @@ fuzz_target!(|input: &[u8]| {
             assert!(endpoints.len() <= ENDPOINTS_MAX);
             endpoints.iter().map(|endpoint| endpoint.len()).sum()
         }
-        ServerBody::Published(_) | ServerBody::Refreshed { .. } | ServerBody::Ping | ServerBody::Skipped { .. } => 0,
+        ServerBody::Published(_)
+        | ServerBody::Refreshed { .. }
+        | ServerBody::Ping
+        | ServerBody::Skipped { .. }
+        | ServerBody::Read { .. } => 0,
         ServerBody::Unknown => return,
     };
     assert!(borrowed <= input.len(), "a frame never means more than it has");
