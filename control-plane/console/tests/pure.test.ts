@@ -3,7 +3,7 @@
 import type { Entry } from "@millrace/client";
 import { expect, test } from "@playwright/test";
 
-import { type Mark, merge, unreadAfter } from "../src/chat/marks.js";
+import { unreadAfter } from "../src/chat/marks.js";
 import { cutAt } from "../src/chat/message-row.js";
 import { parseRoute } from "../src/route.js";
 import { parseLink, parsePasted, readClaims } from "../src/session/credential.js";
@@ -42,16 +42,6 @@ test("an address of any length is read once", () => {
     const text = `https://a.example/${tail}`;
     expect(parts(text)).toEqual([{ text, href: text }]);
   }
-});
-
-test("of two marks, the further one counts", () => {
-  const marks = (rows: Readonly<Record<string, Mark>>) => new Map(Object.entries(rows));
-  const own = marks({ a: { epoch: 1, offset: 5 }, b: { epoch: 2, offset: 1 } });
-  expect(merge(own, marks({ a: { epoch: 1, offset: 5 }, b: { epoch: 1, offset: 9 } }))).toBe(own);
-  expect(merge(own, marks({ a: { epoch: 1, offset: 6 }, c: { epoch: 1, offset: 0 } }))).toEqual(
-    marks({ a: { epoch: 1, offset: 6 }, b: { epoch: 2, offset: 1 }, c: { epoch: 1, offset: 0 } }),
-  );
-  expect(merge(own, marks({ a: { epoch: 2, offset: 1 } })).get("a")).toEqual({ epoch: 2, offset: 1 });
 });
 
 /** A token of these claims; nobody signed it. */

@@ -12,7 +12,6 @@ import { ChannelPane } from "./channel.js";
 import { endpoints, watchForMoves } from "./connection.js";
 import { type ChatContext, Context } from "./context.js";
 import { Directory, titleOf } from "./directory.js";
-import { Marks } from "./marks.js";
 import { useShortcuts } from "./shortcuts.js";
 import { ordered, Sidebar, unreadByChannel } from "./sidebar.js";
 import { Switcher } from "./switcher.js";
@@ -29,7 +28,6 @@ export function Chat({ me, isShown }: { readonly me: SignedInUser; readonly isSh
   const [context] = useState<ChatContext>(() => ({
     me,
     directory: new Directory(session),
-    marks: new Marks(me.tenant, me.user),
     drafts: new Map(),
   }));
   useEffect(() => {
@@ -88,7 +86,7 @@ async function findNode(signal: AbortSignal, onWait: (reason: string) => void): 
   }
 }
 
-function ChatView({ me, directory, marks, isShown }: ChatContext & { readonly isShown: boolean }): ReactElement {
+function ChatView({ me, directory, isShown }: ChatContext & { readonly isShown: boolean }): ReactElement {
   const { place } = useStore(route);
   const { channels, isLoaded } = useStore(directory.listing);
   const names = useStore(directory.names);
@@ -96,7 +94,6 @@ function ChatView({ me, directory, marks, isShown }: ChatContext & { readonly is
   const [isSwitching, setSwitching] = useState(false);
   const open = isShown ? place : undefined;
   useEffect(() => directory.start(), [directory]);
-  useEffect(() => marks.start(), [marks]);
   useUnsentWarning();
 
   const all = ordered(channels, (channel) => titleOf(channel, me.user, names));

@@ -4,12 +4,10 @@ import { createContext, useContext } from "react";
 
 import type { SignedInUser } from "../session/session.js";
 import type { Directory } from "./directory.js";
-import type { Marks } from "./marks.js";
 
 export interface ChatContext {
   readonly me: SignedInUser;
   readonly directory: Directory;
-  readonly marks: Marks;
   /** What is not sent yet, by channel: this user's, and gone with them. */
   readonly drafts: Map<string, string>;
 }

@@ -28,8 +28,6 @@ export class Directory {
   /** Dms whose members are known. */
   private readonly asked = new Set<string>();
   private isNaming = false;
-  /** Those of the first answer. */
-  private first: ReadonlySet<string> | undefined;
   private timer: ReturnType<typeof setTimeout> | undefined;
   private loading: Promise<void> | undefined;
 
@@ -64,15 +62,19 @@ export class Directory {
       let cursor: string | undefined;
       for (let page = 0; page < PAGES_MAX; page++) {
         const query = { limit: 100, cursor };
-        const answer = await this.session.call<{ channels: ChannelInfo[]; next: string | null }>({
+        const answer = await this.session.call<{
+          channels: (ChannelInfo & { reads?: unknown })[];
+          next: string | null;
+        }>({
           path: "/v1/channels",
           query,
         });
-        channels.push(...answer.channels.filter(({ archived_ms }) => archived_ms === null));
+        // What is unread is followed live; here it would only make each answer another one.
+        const listed = answer.channels.map(({ reads: _, ...channel }) => channel);
+        channels.push(...listed.filter(({ archived_ms }) => archived_ms === null));
         cursor = answer.next ?? undefined;
         if (cursor === undefined) break;
       }
-      this.first ??= new Set(channels.map(({ name }) => name));
       const before = this.listing.get();
       const isSame = before.isLoaded && JSON.stringify(before.channels) === JSON.stringify(channels);
       const kept = isSame ? before.channels : channels;
@@ -86,11 +88,6 @@ export class Directory {
       const said = error instanceof Unreachable && before.isLoaded ? undefined : words(error);
       this.listing.set({ ...before, error: said });
     }
-  }
-
-  /** Whether the user was in the channel only after this page was opened. */
-  cameLater(name: string): boolean {
-    return this.first !== undefined && !this.first.has(name);
   }
 
   /** All members of a channel, and their names from now on. */

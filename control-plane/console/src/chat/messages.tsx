@@ -1,7 +1,8 @@
 // The messages of a channel: only those in sight are in the page, however many there are. It stays where the reader is when
 // older ones come in above, and at the end when somebody is there.
 
-import type { UseChannel } from "@millrace/client/react";
+import type { Position } from "@millrace/client";
+import { type UseChannel, useUnread } from "@millrace/client/react";
 import { useVirtualizer } from "@tanstack/react-virtual";
 import { type ReactElement, useCallback, useEffect, useLayoutEffect, useRef, useState } from "react";
 
@@ -10,7 +11,7 @@ import { useStore } from "../store.js";
 import { Icon } from "../ui/icons.js";
 import { Name } from "../ui/name.js";
 import { useChat } from "./context.js";
-import { isByOther, type Mark, newestMark, unreadAfter } from "./marks.js";
+import { isByOther, newestMark, unreadAfter } from "./marks.js";
 import { MessageRow, placing, senderOf } from "./message-row.js";
 
 /** Room above the oldest message, for what is said there. */
@@ -30,14 +31,15 @@ export interface MessagesProps {
 }
 
 export function Messages({ name, title, channel, sent }: MessagesProps): ReactElement {
-  const { me, directory, marks } = useChat();
+  const { me, directory } = useChat();
   const names = useStore(directory.names);
   const { entries, hasOlder, isLoading, error, status, loadOlder, retry, discard } = channel;
   const scroller = useRef<HTMLDivElement>(null);
   const [isAtEnd, setAtEnd] = useState(true);
   const [whole, setWhole] = useState<ReadonlySet<string>>(() => new Set());
   const onWhole = useCallback((key: string) => setWhole((keys) => new Set([...keys, key])), []);
-  const opened = useOpeningMark(name, channel);
+  const { unread: reads, markRead } = useUnread(name);
+  const opened = useOpeningMark(name, reads?.read);
   const isSeen = usePageSeen();
   const day = useToday();
 
@@ -71,11 +73,12 @@ export function Messages({ name, title, channel, sent }: MessagesProps): ReactEl
     if (canLoad && first < AHEAD_ROWS) void loadOlder();
   }, [canLoad, first, loadOlder]);
 
-  // What was in sight of somebody is read.
+  // What was in sight of somebody is read; but first it is noted where they had been.
+  const isKnown = reads !== undefined;
   useEffect(() => {
     const newest = newestMark(entries);
-    if (isAtEnd && isSeen && newest !== undefined) marks.advance(name, newest);
-  }, [entries, isAtEnd, isSeen, marks, name]);
+    if (isAtEnd && isSeen && isKnown && newest !== undefined) markRead(newest);
+  }, [entries, isAtEnd, isSeen, isKnown, markRead]);
 
   const onRetry = useCallback((key: string) => void retry(key), [retry]);
   const onScroll = useCallback(() => {
@@ -83,8 +86,7 @@ export function Messages({ name, title, channel, sent }: MessagesProps): ReactEl
     if (box !== null) setAtEnd(box.scrollHeight - box.scrollTop - box.clientHeight <= END_PX);
   }, []);
 
-  const mark = useStore(marks.store).get(name);
-  const unread = isAtEnd || mark === undefined ? 0 : unreadAfter(entries, mark, me.user);
+  const unread = isAtEnd || reads === undefined ? 0 : unreadAfter(entries, reads.read, me.user);
   return (
     <div className="messages">
       <div
@@ -145,20 +147,19 @@ export function Messages({ name, title, channel, sent }: MessagesProps): ReactEl
 type Entry = UseChannel["entries"][number];
 
 /** Whether an entry is the first one of others behind what was read. */
-function isFirstAfter(mark: Mark, entry: Entry, previous: Entry | undefined, me: string): boolean {
+function isFirstAfter(mark: Position, entry: Entry, previous: Entry | undefined, me: string): boolean {
   const isBehind = ({ position }: Entry) =>
     position !== undefined && (position.epoch !== mark.epoch || position.offset > mark.offset);
   return isByOther(entry, me) && isBehind(entry) && previous !== undefined && !isBehind(previous);
 }
 
 /** How far the user had read when they opened the channel. */
-function useOpeningMark(name: string, channel: UseChannel): Mark | undefined {
-  const { marks } = useChat();
-  const [mark, setMark] = useState<Mark>();
-  const isSubscribed = channel.status === "subscribed";
+function useOpeningMark(name: string, read: Position | undefined): Position | undefined {
+  const [opened, setOpened] = useState<{ readonly name: string; readonly read: Position }>();
+  const mark = opened?.name === name ? opened.read : undefined;
   useEffect(() => {
-    if (isSubscribed) setMark((before) => before ?? marks.store.get().get(name));
-  }, [isSubscribed, marks, name]);
+    if (mark === undefined && read !== undefined) setOpened({ name, read });
+  }, [mark, name, read]);
   return mark;
 }
 

@@ -1,6 +1,6 @@
 // The user's channels. Each listed one is subscribed, so that what comes is counted and a channel opens at once.
 
-import { useChannel } from "@millrace/client/react";
+import { useChannel, useUnread } from "@millrace/client/react";
 import { type ReactElement, useEffect, useState } from "react";
 
 import type { ChannelInfo } from "../rest.js";
@@ -11,7 +11,7 @@ import { Name } from "../ui/name.js";
 import { ChannelSign } from "./channel.js";
 import { useChat } from "./context.js";
 import { titleOf } from "./directory.js";
-import { newestMark, unreadAfter } from "./marks.js";
+import { unreadAfter } from "./marks.js";
 import { NewChannel, NewDm } from "./new-channel.js";
 import { useUnsent } from "./unsent.js";
 
@@ -118,22 +118,16 @@ interface RowProps {
 
 function Followed(props: RowProps): ReactElement {
   const { name } = props.channel;
-  const { me, marks, directory } = useChat();
-  const { entries, status, hasOlder, shorten } = useChannel(name);
+  const { me } = useChat();
+  const { entries, shorten } = useChannel(name);
   useUnsent(entries);
   const isLong = !props.isOpen && entries.length >= 2 * KEPT;
   useEffect(() => {
     if (isLong) shorten(KEPT);
   }, [isLong, shorten]);
-  const mark = useStore(marks.store).get(name);
-  const isFirstSeen = status === "subscribed" && mark === undefined && (entries.length > 0 || !hasOlder);
-  const isNews = props.channel.kind === "dm" && directory.cameLater(name);
-  const newest = newestMark(entries);
-  useEffect(() => {
-    // What was said before this browser knew the channel is not news; a dm that began since is.
-    if (isFirstSeen) marks.advance(name, isNews || newest === undefined ? { epoch: 1, offset: 0 } : newest);
-  }, [isFirstSeen, isNews, marks, name, newest]);
-  const unread = mark === undefined ? 0 : unreadAfter(entries, mark, me.user);
+  const { unread: reads } = useUnread(name);
+  // One's own messages are none.
+  const unread = reads === undefined || reads.count === 0 ? 0 : unreadAfter(entries, reads.read, me.user);
   useEffect(() => {
     tellUnread(name, unread);
     return () => tellUnread(name, 0);

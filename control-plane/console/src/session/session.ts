@@ -257,7 +257,7 @@ export class Session {
   }
 }
 
-/** Which channels there were, and how far they were read, is of those who were signed in: it does not stay for the next. */
+/** Former versions of this page kept how far channels were read in the browser: it does not stay for the next who signs in. */
 function forgetRead(): void {
   try {
     const names = Array.from({ length: localStorage.length }, (_, index) => localStorage.key(index) ?? "");
