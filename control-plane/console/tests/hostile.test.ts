@@ -1,6 +1,5 @@
 // What belongs to one user is never another's, and no text of a stranger stops the page.
 
-
 import { expect, serveFrom, test } from "./support/world.js";
 
 test("who signs in next in the same tab finds nothing of the user before", async ({ world }) => {
