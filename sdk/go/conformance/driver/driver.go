@@ -80,14 +80,9 @@ func (d *driver) begin(line []byte) {
 			unsupported(id, "no position")
 			return
 		}
-		s := d.sender(client, channel)
 		position := millrace.Position{Epoch: c.Position.Epoch, Offset: c.Position.Offset}
 		go func() {
-			handle, err := s.handle()
-			if err == nil {
-				err = handle.MarkRead(context.Background(), position)
-			}
-			if err != nil {
+			if err := d.markRead(client, channel, position); err != nil {
 				failed(id, err)
 				return
 			}
@@ -388,6 +383,21 @@ func (d *driver) sender(client *millrace.Client, name of) *sender {
 		go s.run()
 	}
 	return s
+}
+
+// markRead marks by the subscription if there is one: a sender is opened with a connection, and who reads marks without one, too.
+func (d *driver) markRead(client *millrace.Client, name of, position millrace.Position) error {
+	d.mu.Lock()
+	r := d.readers[name]
+	d.mu.Unlock()
+	if r != nil {
+		return r.channel.MarkRead(context.Background(), position)
+	}
+	handle, err := d.sender(client, name).handle()
+	if err != nil {
+		return err
+	}
+	return handle.MarkRead(context.Background(), position)
 }
 
 func (s *sender) push(m message) {

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use millrace_client::{Channel, Client, Error, Sender, Unread, UnreadWatch};
+use millrace_client::{Channel, Client, Error, Position, Sender, Unread, UnreadWatch};
 use serde_json::{Value, json};
 use tokio::sync::{OnceCell, mpsc, oneshot};
 use tokio::task::spawn_local;
@@ -40,6 +40,7 @@ enum Order {
     Pause(Id),
     Unpause(Id),
     Unsubscribe(Id),
+    MarkRead(Id, Position),
 }
 
 impl Driver {
@@ -123,6 +124,11 @@ impl Driver {
             Command::MarkRead { client, channel, position } => {
                 let Some(position) = position.position() else { return unsupported(id, "there is no epoch 0") };
                 let Some(of) = self.client(id, &client) else { return };
+                // A sender is opened with a connection; who reads marks without one, too.
+                let reader = self.0.borrow().readers.get(&(client.clone(), channel.clone())).cloned();
+                if reader.is_some_and(|orders| orders.send(Order::MarkRead(id, position)).is_ok()) {
+                    return;
+                }
                 let sender = self.sender(client, channel.clone());
                 spawn_local(async move {
                     let marked = async {
@@ -287,6 +293,10 @@ async fn read(
                     reads = true;
                     done(id, json!({}));
                 }
+                Some(Order::MarkRead(id, position)) => match channel.mark_read(position).await {
+                    Ok(()) => done(id, json!({})),
+                    Err(error) => failed(id, &error),
+                },
                 Some(Order::Unsubscribe(id)) => {
                     drop(channel);
                     return done(id, json!({}));
