@@ -100,7 +100,10 @@ func testConfig() engineConfig {
 const testUnixMs = 1_700_000_000_000
 
 func newWorld(seed uint64) *world {
-	w := &world{seed: seed, dice: model.Dice{State: seed}, now: 1, senders: map[string]*channel{}, sends: map[*Ticket]*simSend{}}
+	w := &world{
+		seed: seed, dice: model.Dice{State: seed}, now: 1,
+		senders: map[string]*channel{}, sends: map[*Ticket]*simSend{}, marked: map[string]Position{},
+	}
 	config := testConfig()
 	config.queue = simQueue
 	config.requestTimeout = 10 * time.Minute
