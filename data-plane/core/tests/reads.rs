@@ -50,7 +50,8 @@ fn every_device_of_the_user_hears_and_nobody_else() {
         std::slice::from_ref(&subscribed),
         "who did not ask for the feature hears nothing of it"
     );
-    (desk.heard(laptop), desk.heard(bob));
+    desk.heard(laptop);
+    desk.heard(bob);
 
     desk.mark_read(phone, 3, general, 4);
     assert_eq!(desk.heard(phone), [], "the answer comes when it is stored");
@@ -76,7 +77,8 @@ fn marks_that_come_together_are_stored_as_one() {
     let (phone, laptop) = (desk.open_reading("ann"), desk.open_reading("ann"));
     desk.subscribe(phone, 2, "general", LIVE);
     desk.subscribe(laptop, 2, "general", LIVE);
-    (desk.heard(phone), desk.heard(laptop));
+    desk.heard(phone);
+    desk.heard(laptop);
     for offset in 1..=40 {
         desk.mark_read(phone, 100 + u32::try_from(offset).unwrap(), general, offset);
     }
@@ -159,7 +161,8 @@ fn a_cut_link_answers_what_waits_and_tells_what_moved_meanwhile() {
     let (phone, laptop) = (desk.open_reading("ann"), desk.open_reading("ann"));
     desk.subscribe(phone, 2, "general", LIVE);
     desk.subscribe(laptop, 2, "general", LIVE);
-    (desk.heard(phone), desk.heard(laptop));
+    desk.heard(phone);
+    desk.heard(laptop);
     desk.hold_control();
     desk.mark_read(phone, 3, general, 5);
     desk.pass(SOON_MS);
