@@ -62,7 +62,7 @@ impl Node {
         self.last_id
     }
 
-    /// The next frame that is about something; heartbeats are answered, keys and revocations passed over.
+    /// The next frame that is about something; heartbeats are answered, keys, revocations and operators' questions passed over.
     pub(crate) async fn receive(&mut self) -> NodeFrame {
         match self.aside.pop_front() {
             Some(frame) => frame,
@@ -80,7 +80,11 @@ impl Node {
             let frame = node::decode(frame).expect("a good frame");
             match frame.body {
                 NodeBody::Ping => self.send_frame(0, NodeBody::Pong).await,
-                NodeBody::Pong | NodeBody::Keys(_) | NodeBody::TokensRevoked(_) | NodeBody::Synced => {}
+                NodeBody::Pong
+                | NodeBody::Keys(_)
+                | NodeBody::TokensRevoked(_)
+                | NodeBody::Synced
+                | NodeBody::Report => {}
                 _ => return frame,
             }
         }

@@ -131,7 +131,7 @@ fn a_session_says_what_it_may_do() {
 fn heartbeats_keep_the_living_and_end_the_dead() {
     let control = Control::new();
     let mut config = config();
-    config.core.heartbeat = Duration::from_millis(100);
+    config.core.heartbeat = Duration::from_millis(400);
     let node = node(&control, config);
     let mut living = Client::connect(door(&node), &control.token("ann"));
     let mut dead = Client::connect(door(&node), &control.token("ann"));

@@ -176,7 +176,13 @@ impl Link {
         let mut input = self.0.input.lock().expect("no holder panics");
         self.0.transcript.push(Entry::Command(command));
         let input = input.as_mut().context("the driver was told to end")?;
-        input.write_all(line.as_bytes()).and_then(|()| input.flush()).context("tell the driver")?;
+        let told = input.write_all(line.as_bytes()).and_then(|()| input.flush());
+        // Whether it is heard of here or by the end of what the driver says is a matter of luck.
+        let why = match &told {
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => "the driver has ended",
+            _ => "tell the driver",
+        };
+        told.context(why)?;
         Ok(id)
     }
 }

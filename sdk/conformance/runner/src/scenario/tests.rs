@@ -40,7 +40,7 @@ fn every_step_is_described() {
         assert!(page.contains(&format!("| `{kebab}` |")), "scenarios/README.md does not describe {kebab}");
         count += 1;
     }
-    assert_eq!(count, 27);
+    assert_eq!(count, 28);
     let contract = include_str!("../../../DRIVER.md");
     for capability in CAPABILITIES {
         assert!(contract.contains(&format!("| `{capability}` |")), "DRIVER.md does not describe {capability}");
