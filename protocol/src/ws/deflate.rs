@@ -110,6 +110,8 @@ pub struct Inflater {
     inflated_bytes: u64,
 }
 
+/// Last blocks in one message, most of which a compressor makes one.
+const LAST_BLOCKS_MAX: u32 = 16;
 /// Room for output at first; it doubles.
 const OUTPUT_BYTES_MIN: usize = 4 << 10;
 
@@ -122,7 +124,7 @@ impl Inflater {
     /// Inflates the payload of a message, its fragments joined.
     ///
     /// # Errors
-    /// - [`WsError::Deflate`] if the bytes are no whole compressed message.
+    /// - [`WsError::Deflate`] if the bytes are no whole compressed message, or one of more than 16 last blocks.
     /// - [`WsError::MessageTooBig`] if it is of more than `bytes_max`; no more than one byte over that was written.
     ///
     /// Source: RFC 7692 §7.2.2.
@@ -146,6 +148,7 @@ impl Inflater {
     fn run(&mut self, payload: &[u8], bytes_max: u32) -> Result<(), WsError> {
         let room_max = bytes_max as usize + 1;
         let (mut rest, mut at_end) = (payload, false);
+        let mut ends = 0;
         self.state.reset(false);
         loop {
             if self.filled == self.output.len().min(room_max) {
@@ -170,6 +173,11 @@ impl Inflater {
                 Status::StreamEnd if rest.is_empty() => return Ok(()),
                 // A last block, and more behind it, which may refer to what came before (§7.2.3.4).
                 Status::StreamEnd => {
+                    // Each costs a copy of the window, and an empty one is two bytes.
+                    ends += 1;
+                    if ends > LAST_BLOCKS_MAX {
+                        return Err(WsError::Deflate);
+                    }
                     self.state.reset(false);
                     let known = &self.output[self.filled.saturating_sub(1 << Window::Large.bits())..self.filled];
                     self.state.set_dictionary(known).map_err(|_| WsError::Deflate)?;

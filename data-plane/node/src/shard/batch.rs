@@ -60,7 +60,12 @@ impl SendBatch {
         while complete < self.results.len() {
             match self.ring.submit_and_wait(self.results.len() - complete) {
                 Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // No memory for it just now, or results to be taken first.
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock | io::ErrorKind::ResourceBusy
+                    ) => {}
                 Err(error) => {
                     tracing::error!(%error, "io_uring broke down, the process ends");
                     // Sends may be under way with buffers that are about to be used again: there is no way back.

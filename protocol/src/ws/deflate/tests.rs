@@ -83,6 +83,15 @@ fn noise(len: usize) -> Vec<u8> {
     std::iter::repeat_with(next).take(len).collect()
 }
 
+/// Each costs a copy of the window: a frame full of them would hold up everybody on the shard.
+#[test]
+fn last_blocks_without_end_are_refused() {
+    let blocks = |count: usize| [0x03, 0x00].repeat(count);
+    assert_eq!(inflate(&blocks(16), 100), Ok(Vec::new()));
+    assert_eq!(inflate(&blocks(18), 100), Err(WsError::Deflate));
+    assert_eq!(inflate(&blocks(100_000), 100), Err(WsError::Deflate));
+}
+
 #[test]
 fn what_does_not_shrink_is_left() {
     let noise = noise(5_000);
