@@ -274,6 +274,10 @@ impl Driver {
         for value in due.drain(..) {
             let key = Key::from_value(value);
             let Some(connection) = self.connection_mut(key) else { continue };
+            // An entry that a later look has made needless goes without another in its place.
+            if connection.armed.is_some_and(|armed| armed > now) {
+                continue;
+            }
             connection.armed = None;
             if connection.inner.poll_timeout().is_some_and(|at| at <= now) {
                 connection.inner.handle_timeout(now);
