@@ -32,8 +32,8 @@ pub(crate) struct Session {
     pub(crate) agent: Agent,
     /// Requests that wait for an answer.
     pub(crate) in_flight: u32,
-    /// Not all of its hello is answered.
-    pub(crate) beginning: bool,
+    /// Subscriptions of its hello that are not answered.
+    pub(crate) beginning: u32,
     /// Other sessions of the same user: places in the arena, or `NONE`.
     pub(crate) user_previous: u32,
     pub(crate) user_next: u32,
@@ -118,7 +118,7 @@ impl Session {
             draw: 0,
             agent: Agent::default(),
             in_flight: 0,
-            beginning: false,
+            beginning: 0,
             user_previous: crate::user::NONE,
             user_next: crate::user::NONE,
             pacing: None,

@@ -500,7 +500,7 @@ impl<V: VerifyToken> Shard<V> {
         self.users.remove(&mut self.sessions, key);
         let Some(session) = self.sessions.get_mut(key) else { return };
         session.pacing = None;
-        if std::mem::take(&mut session.beginning) {
+        if std::mem::take(&mut session.beginning) > 0 {
             self.admission.ended();
         }
         self.agents.give_back(std::mem::take(&mut session.agent));

@@ -208,7 +208,7 @@ impl<V: VerifyToken> Shard<V> {
     }
 
     fn refuse_waiter(&mut self, waiter: Waiter, code: Code, message: &str, retry_after_ms: u32, name: &str) {
-        self.answered(waiter.session);
+        self.subscribe_answered(waiter.session);
         self.send_error_about(waiter.session, waiter.request, code, message, retry_after_ms, name);
     }
 

@@ -145,7 +145,7 @@ impl<V: VerifyToken> Shard<V> {
             && session.in_flight > 0
             && session.identity().is_some()
         {
-            session.beginning = true;
+            session.beginning = session.in_flight;
             self.admission.began();
         }
     }
@@ -179,7 +179,7 @@ impl<V: VerifyToken> Shard<V> {
             self.stats.grants_cached_total += 1;
             self.begin(&waiter, &granted);
         } else if self.backplane.term().is_none() {
-            self.answered(key);
+            self.subscribe_answered(key);
             refuse(self, Code::Unavailable);
         } else {
             self.grants.ask(question, waiter);
@@ -421,8 +421,17 @@ impl<V: VerifyToken> Shard<V> {
     pub(super) fn answered(&mut self, key: SessionKey) {
         if let Some(session) = self.sessions.get_mut(key) {
             session.in_flight = session.in_flight.saturating_sub(1);
-            if session.beginning && session.in_flight == 0 {
-                session.beginning = false;
+        }
+    }
+
+    /// A request to subscribe is answered. What else a session asks meanwhile does not keep it beginning.
+    pub(super) fn subscribe_answered(&mut self, key: SessionKey) {
+        self.answered(key);
+        if let Some(session) = self.sessions.get_mut(key)
+            && session.beginning > 0
+        {
+            session.beginning -= 1;
+            if session.beginning == 0 {
                 self.admission.ended();
             }
         }

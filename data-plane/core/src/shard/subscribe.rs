@@ -28,7 +28,7 @@ impl<V: VerifyToken> Shard<V> {
         }
         let Some(session) = self.sessions.get_mut(key) else { return };
         if session.subscriptions.len() >= self.config.subscriptions_max as usize {
-            self.answered(key);
+            self.subscribe_answered(key);
             let message = Code::TooManySubscriptions.meaning().trim();
             self.send_error_about(key, request, Code::TooManySubscriptions, message, 0, granted.name.as_str());
             return;
@@ -286,7 +286,7 @@ impl<V: VerifyToken> Shard<V> {
             From::Tail | From::After(_) => ControlKind::Opening(channel),
         };
         let Access { can_publish, history, .. } = subscription.access;
-        self.answered(key);
+        self.subscribe_answered(key);
         let position = if history == HistoryClass::None { NOWHERE } else { position };
         let body = Subscribed { name: name.as_str(), channel, position, history, can_publish, recovery };
         self.send_as(key, request, ServerBody::Subscribed(body), kind);
@@ -299,7 +299,7 @@ impl<V: VerifyToken> Shard<V> {
 
     /// Answers the request to subscribe of a subscription that is gone.
     pub(super) fn refuse_subscribe(&mut self, key: SessionKey, request: u32, code: Code, name: Option<&ChannelName>) {
-        self.answered(key);
+        self.subscribe_answered(key);
         let name = name.map_or("", ChannelName::as_str);
         self.send_error_about(key, request, code, code.meaning().trim(), 0, name);
     }
