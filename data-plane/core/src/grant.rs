@@ -142,9 +142,14 @@ impl<W> Grants<W> {
 
     /// A membership changed: what was known of it goes. A role that only changed is asked for again when it is needed.
     pub(crate) fn forget_member(&mut self, change: &MemberChanged) {
-        let key = (change.tenant, change.user.clone());
+        self.forget(change.tenant, &change.user, change.channel);
+    }
+
+    /// What was known of a member is not so any more.
+    pub(crate) fn forget(&mut self, tenant: TenantId, user: &UserId, channel: ChannelId) {
+        let key = (tenant, user.clone());
         let Some(mut grants) = self.known.remove(&key) else { return };
-        grants.retain(|granted| granted.channel != change.channel);
+        grants.retain(|granted| granted.channel != channel);
         if !grants.is_empty() {
             self.known.insert(key, grants);
         }

@@ -50,21 +50,26 @@ impl ReadAt {
     }
 }
 
-/// Requests that one mark answers.
-pub(crate) type Waiters = Vec<(SessionKey, u32)>;
+/// A request that a mark answers, and how far it asked to go: not as far as the mark if others asked for more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct MarkWaiter {
+    pub(crate) session: SessionKey,
+    pub(crate) request: u32,
+    pub(crate) position: Position,
+}
 
-/// Who asked for a mark of this channel; waits for the control plane's answer.
+/// A mark on its way to the control plane, and who asked for it.
 #[derive(Debug)]
 pub(crate) struct Marked {
-    pub(crate) channel: ChannelId,
-    pub(crate) waiters: Waiters,
+    pub(crate) mark: ReadMark,
+    pub(crate) waiters: Vec<MarkWaiter>,
 }
 
 type MarkKey = (TenantId, UserId, ChannelId);
 
 /// Marks that wait for their batch.
 pub(crate) struct Marks {
-    waiting: HashMap<MarkKey, (Position, Waiters), Seeded>,
+    waiting: HashMap<MarkKey, (Position, Vec<MarkWaiter>), Seeded>,
     /// Requests that the control plane has not answered.
     pub(crate) under_way: u32,
     /// A timer runs, at whose end those that wait are sent.
@@ -89,7 +94,7 @@ impl Marks {
         if ReadAt::new(*at).is_behind(position) {
             *at = position;
         }
-        waiters.push((session, request));
+        waiters.push(MarkWaiter { session, request, position });
     }
 
     /// The marks that wait, in batches with those who asked.
@@ -102,8 +107,9 @@ impl Marks {
                 batches.push((Vec::new(), Vec::new()));
             }
             if let Some((marks, marked)) = batches.last_mut() {
-                marks.push(ReadMark { tenant, user, channel, position });
-                marked.push(Marked { channel, waiters });
+                let mark = ReadMark { tenant, user, channel, position };
+                marks.push(mark.clone());
+                marked.push(Marked { mark, waiters });
             }
         }
         batches
@@ -165,6 +171,7 @@ mod tests {
         let ann = batches.iter().flat_map(|(marks, marked)| marks.iter().zip(marked));
         let (mark, marked) = ann.clone().find(|(mark, _)| mark.user.as_str() == "ann").unwrap();
         assert_eq!(mark.position, at(1, 9));
-        assert_eq!(marked.waiters, [(session(0), 7), (session(1), 8), (session(0), 9)]);
+        let waiters = marked.waiters.iter().map(|waiter| (waiter.session, waiter.request, waiter.position.offset));
+        assert_eq!(waiters.collect::<Vec<_>>(), [(session(0), 7, 5), (session(1), 8, 9), (session(0), 9, 6)]);
     }
 }

@@ -14,6 +14,7 @@ use millrace_protocol::node::SlowConsumer;
 use millrace_protocol::{ChannelId, Code, Epoch, Position};
 
 const DURABLE: (HistoryClass, SlowConsumer) = (HistoryClass::Durable, SlowConsumer::Disconnect);
+const WINDOWED: (HistoryClass, SlowConsumer) = (HistoryClass::Windowed, SlowConsumer::Disconnect);
 const NOTHING: (HistoryClass, SlowConsumer) = (HistoryClass::None, SlowConsumer::Disconnect);
 
 /// Longer than marks wait.
@@ -89,15 +90,66 @@ fn marks_that_come_together_are_stored_as_one() {
     let expect: Vec<_> = (101..=140).map(|request| Heard::Read(request, general, 40)).collect();
     assert_eq!(desk.heard(phone), expect);
     assert_eq!(desk.heard(laptop), [Heard::Read(7, general, 40)], "request 0 asks for no answer");
+    desk.mark_read(laptop, 0, general, 41);
+    desk.pass(SOON_MS);
+    let told = [Heard::Read(0, general, 41)];
+    assert_eq!(desk.heard(laptop), told, "who asks for no answer hears of it as everybody does");
+    assert_eq!(desk.heard(phone), told);
 
     // What moves nothing is answered at once, and costs the control plane nothing.
     desk.mark_read(phone, 8, general, 12);
     desk.mark_read(phone, 0, general, 40);
     desk.mark_read(laptop, 9, general, 0);
-    assert_eq!(desk.heard(phone), [Heard::Read(8, general, 40)]);
-    assert_eq!(desk.heard(laptop), [Heard::Read(9, general, 40)]);
+    assert_eq!(desk.heard(phone), [Heard::Read(8, general, 41)]);
+    assert_eq!(desk.heard(laptop), [Heard::Read(9, general, 41)]);
     desk.pass(SOON_MS);
-    assert_eq!(desk.marks_sent, 1);
+    assert_eq!(desk.marks_sent, 2);
+}
+
+/// A slip of one device costs the others nothing.
+#[test]
+fn a_mark_ahead_takes_no_other_with_it() {
+    let mut desk = desk();
+    let general = general(&mut desk, 9);
+    let (phone, laptop, tablet) = (desk.open_reading("ann"), desk.open_reading("ann"), desk.open_reading("ann"));
+    for session in [phone, laptop, tablet] {
+        desk.subscribe(session, 2, "general", LIVE);
+        desk.heard(session);
+    }
+    desk.mark_read(laptop, 3, general, 4);
+    desk.mark_read(phone, 3, general, 99);
+    desk.mark_read(laptop, 4, general, 7);
+    desk.mark_read(tablet, 3, general, 50);
+    desk.mark_read(phone, 4, general, 99);
+    desk.pass(3 * SOON_MS);
+    let (ahead, told) = (|request| Heard::Error(request, Code::PositionAhead), Heard::Read(0, general, 7));
+    assert_eq!(desk.heard(phone), [ahead(3), ahead(4), told.clone()]);
+    assert_eq!(desk.heard(tablet), [ahead(3), told]);
+    assert_eq!(desk.heard(laptop), [Heard::Read(3, general, 7), Heard::Read(4, general, 7)]);
+    assert_eq!(desk.marks_sent, 3);
+    // Their requests are no longer counted as waiting.
+    desk.mark_read(phone, 5, general, 9);
+    desk.pass(SOON_MS);
+    assert_eq!(desk.heard(phone), [Heard::Read(5, general, 9)]);
+}
+
+#[test]
+fn what_a_mark_ahead_leaves_waits_within_the_bound() {
+    let mut desk = Desk::new(Config { marks_max: 1, ..Config::default() });
+    let general = general(&mut desk, 3);
+    desk.channel("random", DURABLE, &["ann"]);
+    let session = desk.open_reading("ann");
+    desk.subscribe(session, 2, "general", LIVE);
+    desk.subscribe(session, 2, "random", LIVE);
+    desk.heard(session);
+    desk.mark_read(session, 3, general, 2);
+    desk.mark_read(session, 4, general, 8);
+    desk.hold_control();
+    desk.pass(SOON_MS);
+    desk.mark_read(session, 5, ChannelId::new(2).unwrap(), 1);
+    desk.answer_held();
+    let refused = [Heard::Error(4, Code::PositionAhead), Heard::Error(3, Code::Busy)];
+    assert_eq!(desk.heard(session), refused, "the place was taken meanwhile");
 }
 
 #[test]
@@ -134,10 +186,9 @@ fn refusals_have_names() {
     desk.mark_read(session, 7, general, 2);
     desk.mark_read(session, 8, general, 3);
     assert_eq!(desk.heard(session), [Heard::Error(8, Code::Busy)], "two requests wait for their answers");
-    desk.pass(SOON_MS);
-    let ahead = |request| Heard::Error(request, Code::PositionAhead);
-    assert_eq!(desk.heard(session), [ahead(5), ahead(7)]);
-    assert_eq!(desk.read_of(general, "ann"), None);
+    desk.pass(2 * SOON_MS);
+    assert_eq!(desk.heard(session), [Heard::Error(5, Code::PositionAhead), Heard::Read(7, general, 2)]);
+    assert_eq!(desk.read_of(general, "ann"), Some(2));
     desk.mark_read(session, 9, general, 3);
     desk.pass(SOON_MS);
     assert_eq!(desk.heard(session), [Heard::Read(9, general, 3)]);
@@ -210,4 +261,54 @@ fn a_node_that_drains_sends_what_waits() {
     desk.mark_read(session, 3, general, 2);
     desk.drain(Drain { over: Duration::from_secs(1), endpoints: Vec::new() });
     assert_eq!(desk.read_of(general, "ann"), Some(2));
+}
+
+/// A data node that died took messages along that people had read. Who comes back is told where that leaves them: the first session,
+/// whose grant was looked up before the home began the new epoch, and those after it, who take that grant from memory.
+#[test]
+fn what_was_lost_with_an_epoch_is_unread_for_every_session() {
+    let mut desk = desk();
+    let ticker = desk.channel("ticker", WINDOWED, &["ann", "bob"]);
+    let writer = desk.open("bob");
+    desk.subscribe(writer, 2, "ticker", ATTACH);
+    for sequence in 1..=5 {
+        desk.publish(writer, 0, ticker, sequence, b"hello");
+    }
+    desk.pass(2_000);
+    assert_eq!(desk.stored(ticker), 5);
+    // Ten were delivered and read, and five of them are lost.
+    desk.read_elsewhere(ticker, "ann", 10);
+    desk.restart(Config::default());
+
+    let first = desk.open_reading("ann");
+    desk.subscribe(first, 2, "ticker", LIVE);
+    let read = |offset| Heard::Read(0, ticker, offset);
+    assert_eq!(desk.heard(first), [Heard::Subscribed(2, ticker, 5), read(10), read(5)]);
+    let writer = desk.open("bob");
+    desk.subscribe(writer, 2, "ticker", ATTACH);
+    for sequence in 6..=10 {
+        desk.publish(writer, 0, ticker, sequence, b"hello again");
+    }
+    for start in [LIVE, ATTACH] {
+        let later = desk.open_reading("ann");
+        desk.subscribe(later, 2, "ticker", start);
+        assert_eq!(desk.heard(later), [Heard::Subscribed(2, ticker, 10), read(5)]);
+    }
+    let asked = desk.stats().grants_asked_total;
+    let last = desk.open_reading("ann");
+    desk.subscribe(last, 2, "ticker", LIVE);
+    assert_eq!(desk.heard(last), [Heard::Subscribed(2, ticker, 10), read(5)]);
+    assert_eq!(desk.stats().grants_asked_total, asked, "what is right is remembered");
+}
+
+/// Two changes of a membership in one moment are told as one: the newest.
+#[test]
+fn who_was_removed_and_is_back_has_read_what_a_new_member_has() {
+    let mut desk = desk();
+    let general = general(&mut desk, 9);
+    let session = desk.open_reading("ann");
+    desk.subscribe(session, 2, "general", LIVE);
+    desk.heard(session);
+    desk.add_again(general, "ann", 9);
+    assert_eq!(desk.heard(session), [Heard::Read(0, general, 9)]);
 }

@@ -16,6 +16,8 @@ impl<V: VerifyToken> Shard<V> {
                     let session = self.sessions.get_mut(key);
                     if let Some(subscription) = session.and_then(|session| session.subscription_mut(change.channel)) {
                         subscription.access.can_publish = can_publish;
+                        // Who was removed and is back meanwhile is told as a change, and has another read position.
+                        self.reauthorize.push(key, change.channel);
                     }
                 }
                 None => self.unsubscribed(key, change.channel, Code::Removed),

@@ -157,7 +157,7 @@ impl<V: VerifyToken> Shard<V> {
             (Pending::Read(key, number), body) => {
                 self.with_homes(now, |homes, context| homes.handle_history(context, key, number, Err(refused(body))));
             }
-            (Pending::Marks(marked), body) => self.marks_answered(marked, body),
+            (Pending::Marks(marked), body) => self.marks_answered(now, marked, body),
             (Pending::Close(keys), body) => {
                 let closed = matches!(body, NodeBody::HomesClosed);
                 self.with_homes(now, |homes, context| homes.handle_closed(context, keys, closed));

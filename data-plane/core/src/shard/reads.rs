@@ -3,13 +3,13 @@
 use millrace_protocol::client::{HistoryClass, ServerBody};
 use millrace_protocol::code::Refusal;
 use millrace_protocol::node::{NodeBody, ReadMark};
-use millrace_protocol::{ChannelId, Code, Position};
+use millrace_protocol::{ChannelId, Code, Epoch, Position};
 
 use super::Shard;
 use super::time::Chore;
 use crate::backplane::Pending;
 use crate::outbound::ControlKind;
-use crate::reads::Marked;
+use crate::reads::{MarkWaiter, Marked, ReadAt};
 use crate::session::{From, SubscriptionState};
 use crate::{Now, SessionKey, VerifyToken};
 
@@ -82,12 +82,16 @@ impl<V: VerifyToken> Shard<V> {
     }
 
     /// The control plane's answer to a request with marks.
-    pub(super) fn marks_answered(&mut self, marked: Vec<Marked>, body: NodeBody) {
+    pub(super) fn marks_answered(&mut self, now: Now, marked: Vec<Marked>, body: NodeBody) {
         self.marks.under_way -= 1;
         match body {
             NodeBody::ReadsMarked(results) if results.len() == marked.len() => {
                 for (marked, result) in marked.into_iter().zip(results) {
-                    self.mark_answered(marked, &result);
+                    match result {
+                        Ok(position) => self.mark_stored(marked, position),
+                        Err(refusal) if refusal.code == Code::PositionAhead => self.mark_ahead(now, marked, &refusal),
+                        Err(refusal) => self.refuse_mark(marked.waiters, &refusal),
+                    }
                 }
             }
             NodeBody::Refused(refusal) => self.refuse_marks(marked, &refusal),
@@ -97,30 +101,51 @@ impl<V: VerifyToken> Shard<V> {
 
     fn refuse_marks(&mut self, marked: Vec<Marked>, refusal: &Refusal) {
         for marked in marked {
-            self.mark_answered(marked, &Err(refusal.clone()));
+            self.refuse_mark(marked.waiters, refusal);
         }
     }
 
-    fn mark_answered(&mut self, marked: Marked, result: &Result<Position, Refusal>) {
-        let Marked { channel, waiters } = marked;
-        for (key, request) in waiters {
+    fn refuse_mark(&mut self, waiters: Vec<MarkWaiter>, refusal: &Refusal) {
+        let retry_after_ms = u32::try_from(refusal.retry_after.as_millis()).unwrap_or(u32::MAX);
+        for MarkWaiter { session: key, request, .. } in waiters {
             self.answered(key);
-            match result {
-                Ok(position) => {
-                    // Who asked hears it in the answer, and not again when all are told.
-                    let session = self.sessions.get_mut(key);
-                    if let Some(subscription) = session.and_then(|session| session.subscription_mut(channel)) {
-                        subscription.read.advance(*position);
-                    }
-                    if request != 0 {
-                        self.send(key, request, ServerBody::Read { channel, position: *position });
-                    }
-                }
-                Err(refusal) => {
-                    let retry_after_ms = u32::try_from(refusal.retry_after.as_millis()).unwrap_or(u32::MAX);
-                    self.send_error_about(key, request, refusal.code, &refusal.message, retry_after_ms, "");
-                }
+            self.send_error_about(key, request, refusal.code, &refusal.message, retry_after_ms, "");
+        }
+    }
+
+    /// Nobody can have read so far, says the control plane. Who asked for less than that has no part in it: the furthest of the
+    /// rest is the next mark.
+    fn mark_ahead(&mut self, now: Now, marked: Marked, refusal: &Refusal) {
+        let Marked { mark, waiters } = marked;
+        let (rest, ahead): (Vec<_>, Vec<_>) =
+            waiters.into_iter().partition(|waiter| ReadAt::new(waiter.position).is_behind(mark.position));
+        self.refuse_mark(ahead, refusal);
+        for waiter in rest {
+            let mark = ReadMark { position: waiter.position, ..mark.clone() };
+            if self.marks.admits(&mark, self.config.marks_max) {
+                self.marks.add(mark, waiter.session, waiter.request);
+                self.send_marks_later(now);
+            } else {
+                self.refuse_mark(vec![waiter], &Refusal::new(Code::Busy, Code::Busy.meaning().trim()));
             }
+        }
+    }
+
+    fn mark_stored(&mut self, marked: Marked, position: Position) {
+        let channel = marked.mark.channel;
+        for MarkWaiter { session: key, request, .. } in marked.waiters {
+            self.answered(key);
+            if request == 0 {
+                // There is no answer to tell it by.
+                self.read_moved(key, channel, position);
+                continue;
+            }
+            // Who asked hears it in the answer, and not again when all are told.
+            let session = self.sessions.get_mut(key);
+            if let Some(subscription) = session.and_then(|session| session.subscription_mut(channel)) {
+                subscription.read.advance(position);
+            }
+            self.send(key, request, ServerBody::Read { channel, position });
         }
     }
 
@@ -153,6 +178,18 @@ impl<V: VerifyToken> Shard<V> {
         let joining = matches!(subscription.state, SubscriptionState::Joining { .. });
         if subscription.read.advance(position) && told && !joining {
             self.send_read(key, channel);
+        }
+    }
+
+    /// A subscription has found its channel in an epoch. A position that was looked up before that began is one of messages that may be
+    /// lost, and only the control plane knows how many are: it is asked again, and sessions to come do not take the old one for granted.
+    pub(super) fn renew_read(&mut self, key: SessionKey, channel: ChannelId, epoch: Epoch) {
+        let Some(session) = self.sessions.get(key) else { return };
+        let (Some(identity), Some(subscription)) = (session.identity(), session.subscription(channel)) else { return };
+        let read = subscription.read.position();
+        if read.offset > 0 && read.epoch < epoch {
+            self.grants.forget(identity.tenant, &identity.user, channel);
+            self.reauthorize.push(key, channel);
         }
     }
 

@@ -291,6 +291,7 @@ impl<V: VerifyToken> Shard<V> {
         let body = Subscribed { name: name.as_str(), channel, position, history, can_publish, recovery };
         self.send_as(key, request, ServerBody::Subscribed(body), kind);
         self.send_read(key, channel);
+        self.renew_read(key, channel, position.epoch);
     }
 
     pub(super) fn name_of(&self, channel: ChannelId) -> Option<ChannelName> {

@@ -11,8 +11,8 @@ use millrace_protocol::client::{
     decode_server, encode_client,
 };
 use millrace_protocol::node::{
-    FRAME_BYTES_MAX, NewMessage, NodeBody, NodeFrame, PublishOrder, ReadMark, SlowConsumer, TokensRevoked,
-    encoded_bytes_max,
+    FRAME_BYTES_MAX, MemberChanged, NewMessage, NodeBody, NodeFrame, PublishOrder, ReadMark, Role, SlowConsumer,
+    TokensRevoked, encoded_bytes_max,
 };
 use millrace_protocol::{ChannelId, Code, Epoch, Position, Producer, ProducerSequence, TenantId, Term, UserId};
 
@@ -119,7 +119,7 @@ impl Desk {
         let homes_max = config.home.open_batch_max as usize;
         let mut desk = Self {
             homes_max,
-            shard: Shard::new(now, config, ShardIndex(0), 1, 7, Names { keys: HashSet::from([0, 1]) }).unwrap(),
+            shard: Self::shard(now, config),
             now,
             control: Control { channels: BTreeMap::new(), term: 0, faults: Faults::default(), moved: Vec::new() },
             random: Random::new(1),
@@ -134,6 +134,17 @@ impl Desk {
         };
         desk.link();
         desk
+    }
+
+    fn shard(now: Now, config: Config) -> Shard<Names> {
+        Shard::new(now, config, ShardIndex(0), 1, 7, Names { keys: HashSet::from([0, 1]) }).unwrap()
+    }
+
+    /// The shard dies with all it knew, and another one begins.
+    pub(crate) fn restart(&mut self, config: Config) {
+        self.shard = Self::shard(self.now, config);
+        self.peers.clear();
+        self.link();
     }
 
     pub(crate) fn channel(&mut self, name: &str, kept: (HistoryClass, SlowConsumer), members: &[&str]) -> ChannelId {
@@ -152,6 +163,15 @@ impl Desk {
     pub(crate) fn remove_member(&mut self, channel: ChannelId, name: &str) {
         assert!(!self.link_up);
         self.control.channel(channel).members.remove(&user(name));
+    }
+
+    /// A member was removed and is one again before anybody was told, and has read so far from the beginning.
+    pub(crate) fn add_again(&mut self, channel: ChannelId, name: &str, read: u64) {
+        let position = Position { epoch: Epoch::FIRST, offset: read };
+        self.control.channel(channel).reads.insert(user(name), position);
+        let membership = Some((Role::Member, true));
+        let change = MemberChanged { tenant: tenant(), channel, user: user(name), membership };
+        self.push(NodeFrame { id: 0, body: NodeBody::MemberChanged(change) });
     }
 
     pub(crate) fn archive(&mut self, channel: ChannelId) {

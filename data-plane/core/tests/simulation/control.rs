@@ -23,6 +23,8 @@ pub(crate) struct Channel {
     pub(crate) slow_consumer: SlowConsumer,
     pub(crate) archived: bool,
     pub(crate) epoch: Epoch,
+    /// With which the epoch began.
+    epoch_first: Offset,
     term: Term,
     pub(crate) open: bool,
     pub(crate) messages: Vec<Arc<StoredMessage>>,
@@ -57,6 +59,13 @@ impl Channel {
         row.0 = message.sequence;
         row.1.push(offset);
         offset
+    }
+
+    fn in_present_epoch(&self, read: Position) -> Position {
+        if read.epoch == self.epoch {
+            return read;
+        }
+        Position { epoch: self.epoch, offset: read.offset.min(self.epoch_first.get() - 1) }
     }
 
     fn append(&mut self, append: &ChannelAppend) -> Result<Vec<AppendOutcome>, Refusal> {
@@ -95,6 +104,7 @@ impl Channel {
         }
         if self.history == HistoryClass::Windowed && self.open {
             self.epoch = self.epoch.next();
+            self.epoch_first = self.next();
             self.doubtful = true;
         }
         self.term = term;
@@ -273,7 +283,7 @@ impl Control {
             role: Role::Member,
             can_publish,
             slow_consumer: channel.slow_consumer,
-            read: channel.reads.get(&authorize.user).copied(),
+            read: channel.reads.get(&authorize.user).map(|read| channel.in_present_epoch(*read)),
         })
     }
 
@@ -317,6 +327,7 @@ impl Control {
             slow_consumer,
             archived: false,
             epoch: Epoch::FIRST,
+            epoch_first: Offset::FIRST,
             term: Term(0),
             open: false,
             messages: Vec::new(),
