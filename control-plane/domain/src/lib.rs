@@ -20,7 +20,7 @@ pub use channel::{Channel, ChannelDraft, ChannelPatch, INITIAL_MEMBERS_MAX, NewC
 pub use credential::{Bearer, BearerError, KeyText, RefreshText};
 pub use member::{Actor, Departure, MemberChange, Membership};
 pub use rate::{Admission, Bucket, Rate};
-pub use read::{in_present_epoch, mark_read, newest, unread};
+pub use read::{further, in_present_epoch, mark_read, newest, unread};
 pub use rule::RuleError;
 pub use tenant::{ApiKey, SigningKey, Tenant, TenantName, TenantNameError, User};
 pub use text::{DISPLAY_NAME_BYTES_MAX, DisplayName, METADATA_BYTES_MAX, Metadata, TextError};

@@ -33,10 +33,12 @@ pub fn mark_read(
         return Err(ahead());
     }
     let asked = in_present_epoch(asked, Some(head));
-    Ok(Some(match present {
-        Some(present) if (present.epoch, present.offset) >= (asked.epoch, asked.offset) => present,
-        _ => asked,
-    }))
+    Ok(Some(present.map_or(asked, |present| further(present, asked))))
+}
+
+/// The further one of two read positions: a later epoch counts more than any offset.
+pub fn further(one: Position, other: Position) -> Position {
+    if (one.epoch, one.offset) >= (other.epoch, other.offset) { one } else { other }
 }
 
 /// The same place in the channel's present epoch. What was read of an older one and then lost is no message any more: others stand at

@@ -1,13 +1,15 @@
 //! What users may do with channels, never older than a change that the node has been told.
 
-use millrace_domain::in_present_epoch;
-use millrace_protocol::Code;
+use std::collections::HashMap;
+
+use millrace_domain::{further, in_present_epoch};
 use millrace_protocol::code::Refusal;
 use millrace_protocol::node::{Authorize, ChannelRef, Grant, HistoryClass, NodeBody};
+use millrace_protocol::{ChannelId, Code, Position, UserId};
 use millrace_store::StoreError;
 
 use super::connection::Link;
-use super::outbox::Queued;
+use super::outbox::{Concern, Queued};
 use super::{LinkEnd, refusal};
 use crate::record;
 
@@ -22,7 +24,8 @@ impl Link {
         let mut seen = self.active.outbox.changes();
         let mut grants = Vec::with_capacity(asked.len());
         self.look_up(&asked, |grant| grants.push(grant)).await;
-        for _ in 0..ROUNDS_MAX {
+        let mut rounds = 0;
+        while rounds < ROUNDS_MAX {
             let concerns = match self.active.outbox.grants(id, NodeBody::Authorized(grants.clone()), seen).await? {
                 Queued::Yes => return Ok(()),
                 Queued::Overlapped { concerns, changes } => {
@@ -30,11 +33,18 @@ impl Link {
                     concerns
                 }
             };
-            let again: Vec<usize> = (0..asked.len())
-                .filter(|&index| {
-                    concerns.as_ref().is_none_or(|all| all.iter().any(|concern| concern.touches(&asked[index])))
-                })
-                .collect();
+            let again: Vec<usize> = match concerns {
+                None => (0..asked.len()).collect(),
+                Some(concerns) => {
+                    read_on(&asked, &mut grants, &concerns);
+                    let touched = |asked| concerns.iter().any(|concern| concern.touches(asked));
+                    (0..asked.len()).filter(|&index| touched(&asked[index])).collect()
+                }
+            };
+            if again.is_empty() {
+                continue;
+            }
+            rounds += 1;
             self.shared.metrics.lookups_repeated.inc_by(again.len() as u64);
             let repeated: Vec<_> = again.iter().map(|&index| asked[index].clone()).collect();
             let mut places = again.into_iter();
@@ -75,6 +85,28 @@ impl Link {
             }
             // Reads on the embedded engines never wait, so others get a turn here.
             tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// Positions that moved since the grants were looked up move in them too. Members mark what they read all the time: to look them up
+/// again for it might never end.
+fn read_on(asked: &[Authorize], grants: &mut [Result<Grant, Refusal>], concerns: &[Concern]) {
+    let mut moved: HashMap<(ChannelId, &UserId), Position> = HashMap::new();
+    for concern in concerns {
+        if let Concern::Read(mark) = concern {
+            let furthest = moved.entry((mark.channel, &mark.user)).or_insert(mark.position);
+            *furthest = further(*furthest, mark.position);
+        }
+    }
+    if moved.is_empty() {
+        return;
+    }
+    for (asked, grant) in asked.iter().zip(grants) {
+        if let Ok(grant) = grant
+            && let Some(&position) = moved.get(&(grant.channel, &asked.user))
+        {
+            grant.read = Some(grant.read.map_or(position, |read| further(read, position)));
         }
     }
 }

@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use millrace_protocol::id::{ChannelId, ChannelName, TenantId, UserId};
-use millrace_protocol::node::{self, Authorize, ChannelRef, NodeBody, NodeFrame};
+use millrace_protocol::node::{self, Authorize, ChannelRef, NodeBody, NodeFrame, ReadMark};
 use tokio::sync::Notify;
 
 use super::LinkEnd;
@@ -41,11 +41,15 @@ struct State {
     end: Option<LinkEnd>,
 }
 
-/// Whose grants a change concerns.
+/// Whose grants a change concerns, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Concern {
+    /// They have to be looked up again.
     Member(TenantId, ChannelId, UserId),
+    /// They have to be looked up again.
     Channel(TenantId, ChannelId, ChannelName),
+    /// They tell that the user has read at least so far: told behind this, an older position would take it back.
+    Read(ReadMark),
 }
 
 impl Concern {
@@ -55,15 +59,12 @@ impl Concern {
             NodeBody::ChannelChanged { tenant, channel, name, .. } => {
                 vec![Self::Channel(*tenant, *channel, name.clone())]
             }
-            // A grant says how far the user has read: told behind this, an older one would take it back.
-            NodeBody::ReadsMoved(moved) => {
-                moved.iter().map(|mark| Self::Member(mark.tenant, mark.channel, mark.user.clone())).collect()
-            }
+            NodeBody::ReadsMoved(moved) => moved.iter().cloned().map(Self::Read).collect(),
             _ => Vec::new(),
         }
     }
 
-    /// Whether what was asked may now have another answer. A channel asked for by name may be any, so only the user decides.
+    /// Whether what was asked has to be looked up again. A channel asked for by name may be any, so only the user decides.
     pub(super) fn touches(&self, asked: &Authorize) -> bool {
         match (self, &asked.channel) {
             (Self::Member(tenant, channel, user), by) => {
@@ -78,6 +79,7 @@ impl Concern {
             (Self::Channel(tenant, _, name), ChannelRef::Name(asked_name)) => {
                 asked.tenant == *tenant && asked_name == name
             }
+            (Self::Read(_), _) => false,
         }
     }
 }

@@ -118,7 +118,8 @@ async fn a_windowed_channel_that_lost_messages_is_read_up_to_where_it_begins_ane
     assert_eq!(send(&mut node, vec![mark(1, "ann", 8)]).await, [Ok(anew)], "of the old epoch");
 }
 
-/// The race of a look-up with a mark: told behind the mark, the older grant would take it back.
+/// The race of a look-up with a mark: told behind the mark, the older grant would take it back. Members mark all the time, so the
+/// look-up is not made again for it.
 #[tokio::test]
 async fn a_grant_is_never_queued_behind_the_mark_that_outdates_it() {
     let store = FaultyStore::new();
@@ -130,12 +131,14 @@ async fn a_grant_is_never_queued_behind_the_mark_that_outdates_it() {
     let asked = Authorize { tenant: tenant(), user: user("ann"), channel: ChannelRef::Id(channel_id(1)) };
     let id = node.send(NodeBody::Authorize(vec![asked])).await;
     hold.reached.notified().await;
-    assert_eq!(send(&mut node, vec![mark(1, "ann", 5)]).await, [Ok(at(5))]);
-    assert_eq!(node.receive().await.body, NodeBody::ReadsMoved(vec![mark(1, "ann", 5)]));
+    for offset in [3, 5] {
+        assert_eq!(send(&mut node, vec![mark(1, "ann", offset)]).await, [Ok(at(offset))]);
+        assert_eq!(node.receive().await.body, NodeBody::ReadsMoved(vec![mark(1, "ann", offset)]));
+    }
     hold.release.notify_one();
     let NodeBody::Authorized(grants) = node.reply(id).await else { panic!("no answer") };
     assert_eq!(grants[0].as_ref().unwrap().read, Some(at(5)));
-    assert_eq!(world.metric("millrace_control_link_lookups_repeated_total", ""), 1);
+    assert_eq!(world.metric("millrace_control_link_lookups_repeated_total", ""), 0);
 }
 
 /// A commit that landed without anybody hearing of it: the node marks again, and then everybody hears.
