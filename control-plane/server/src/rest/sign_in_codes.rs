@@ -4,7 +4,7 @@
 //! once and soon. A link that somebody else comes by is worth nothing when it was used; and nobody but an operator can make one, so that
 //! nobody can send people a link that signs them in as somebody else.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
@@ -29,6 +29,8 @@ const CODES_MAX: usize = 64;
 const CREDENTIAL_BYTES_MAX: usize = 8 << 10;
 /// Most keys of one code.
 const KEYS_MAX: usize = 4;
+/// When to try again a code that somebody exchanges.
+const BUSY_RETRY: Duration = Duration::from_secs(1);
 /// What a code begins with.
 const PREFIX: &str = "mrc_";
 
@@ -52,28 +54,74 @@ struct Waiting {
     fingerprint: String,
     ends: Instant,
     sign_in: SignIn,
+    /// Somebody exchanges it just now.
+    held: bool,
+}
+
+/// Why a code cannot be exchanged.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum NotHeld {
+    /// It was used, is over, or never was one.
+    Over,
+    /// Somebody exchanges it just now; whether that succeeds is not known yet.
+    Busy,
+}
+
+/// A code that is being exchanged, by nobody else meanwhile. Dropped, it waits as before: an exchange that fails costs nobody their link.
+pub(crate) struct Held<'a> {
+    codes: &'a SignInCodes,
+    fingerprint: String,
+    /// What it stands for.
+    pub(crate) sign_in: SignIn,
+}
+
+impl Held<'_> {
+    /// It is exchanged: from now on it stands for nothing.
+    pub(crate) fn use_up(self) {
+        self.codes.lock().retain(|code| code.fingerprint != self.fingerprint);
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        let mut waiting = self.codes.lock();
+        if let Some(code) = waiting.iter_mut().find(|code| code.fingerprint == self.fingerprint) {
+            code.held = false;
+        }
+    }
 }
 
 impl SignInCodes {
     /// Makes a code.
     pub(crate) fn put(&self, now: Instant, sign_in: SignIn) -> String {
         let code = format!("{PREFIX}{}", secret::random_secret());
-        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self.lock();
         waiting.retain(|code| code.ends > now);
         if waiting.len() >= CODES_MAX {
             // They are in the order in which they came.
             waiting.remove(0);
         }
-        waiting.push(Waiting { fingerprint: secret::fingerprint(&code), ends: now + LIFE, sign_in });
+        waiting.push(Waiting { fingerprint: secret::fingerprint(&code), ends: now + LIFE, sign_in, held: false });
         code
     }
 
-    /// What a code stands for; from then on it stands for nothing.
-    pub(crate) fn take(&self, now: Instant, code: &str) -> Option<SignIn> {
-        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Takes a code in hand.
+    ///
+    /// # Errors
+    /// [`NotHeld`].
+    pub(crate) fn hold(&self, now: Instant, code: &str) -> Result<Held<'_>, NotHeld> {
+        let mut waiting = self.lock();
         waiting.retain(|code| code.ends > now);
-        let index = waiting.iter().position(|waiting| secret::matches(code, &waiting.fingerprint))?;
-        Some(waiting.remove(index).sign_in)
+        let found = waiting.iter_mut().find(|waiting| secret::matches(code, &waiting.fingerprint));
+        let found = found.ok_or(NotHeld::Over)?;
+        if std::mem::replace(&mut found.held, true) {
+            return Err(NotHeld::Busy);
+        }
+        Ok(Held { codes: self, fingerprint: found.fingerprint.clone(), sign_in: found.sign_in.clone() })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Waiting>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -170,14 +218,30 @@ async fn exchange_sign_in_code(
 ) -> Result<Response, Problem> {
     let code = &body.value.code;
     let identity = format!("code:{}", secret::fingerprint(code));
-    let mut taken = None;
-    change!(call.changing_as(&identity, Sealer::new(code.as_bytes()), body.digest)?, |_transaction| {
-        taken = taken.take().or_else(|| call.rest.sign_in_codes.take(Instant::now(), code));
-        let over =
-            || Problem::new(Kind::Unauthenticated, "the sign-in code was used before, is over, or never was one");
-        let sign_in = taken.as_ref().ok_or_else(over)?;
-        Ok(Done::quietly(Written::json(StatusCode::OK, sign_in)))
-    })
+    let changing = call.changing_as(&identity, Sealer::new(code.as_bytes()), body.digest)?;
+    let mut held = None;
+    let result = change!(changing, |_transaction| {
+        if held.is_none() {
+            held = Some(call.rest.sign_in_codes.hold(Instant::now(), code).map_err(not_held)?);
+        }
+        let sign_in = held.as_ref().map(|held| &held.sign_in);
+        Ok(Done::quietly(Written::json(StatusCode::OK, &sign_in)))
+    });
+    if result.is_ok()
+        && let Some(held) = held
+    {
+        held.use_up();
+    }
+    result
+}
+
+fn not_held(why: NotHeld) -> Problem {
+    match why {
+        NotHeld::Over => {
+            Problem::new(Kind::Unauthenticated, "the sign-in code was used before, is over, or never was one")
+        }
+        NotHeld::Busy => Problem::new(Kind::InProgress, "the sign-in code is being exchanged").after(BUSY_RETRY),
+    }
 }
 
 #[cfg(test)]
@@ -188,26 +252,48 @@ mod tests {
         SignIn { keys: vec![key.to_owned()], ..SignIn::default() }
     }
 
+    /// Exchanges a code.
+    fn take(codes: &SignInCodes, now: Instant, code: &str) -> Result<SignIn, NotHeld> {
+        let held = codes.hold(now, code)?;
+        let sign_in = held.sign_in.clone();
+        held.use_up();
+        Ok(sign_in)
+    }
+
     #[test]
     fn a_code_works_once_and_soon() {
         let (codes, began) = (SignInCodes::default(), Instant::now());
         let (one, other) = (codes.put(began, keys("one")), codes.put(began, keys("other")));
         assert!(one.starts_with(PREFIX) && one.len() > 40 && one != other);
-        assert_eq!(codes.take(began, "mrc_"), None);
-        assert_eq!(codes.take(began, &other), Some(keys("other")));
-        assert_eq!(codes.take(began, &other), None);
+        assert_eq!(take(&codes, began, "mrc_"), Err(NotHeld::Over));
+        assert_eq!(take(&codes, began, &other), Ok(keys("other")));
+        assert_eq!(take(&codes, began, &other), Err(NotHeld::Over));
         let almost = began + LIFE - Duration::from_millis(1);
         let third = codes.put(almost, keys("third"));
-        assert_eq!(codes.take(began + LIFE, &one), None, "it is over");
-        assert_eq!(codes.take(began + LIFE, &third), Some(keys("third")));
+        assert_eq!(take(&codes, began + LIFE, &one), Err(NotHeld::Over));
+        assert_eq!(take(&codes, began + LIFE, &third), Ok(keys("third")));
+    }
+
+    #[test]
+    fn a_code_is_exchanged_by_one_at_a_time() {
+        let (codes, now) = (SignInCodes::default(), Instant::now());
+        let code = codes.put(now, keys("one"));
+        let held = codes.hold(now, &code).ok().unwrap();
+        assert_eq!(take(&codes, now, &code), Err(NotHeld::Busy));
+        drop(held);
+        assert_eq!(take(&codes, now, &code), Ok(keys("one")), "the exchange failed");
+        let code = codes.put(now, keys("two"));
+        let held = codes.hold(now, &code).ok().unwrap();
+        assert_eq!(take(&codes, now + LIFE, &code), Err(NotHeld::Over));
+        held.use_up();
     }
 
     #[test]
     fn so_many_codes_wait_and_no_more() {
         let (codes, now) = (SignInCodes::default(), Instant::now());
         let made: Vec<_> = (0..=CODES_MAX).map(|index| codes.put(now, keys(&index.to_string()))).collect();
-        assert_eq!(codes.take(now, &made[0]), None);
-        assert_eq!(codes.take(now, &made[1]), Some(keys("1")));
-        assert_eq!(codes.take(now, &made[CODES_MAX]), Some(keys(&CODES_MAX.to_string())));
+        assert_eq!(take(&codes, now, &made[0]), Err(NotHeld::Over));
+        assert_eq!(take(&codes, now, &made[1]), Ok(keys("1")));
+        assert_eq!(take(&codes, now, &made[CODES_MAX]), Ok(keys(&CODES_MAX.to_string())));
     }
 }

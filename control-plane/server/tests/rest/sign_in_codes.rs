@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use crate::faulty::Fate;
 use crate::{OPERATOR, World, text};
 
 #[test]
@@ -47,4 +48,21 @@ fn making_one_is_repeatable() {
     };
     assert_eq!(make("one"), make("one"));
     assert_ne!(make("one"), make("two"));
+}
+
+/// The store failed, not the link.
+#[test]
+fn an_exchange_that_is_not_stored_leaves_the_code_good() {
+    for fates in [&[Fate::Fail][..], &[Fate::LostUnknown, Fate::Fail]] {
+        let (world, store) = World::faulty();
+        let made = world.post("/v1/sign-in-codes", OPERATOR, &json!({"keys": [OPERATOR]})).expect(201);
+        let exchange = |key: &str| {
+            let request = world.request("POST", "/v1/sign-in-codes/exchange").header("idempotency-key", key);
+            request.json(&json!({"code": made["code"]})).send()
+        };
+        store.next_commits(fates.iter().copied());
+        assert_eq!(exchange("one").status, 503, "{fates:?}");
+        assert_eq!(exchange("two").expect(200)["keys"], json!([OPERATOR]), "{fates:?}");
+        exchange("one").problem(401, "unauthenticated");
+    }
 }
