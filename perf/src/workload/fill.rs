@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::{PATIENCE, Run};
+use super::{PATIENCE, Run, Stopwatch};
 use crate::dialect::{Event, Plan};
 use crate::load::{Fleet, Sink};
 use crate::subject::Running;
@@ -13,6 +13,14 @@ use crate::subject::Running;
 const IN_FLIGHT: u64 = 512;
 /// Who waits is told how far it is this often.
 const TELL_EVERY: Duration = Duration::from_secs(10);
+/// A subject rests when it used less than this share of a core,
+const BUSY: f64 = 0.05;
+/// so many times one after the other,
+const RESTS: u32 = 4;
+/// for this long.
+const REST: Duration = Duration::from_millis(250);
+/// No longer than this is waited.
+const REST_WITHIN: Duration = Duration::from_secs(120);
 
 /// Publishes so many messages into each channel, and waits until all are accepted.
 ///
@@ -50,6 +58,25 @@ pub(crate) fn fill(running: &Running, channels: u32, messages: u64, payload: usi
             (run.progress)(&format!("{} of {wanted} messages are stored", sink.total));
         }
     }
+    Ok(())
+}
+
+/// Waits until the subject no longer works at what it was given, such as a store that sorts what came. What is measured next is then what it says it
+/// is. Does not wait for ever: who is measured all the same shows as a busy subject in the figures.
+///
+/// # Errors
+/// When the subject is gone.
+pub(crate) fn rest(running: &Running, run: &Run<'_>) -> Result<()> {
+    let began = Instant::now();
+    let mut at_rest = 0;
+    while at_rest < RESTS && began.elapsed() < REST_WITHIN && !(run.stop)() {
+        let watch = Stopwatch::start(running)?;
+        std::thread::sleep(REST);
+        at_rest = if watch.read()?.subject_busy() < BUSY { at_rest + 1 } else { 0 };
+    }
+    let waited = began.elapsed().as_secs_f64();
+    let word = if at_rest == RESTS { "came to rest" } else { "is still busy with what it was given" };
+    (run.progress)(&format!("the subject {word} after {waited:.0} s"));
     Ok(())
 }
 

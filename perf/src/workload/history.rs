@@ -34,6 +34,7 @@ pub(crate) fn run(paging: &HistoryPaging, run: &mut Run<'_>) -> Result<()> {
     };
     let Some((running, guarantee)) = run.start(&needs)? else { return Ok(()) };
     fill::fill(&running, 1, paging.messages, paging.payload, run)?;
+    fill::rest(&running, run)?;
     if (run.stop)() {
         return Ok(());
     }
