@@ -115,6 +115,10 @@ shell_stats! {
     quic_connections,
     /// QUIC handshakes under way.
     quic_half_open,
+    /// Datagrams of QUIC handshakes that wait for their part of a turn.
+    quic_waiting,
+    /// Datagrams of QUIC handshakes lost because too many waited, of their network or of all.
+    quic_waiting_full_total,
     /// QUIC handshakes completed.
     quic_handshakes_total,
     /// QUIC handshakes that came to nothing.

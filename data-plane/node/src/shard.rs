@@ -14,6 +14,7 @@ mod quic;
 mod room;
 mod secure;
 mod traffic;
+mod waiting;
 
 use std::collections::VecDeque;
 use std::io;
@@ -144,6 +145,8 @@ struct Shard {
     admission: Admission,
     /// Reads from them.
     strangers_heard: u64,
+    /// The same when this turn began.
+    strangers_heard_before: u64,
     /// `None` where compression is off.
     compression: Option<Compression>,
     parting: Parting,
@@ -253,6 +256,7 @@ impl Shard {
             input_room: InputRoom::new(unfinished_bytes_max),
             admission: Admission::new(admission),
             strangers_heard: 0,
+            strangers_heard_before: 0,
             compression,
             parting: Parting::new(linger),
             doors,
@@ -302,11 +306,13 @@ impl Shard {
         self.stats.turns_total += 1;
         self.ring_was_full = false;
         self.handshakes_left = self.turn.handshakes_max;
+        self.strangers_heard_before = self.strangers_heard;
         self.take_ready(now)?;
         if self.take_rings(now) == Flow::Stop {
             return Ok(Flow::Stop);
         }
         self.take_forwarded(now);
+        self.take_handshakes(now);
         self.take_quic_events(now);
         if self.core.poll_timeout().is_some_and(|at| at <= now.instant) {
             self.core.handle_timeout(now);
@@ -349,10 +355,13 @@ impl Shard {
         // What is inflated takes its time as what is read does, and so does whoever signs in: others must not wait for a crowd.
         let work = |shard: &Self| {
             let of_strangers = shard.strangers_heard * STRANGER_WORK_BYTES;
-            shard.stats.read_bytes_total + shard.stats.inflated_bytes_total + of_strangers
+            let of_datagrams = shard.quic.as_ref().map_or(0, Quic::heard_bytes);
+            shard.stats.read_bytes_total + shard.stats.inflated_bytes_total + of_strangers + of_datagrams
         };
         let before = work(self);
-        while work(self) - before < self.turn.read_bytes_max as u64 {
+        while let spent = work(self) - before
+            && spent < self.turn.read_bytes_max as u64
+        {
             let Some(ready) = self.ready.pop_front() else { break };
             match ready.token {
                 // It has done its work: the loop is awake.
@@ -360,7 +369,7 @@ impl Shard {
                 BELL => self.rings.bell.drain(),
                 LISTENER => self.accept(now, 0)?,
                 TLS_LISTENER => self.accept(now, 1)?,
-                quic::SOCKET => self.quic_ready(now, ready),
+                quic::SOCKET => self.quic_ready(now, ready, self.turn.read_bytes_max as u64 - spent),
                 token if token & u64::from(TOKENS_FROM) != 0 => {
                     let gone = self.parting.handle_ready(&self.poller, token, &mut self.buffer);
                     self.count_gone(gone);

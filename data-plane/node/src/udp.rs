@@ -23,8 +23,8 @@ const SEND_BUFFER_BYTES: usize = 4 << 20;
 const BATCH: usize = 16;
 /// The longest train.
 const TRAIN_BYTES_MAX: usize = 64 << 10;
-/// Calls in a turn.
-const ROUNDS_MAX: usize = 8;
+/// What a datagram weighs at least, in bytes read: so many small ones take as long as a large read.
+pub(crate) const DATAGRAM_WORK_BYTES: u64 = 512;
 
 /// Binds a socket for each shard to `address`, and asks the kernel to steer by the key if there is one. With port 0 the system chooses one port.
 ///
@@ -112,25 +112,29 @@ impl UdpPort {
         Ok(Self { socket, state, buffer, unsent: None, send_errors: 0, sends: 0 })
     }
 
-    /// Takes what has come, but not without end; a level-triggered poller tells of the rest.
-    pub(crate) fn receive(&mut self, mut take: impl FnMut(Datagram)) {
-        for _ in 0..ROUNDS_MAX {
+    /// Takes what has come, until that weighs so many bytes; one more call of the system may go over. Gives what it weighed. A
+    /// level-triggered poller tells of the rest.
+    pub(crate) fn receive(&mut self, work_bytes_max: u64, mut take: impl FnMut(Datagram)) -> u64 {
+        let mut work_bytes = 0;
+        while work_bytes < work_bytes_max {
             let mut metas = [RecvMeta::default(); BATCH];
             let mut pieces = self.buffer.chunks_exact_mut(TRAIN_BYTES_MAX);
             let mut pieces: [IoSliceMut<'_>; BATCH] =
                 std::array::from_fn(|_| IoSliceMut::new(pieces.next().unwrap_or_default()));
             // An error is of an earlier send, and the next call goes on.
-            let Ok(count) = self.state.recv((&self.socket).into(), &mut pieces, &mut metas) else { return };
+            let Ok(count) = self.state.recv((&self.socket).into(), &mut pieces, &mut metas) else { break };
             for (meta, piece) in metas[..count].iter().zip(&pieces) {
                 let ecn = meta.ecn.and_then(|ecn| EcnCodepoint::from_bits(ecn as u8));
                 for data in piece[..meta.len].chunks(meta.stride.max(1)) {
+                    work_bytes += DATAGRAM_WORK_BYTES.max(data.len() as u64);
                     take(Datagram { from: meta.addr, to: meta.dst_ip, ecn, data: BytesMut::from(data) });
                 }
             }
             if count < BATCH {
-                return;
+                break;
             }
         }
+        work_bytes
     }
 
     /// Whether something waits for the socket: nothing more may be sent before [`resume`](Self::resume).
@@ -226,7 +230,7 @@ mod tests {
         let from = ports[0].socket.local_addr().expect("address");
         let mut came = Vec::new();
         while came.len() < 3 {
-            ports[1].receive(|datagram| came.push(datagram));
+            ports[1].receive(u64::MAX, |datagram| came.push(datagram));
         }
         let lens: Vec<usize> = came.iter().map(|datagram| datagram.data.len()).collect();
         assert_eq!(lens, [1200, 1200, 600]);

@@ -2,7 +2,10 @@
 //! come out.
 //!
 //! A turn: [`Driver::handle_datagram`] for all that came and [`Driver::handle_timeout`] if it is due; [`Driver::poll_event`] until
-//! there is none, acting on each; [`Driver::poll_transmit`] until there is none.
+//! there is none, acting on each; [`Driver::hear_stranger`] for as many as the turn has time for, each followed by the events that it
+//! brings; [`Driver::poll_transmit`] until there is none.
+//!
+//! A connection is a stranger's until [`Driver::signed_in`]: what strangers have to tell waits until it is asked for.
 
 mod connection;
 
@@ -17,8 +20,9 @@ use quinn_proto::{ConnectionHandle, DatagramEvent, EcnCodepoint, Endpoint, Incom
 use self::connection::Connection;
 pub use self::connection::{End, Read, Write};
 use crate::admission::{Admission, Verdict};
+use crate::route::{Route, Stage, route, stage};
 use crate::wheel::Wheel;
-use crate::{Limits, Protocol, Route, Server, route};
+use crate::{Limits, Protocol, Server};
 
 /// A connection. Never names another one later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -123,8 +127,10 @@ pub struct Driver {
     admission: Admission,
     wheel: Wheel,
     due: Vec<u64>,
-    /// Connections that may have something to tell.
+    /// Connections that may have something to tell, but for those of strangers.
     stirred: VecDeque<u32>,
+    /// Those of strangers.
+    stirred_strangers: VecDeque<u32>,
     /// Connections that may have something to send.
     sending: VecDeque<u32>,
     events: VecDeque<Event>,
@@ -158,6 +164,7 @@ impl Driver {
             wheel: Wheel::new(now),
             due: Vec::new(),
             stirred: VecDeque::new(),
+            stirred_strangers: VecDeque::new(),
             sending: VecDeque::new(),
             events: VecDeque::new(),
             responses: VecDeque::new(),
@@ -172,6 +179,11 @@ impl Driver {
         let to = route(&self.server.keys.cid, self.shard, self.shards, datagram);
         self.stats.strays += u64::from(to == Route::Nobody);
         to
+    }
+
+    /// Whether a datagram may begin a connection or goes on with a handshake, which is dear, or is of a connection that is open.
+    pub fn stage(&self, datagram: &[u8]) -> Stage {
+        stage(&self.server.keys.cid, datagram)
     }
 
     /// Takes in a datagram that belongs here.
@@ -274,10 +286,6 @@ impl Driver {
         for value in due.drain(..) {
             let key = Key::from_value(value);
             let Some(connection) = self.connection_mut(key) else { continue };
-            // An entry that a later look has made needless goes without another in its place.
-            if connection.armed.is_some_and(|armed| armed > now) {
-                continue;
-            }
             connection.armed = None;
             if connection.inner.poll_timeout().is_some_and(|at| at <= now) {
                 connection.inner.handle_timeout(now);
@@ -297,17 +305,28 @@ impl Driver {
         self.wheel.next()
     }
 
-    /// The next thing that happened, or `None`.
+    /// The next thing that happened, or `None`. What strangers have to tell comes after [`hear_stranger`](Self::hear_stranger).
     pub fn poll_event(&mut self, now: Instant) -> Option<Event> {
         loop {
             if let Some(event) = self.events.pop_front() {
                 return Some(event);
             }
             let index = self.stirred.pop_front()?;
-            if let Some(Some(connection)) = self.connections.get_mut(index as usize) {
-                connection.stirred = false;
-                self.stir(now, index);
-            }
+            self.hear(now, index);
+        }
+    }
+
+    /// Hears the stranger who has waited longest; whether there was one.
+    pub fn hear_stranger(&mut self, now: Instant) -> bool {
+        let Some(index) = self.stirred_strangers.pop_front() else { return false };
+        self.hear(now, index);
+        true
+    }
+
+    fn hear(&mut self, now: Instant, index: u32) {
+        if let Some(Some(connection)) = self.connections.get_mut(index as usize) {
+            connection.stirred = false;
+            self.stir(now, index);
         }
     }
 
@@ -326,10 +345,17 @@ impl Driver {
                     self.count_out(&transmit);
                     return Some(transmit);
                 }
+                if connection.part(now) {
+                    continue;
+                }
                 connection.sending = false;
                 self.sending.pop_front();
                 // To send may have brought events of its own.
-                self.stir(now, index);
+                if connection.is_stranger {
+                    self.touch_to_hear(index);
+                } else {
+                    self.stir(now, index);
+                }
                 self.arm(index);
             } else {
                 self.sending.pop_front();
@@ -346,18 +372,8 @@ impl Driver {
 
     /// Whether something is left to do without a further event.
     pub fn has_work(&self) -> bool {
-        !self.events.is_empty() || !self.stirred.is_empty() || !self.sending.is_empty() || !self.responses.is_empty()
-    }
-
-    /// Ends a connection: no event of it comes any more. What was written and not sent yet is lost; send it first.
-    pub fn close(&mut self, now: Instant, key: Key, code: u32, reason: &str) {
-        let Some(connection) = self.connection_mut(key) else { return };
-        if !connection.told_end {
-            connection.inner.close(now, VarInt::from_u32(code), Bytes::copy_from_slice(reason.as_bytes()));
-            connection.told_end = true;
-            self.settle(key);
-        }
-        self.touch(key.index);
+        let stirred = !self.stirred.is_empty() || !self.stirred_strangers.is_empty();
+        stirred || !self.events.is_empty() || !self.sending.is_empty() || !self.responses.is_empty()
     }
 
     /// Takes no new connections any more: they are refused.
@@ -386,10 +402,20 @@ impl Driver {
 
     /// It may have something to tell, to send, or another time to be looked at.
     fn touch(&mut self, index: u32) {
+        self.touch_to_hear(index);
+        self.touch_to_send(index);
+    }
+
+    fn touch_to_hear(&mut self, index: u32) {
         let Some(Some(connection)) = self.connections.get_mut(index as usize) else { return };
         if !std::mem::replace(&mut connection.stirred, true) {
-            self.stirred.push_back(index);
+            let queue = if connection.is_stranger { &mut self.stirred_strangers } else { &mut self.stirred };
+            queue.push_back(index);
         }
+    }
+
+    fn touch_to_send(&mut self, index: u32) {
+        let Some(Some(connection)) = self.connections.get_mut(index as usize) else { return };
         if !std::mem::replace(&mut connection.sending, true) {
             self.sending.push_back(index);
         }
@@ -409,10 +435,14 @@ impl Driver {
             let drained = event.is_drained();
             if let Some(answer) = self.endpoint.handle_event(key.handle(), event) {
                 connection.inner.handle_event(answer);
+                self.touch_to_send(index);
             }
             if drained {
                 self.end(key, End::Lost);
-                self.connections[index as usize] = None;
+                let gone = self.connections[index as usize].take();
+                if let Some(armed) = gone.and_then(|gone| gone.armed) {
+                    self.wheel.remove(armed);
+                }
                 self.open -= 1;
                 return;
             }
@@ -428,19 +458,30 @@ impl Driver {
                 self.stats.timed_out += u64::from(end == End::TimedOut);
                 self.end(key, end);
             }
+            quinn_proto::Event::Connected => {
+                connection.handshake_by = None;
+                let was_half_open = std::mem::take(&mut connection.half_open);
+                let told_end = connection.told_end;
+                self.half_open -= usize::from(was_half_open);
+                self.stats.handshakes += 1;
+                if told_end {
+                    // Its end waited for this.
+                    self.touch_to_send(key.index);
+                } else {
+                    self.events.push_back(Event::Connected(key));
+                }
+            }
             _ if connection.told_end => {}
             quinn_proto::Event::HandshakeDataReady => match connection.protocol() {
                 Some(protocol) => self.events.push_back(Event::Chosen(key, protocol)),
                 // rustls has ended the handshake of a client with which there is none in common.
-                None => self.close(now, key, 0, "no protocol in common"),
+                None => {
+                    connection.told_end = true;
+                    connection.inner.close(now, VarInt::from_u32(0), Bytes::from_static(b"no protocol in common"));
+                    self.settle(key);
+                    self.touch_to_send(key.index);
+                }
             },
-            quinn_proto::Event::Connected => {
-                connection.handshake_by = None;
-                let was_half_open = std::mem::take(&mut connection.half_open);
-                self.half_open -= usize::from(was_half_open);
-                self.stats.handshakes += 1;
-                self.events.push_back(Event::Connected(key));
-            }
             quinn_proto::Event::DatagramReceived => self.events.push_back(Event::Datagrams(key)),
             quinn_proto::Event::DatagramsUnblocked => {}
             quinn_proto::Event::Stream(event) => match event {
@@ -485,11 +526,13 @@ impl Driver {
     fn arm(&mut self, index: u32) {
         let Some(Some(connection)) = self.connections.get_mut(index as usize) else { return };
         let next = [connection.inner.poll_timeout(), connection.handshake_by].into_iter().flatten().min();
-        if let Some(next) = next
-            && connection.armed.is_none_or(|armed| next < armed)
-        {
-            connection.armed = Some(self.wheel.insert(next, connection.key.value()));
+        let Some(next) = next else { return };
+        match connection.armed {
+            Some(armed) if !self.wheel.is_before(next, armed) => return,
+            Some(armed) => self.wheel.remove(armed),
+            None => {}
         }
+        connection.armed = Some(self.wheel.insert(next, connection.key.value()));
     }
 }
 

@@ -16,6 +16,17 @@ pub enum Route {
     Nobody,
 }
 
+/// What a datagram is about, as far as its first bytes tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// It may begin a connection.
+    First,
+    /// It goes on with a handshake: it names a connection id of ours, or one that looks like it.
+    Begun,
+    /// Its connection is open, or was.
+    Open,
+}
+
 const LONG_HEADER: u8 = 0x80;
 /// Type of a long header's packet, with its value for a handshake packet of version 1.
 const TYPE: u8 = 0x30;
@@ -53,6 +64,20 @@ pub fn route(key: &CidKey, here: u16, shards: u16, datagram: &[u8]) -> Route {
     }
 }
 
+/// Tells what a datagram is about. What is no packet at all may begin a connection.
+///
+/// Source: RFC 9000 §17.
+pub fn stage(key: &CidKey, datagram: &[u8]) -> Stage {
+    let Some((&first, rest)) = datagram.split_first() else { return Stage::First };
+    if first & LONG_HEADER == 0 {
+        return Stage::Open;
+    }
+    // Version 4, length of the id 1, id.
+    let cid =
+        rest.get(4).filter(|&&len| usize::from(len) == CID_BYTES).and_then(|_| rest[5..].first_chunk::<CID_BYTES>());
+    if cid.is_some_and(|cid| key.shard_of(cid).is_some()) { Stage::Begun } else { Stage::First }
+}
+
 #[cfg(test)]
 mod tests {
     use quinn_proto::ConnectionIdGenerator;
@@ -85,6 +110,24 @@ mod tests {
         // Another version may be anything, and is told which ones there are; a negotiation is no client's.
         check(&[&[0xE0, 0x1A, 0x2A, 0x3A, 0x4A, 8], &cid(2), &payload], Route::Here);
         check(&[&[0x80, 0, 0, 0, 0, 8], &cid(1), &payload], Route::Nobody);
+    }
+
+    #[test]
+    fn a_datagram_tells_what_it_is_about() {
+        let key = CidKey::new(*b"8 bytes.");
+        let ours = (*ShardCids::new(key, 1, [1, 2]).generate_cid()).to_vec();
+        let check = |datagram: &[&[u8]], expect: Stage| {
+            assert_eq!(stage(&key, &datagram.concat()), expect, "{datagram:x?}");
+        };
+        check(&[], Stage::First);
+        check(&[&[0x40], &ours], Stage::Open);
+        check(&[&[0x40]], Stage::Open);
+        check(&[&[0xC0, 0, 0, 0, 1, 8], &ours], Stage::Begun);
+        check(&[&[0xE0, 0, 0, 0, 1, 8], &ours, &[7; 20]], Stage::Begun);
+        check(&[&[0xC0, 0, 0, 0, 1, 8], &[9; 8]], Stage::First);
+        check(&[&[0xC0, 0, 0, 0, 1, 9], &ours, &[7; 20]], Stage::First);
+        check(&[&[0xC0, 0, 0, 0, 1, 8], &ours[..7]], Stage::First);
+        check(&[&[0xC0, 0, 0]], Stage::First);
     }
 
     #[test]

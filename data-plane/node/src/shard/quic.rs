@@ -6,11 +6,12 @@ use std::time::Instant;
 
 use millrace_core::{Now, SessionKey};
 use millrace_protocol::Code;
-use millrace_quic::{Driver, Event, Input, Key, Route, Server, Session, StreamId};
+use millrace_quic::{Driver, Event, Input, Key, Route, Server, Session, Stage, StreamId};
 
-use super::Shard;
 use super::admission::{Admission, Place};
 use super::room::{Held, InputRoom};
+use super::waiting::Waiting;
+use super::{STRANGER_WORK_BYTES, Shard};
 use crate::poller::{Interest, Poller, Ready};
 use crate::report::ShellStats;
 use crate::ring::Forwards;
@@ -38,8 +39,17 @@ struct Peer {
     streams: Session,
     /// What it counts for in the room for unfinished input.
     held: Held,
-    /// Its place at the door, until it has signed in.
-    place: Option<Place>,
+    standing: Standing,
+}
+
+/// How far somebody has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// In a handshake that may be for another's address. It takes no place at the door: that would be a place of the other's.
+    Arriving,
+    /// Known to be where it says, and not signed in.
+    AtTheDoor(Place),
+    SignedIn,
 }
 
 /// What is counted beside what the endpoint counts.
@@ -49,12 +59,18 @@ pub(super) struct QuicStats {
     pub(super) forward_full: u64,
     pub(super) useless_datagrams: u64,
     pub(super) faults: u64,
+    /// Datagrams of handshakes for which there was no room to wait.
+    pub(super) waiting_full: u64,
 }
 
 pub(super) struct Quic {
     pub(super) driver: Driver,
     pub(super) port: UdpPort,
     forwards: Forwards<Datagram>,
+    /// Of handshakes, beyond what a turn takes.
+    waiting: Waiting,
+    /// What datagrams weighed that came.
+    heard_bytes: u64,
     /// By the connection's index.
     peers: Vec<Option<Peer>>,
     /// Index of the connection, by the session's.
@@ -75,6 +91,8 @@ impl Quic {
             driver: Driver::new(now, server, shard, shards, seed),
             port,
             forwards,
+            waiting: Waiting::new(),
+            heard_bytes: 0,
             peers: Vec::new(),
             connections: Vec::new(),
             open: 0,
@@ -92,7 +110,12 @@ impl Quic {
 
     /// Whether another turn has something to do without a further event.
     pub(super) fn has_work(&self) -> bool {
-        self.driver.has_work() && !self.port.is_blocked()
+        (self.driver.has_work() || !self.waiting.is_empty()) && !self.port.is_blocked()
+    }
+
+    /// What datagrams weighed that came, in bytes read.
+    pub(super) fn heard_bytes(&self) -> u64 {
+        self.heard_bytes
     }
 
     /// Whether no shard has forwarded anything.
@@ -122,6 +145,8 @@ impl Quic {
         ShellStats {
             quic_connections: self.driver.open() as u64,
             quic_half_open: self.driver.half_open() as u64,
+            quic_waiting: self.waiting.len() as u64,
+            quic_waiting_full_total: ours.waiting_full,
             quic_handshakes_total: of.handshakes,
             quic_handshakes_failed_total: of.handshakes_failed,
             quic_retries_total: of.retries,
@@ -146,26 +171,26 @@ impl Quic {
         }
     }
 
-    fn insert(&mut self, key: Key, session: SessionKey, place: Place) {
+    fn insert(&mut self, key: Key, session: SessionKey) {
         if self.peers.len() <= key.index() {
             self.peers.resize_with(key.index() + 1, || None);
         }
         if self.connections.len() <= session.index() {
             self.connections.resize(session.index() + 1, NONE);
         }
-        self.peers[key.index()] =
-            Some(Peer { session, streams: Session::new(key), held: Held::default(), place: Some(place) });
+        let standing = Standing::Arriving;
+        self.peers[key.index()] = Some(Peer { session, streams: Session::new(key), held: Held::default(), standing });
         self.connections[session.index()] = u32::try_from(key.index()).unwrap_or(NONE);
         self.open += 1;
     }
 
     fn remove(&mut self, key: Key, room: &mut InputRoom, admission: &mut Admission) -> Option<SessionKey> {
         let slot = self.peers.get_mut(key.index())?;
-        let Peer { session, mut held, place, .. } = slot.take_if(|peer| peer.streams.key() == key)?;
+        let Peer { session, mut held, standing, .. } = slot.take_if(|peer| peer.streams.key() == key)?;
         self.connections[session.index()] = NONE;
         self.open -= 1;
         room.give_back(&mut held);
-        if let Some(place) = place {
+        if let Standing::AtTheDoor(place) = standing {
             admission.leave(place, session.as_u64());
         }
         Some(session)
@@ -174,13 +199,21 @@ impl Quic {
     /// Takes a datagram that landed here.
     fn landed(&mut self, now: Instant, datagram: Datagram) {
         match self.driver.route(&datagram.data) {
-            Route::Here => self.handle(now, datagram),
+            Route::Here => self.take(now, datagram),
             Route::Nobody => {}
             Route::Shard(shard) => {
                 self.stats.forwarded += 1;
                 // A datagram may be lost; its sender sends it again.
                 self.stats.forward_full += u64::from(!self.forwards.push(shard, datagram));
             }
+        }
+    }
+
+    /// Takes a datagram of ours: at once if its connection is open, and in its part of the turn if it is of a handshake.
+    fn take(&mut self, now: Instant, datagram: Datagram) {
+        match self.driver.stage(&datagram.data) {
+            Stage::Open => self.handle(now, datagram),
+            stage => self.stats.waiting_full += u64::from(!self.waiting.push(stage, datagram)),
         }
     }
 
@@ -208,15 +241,15 @@ impl Shard {
         self.quic.as_ref().is_some_and(|quic| quic.peer(session).is_some())
     }
 
-    /// The socket has datagrams, or takes some again.
-    pub(super) fn quic_ready(&mut self, now: Now, ready: Ready) {
+    /// The socket has datagrams, of which this turn takes what weighs so many bytes; or it takes some again.
+    pub(super) fn quic_ready(&mut self, now: Now, ready: Ready, work_bytes_max: u64) {
         let Some(quic) = &mut self.quic else { return };
         if ready.writable && quic.port.resume() == Sent::Done {
             quic.transmit(now.instant, &self.poller);
         }
         if ready.readable {
             let mut came = std::mem::take(&mut self.datagrams);
-            quic.port.receive(|datagram| came.push(datagram));
+            quic.heard_bytes += quic.port.receive(work_bytes_max, |datagram| came.push(datagram));
             for datagram in came.drain(..) {
                 quic.landed(now.instant, datagram);
             }
@@ -229,6 +262,20 @@ impl Shard {
         let Some(quic) = &mut self.quic else { return };
         for _ in 0..self.turn.ring_items_max {
             let Some(datagram) = quic.forwards.pop() else { return };
+            quic.take(now.instant, datagram);
+        }
+    }
+
+    /// Goes on with handshakes, as far as the turn's steps go: the same that TLS takes them from, but a fourth of them in any case.
+    pub(super) fn take_handshakes(&mut self, now: Now) {
+        let Some(quic) = &mut self.quic else { return };
+        let steps = self.handshakes_left.max(self.turn.handshakes_max.div_ceil(4));
+        for _ in 0..steps {
+            if quic.port.is_blocked() {
+                return;
+            }
+            let Some(datagram) = quic.waiting.pop() else { return };
+            self.handshakes_left = self.handshakes_left.saturating_sub(1);
             quic.handle(now.instant, datagram);
         }
     }
@@ -240,8 +287,18 @@ impl Shard {
         if quic.driver.poll_timeout().is_some_and(|at| at <= now.instant) {
             quic.driver.handle_timeout(now.instant);
         }
-        while let Some(event) = self.quic.as_mut().and_then(|quic| quic.driver.poll_event(now.instant)) {
-            self.quic_event(now, event);
+        // Sessions first; then as many strangers as the turn may hear, and a fourth of that in any case.
+        let strangers_max = (self.turn.read_bytes_max as u64 / STRANGER_WORK_BYTES).max(1);
+        let heard = self.strangers_heard - self.strangers_heard_before;
+        let mut left = strangers_max.saturating_sub(heard).max(strangers_max.div_ceil(4));
+        loop {
+            while let Some(event) = self.quic.as_mut().and_then(|quic| quic.driver.poll_event(now.instant)) {
+                self.quic_event(now, event);
+            }
+            if left == 0 || !self.quic.as_mut().is_some_and(|quic| quic.driver.hear_stranger(now.instant)) {
+                return;
+            }
+            left -= 1;
         }
     }
 
@@ -256,7 +313,7 @@ impl Shard {
     fn quic_event(&mut self, now: Now, event: Event) {
         match event {
             Event::Chosen(key, _) => self.quic_welcome(now, key),
-            Event::Connected(key) => self.quic_input(now, key, None),
+            Event::Connected(key) => self.quic_connected(now, key),
             Event::Readable(key, stream) => self.quic_input(now, key, Some(stream)),
             Event::Datagrams(key) => {
                 let Self { core, quic: Some(quic), .. } = self else { return };
@@ -288,29 +345,31 @@ impl Shard {
     fn quic_welcome(&mut self, now: Now, key: Key) {
         let Some(quic) = &mut self.quic else { return };
         self.stats.connections_accepted_total += 1;
-        let address = quic.driver.remote(key).map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |remote| remote.ip());
-        let session = match self.core.handle_connected_in_lanes(now) {
-            Ok(session) => session,
+        match self.core.handle_connected_in_lanes(now) {
+            Ok(session) => quic.insert(key, session),
             Err(code) => {
                 self.stats.connections_refused_busy_total += 1;
-                quic.driver.close(now.instant, key, code.number().into(), code.meaning().trim());
-                return;
-            }
-        };
-        match self.enter(now, address, session) {
-            Some(place) => {
-                if let Some(quic) = &mut self.quic {
-                    quic.insert(key, session, place);
-                }
-            }
-            None => {
-                self.core.handle_disconnected(now, session);
-                if let Some(quic) = &mut self.quic {
-                    let code = Code::Busy;
-                    quic.driver.close(now.instant, key, code.number().into(), code.meaning().trim());
-                }
+                quic.driver.close(key, code.number().into(), code.meaning().trim());
             }
         }
+    }
+
+    /// The handshake is complete, so the client is where it says: it takes a place at the door, unless it has signed in already.
+    fn quic_connected(&mut self, now: Now, key: Key) {
+        let Some(quic) = &mut self.quic else { return };
+        let address = quic.driver.remote(key).map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |remote| remote.ip());
+        let Some(peer) = peer_of(&mut quic.peers, key) else { return };
+        if peer.standing == Standing::Arriving {
+            let session = peer.session;
+            let Some(place) = self.enter(now, address, session) else {
+                let code = Code::Busy;
+                return self.quic_end(now, key, code.number().into(), code.meaning().trim());
+            };
+            if let Some(peer) = self.quic.as_mut().and_then(|quic| peer_of(&mut quic.peers, key)) {
+                peer.standing = Standing::AtTheDoor(place);
+            }
+        }
+        self.quic_input(now, key, None);
     }
 
     /// A stream has bytes, or, without a stream, frames may go on that waited for the handshake.
@@ -319,7 +378,7 @@ impl Shard {
         let Quic { driver, peers, .. } = quic;
         let Some(peer) = peer_of(peers, key) else { return };
         let session = peer.session;
-        self.strangers_heard += u64::from(peer.place.is_some());
+        self.strangers_heard += u64::from(peer.standing != Standing::SignedIn);
         let mut bytes = 0;
         let on_frame = |frame: &[u8]| {
             bytes += frame.len();
@@ -331,11 +390,14 @@ impl Shard {
         };
         stats.read_bytes_total += bytes as u64;
         let held = peer.streams.held_bytes();
-        if let Some(place) = peer.place.filter(|_| core.is_welcomed(session)) {
-            admission.leave(place, session.as_u64());
-            peer.place = None;
+        if peer.standing != Standing::SignedIn && core.is_welcomed(session) {
+            if let Standing::AtTheDoor(place) = peer.standing {
+                admission.leave(place, session.as_u64());
+            }
+            peer.standing = Standing::SignedIn;
+            driver.signed_in(key);
         }
-        let full = !input_room.count(&mut peer.held, held, peer.place.is_none());
+        let full = !input_room.count(&mut peer.held, held, peer.standing == Standing::SignedIn);
         match input {
             Input::Done if full => {
                 self.stats.input_room_ends_total += 1;
@@ -374,7 +436,7 @@ impl Shard {
 
     /// The core ends a session: what waits goes first, as far as the client takes it.
     pub(super) fn quic_close(&mut self, now: Now, session: SessionKey, code: Code, reason: &str) {
-        self.quic_flush(now, session);
+        self.quic_write(now, session);
         let key = self.quic.as_ref().and_then(|quic| quic.peer(session)).map(|peer| peer.streams.key());
         if let Some(key) = key {
             self.quic_end(now, key, code.number().into(), reason);
@@ -390,7 +452,7 @@ impl Shard {
 
     fn quic_end(&mut self, now: Now, key: Key, code: u32, reason: &str) {
         if let Some(quic) = &mut self.quic {
-            quic.driver.close(now.instant, key, code, reason);
+            quic.driver.close(key, code, reason);
         }
         self.quic_gone(now, key);
     }

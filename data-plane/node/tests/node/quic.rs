@@ -1,14 +1,15 @@
 //! Sessions over QUIC: the same frames, on streams.
 
 use std::net::UdpSocket;
+use std::num::NonZeroU16;
 
-use millrace_data::{Config, Steering};
+use millrace_data::{AdmissionLimits, Config, Steering, TurnLimits};
 use millrace_protocol::Code;
 use millrace_protocol::client::{ClientBody, ClientFrame, Start, encode_client};
 use millrace_protocol::node::HistoryClass;
 use quinn::ConnectionError;
 
-use crate::support::quic::{Got, QuicClient, Trust};
+use crate::support::quic::{Got, QuicClient, Trust, first_packets};
 use crate::support::{Client, Control, Frame, metric, node, stop, until};
 
 /// Nobody can tell over which transport a message came.
@@ -237,6 +238,55 @@ fn a_flood_of_garbage_harms_nobody() {
     }
     until("nothing is kept", || metric(&node, "millrace_data_quic_connections") == 1.0);
     assert!(metric(&node, "millrace_data_quic_strays_total") > 0.0);
+    stop(node);
+}
+
+/// However many handshakes come at once, a turn takes its steps of them and no more, so sessions have theirs in between.
+#[test]
+fn a_storm_of_handshakes_is_spread_over_turns() {
+    const CROWD: usize = 200;
+    let (control, trust) = (Control::new(), Trust::new());
+    let turn = TurnLimits { handshakes_max: 1, ..TurnLimits::default() };
+    let node = node(&control, Config { shards: NonZeroU16::new(1), turn, ..trust.config() });
+    let address = node.client_quic_address.expect("QUIC");
+    let packets = first_packets(&trust, CROWD);
+    let crowd = UdpSocket::bind("127.0.0.1:0").expect("socket");
+    let turns = metric(&node, "millrace_data_turns_total");
+    packets.iter().for_each(|packet| assert_eq!(crowd.send_to(packet, address).expect("send"), packet.len()));
+    until("all have begun", || metric(&node, "millrace_data_quic_half_open") == CROWD as f64);
+    let turns = metric(&node, "millrace_data_turns_total") - turns;
+    assert!(turns >= CROWD as f64, "{turns} turns for {CROWD} handshakes");
+    assert_eq!(metric(&node, "millrace_data_quic_waiting"), 0.0);
+    stop(node);
+}
+
+/// First packets bear whatever address their sender likes: those whose addresses are used so lose no place at the door.
+#[test]
+fn who_has_not_shown_an_address_takes_no_place_of_it() {
+    let (control, trust) = (Control::new(), Trust::new());
+    let admission = AdmissionLimits { places_max: 100, address_places_max: 2 };
+    let node = node(&control, Config { shards: NonZeroU16::new(1), admission, ..trust.config() });
+    let address = node.client_quic_address.expect("QUIC");
+    let crowd = UdpSocket::bind("127.0.0.1:0").expect("socket");
+    for packet in first_packets(&trust, 20) {
+        crowd.send_to(&packet, address).expect("send");
+    }
+    until("all have begun", || metric(&node, "millrace_data_quic_half_open") == 20.0);
+    assert_eq!(metric(&node, "millrace_data_strangers"), 0.0);
+    let mut client = QuicClient::connect(&trust, address, &control.token("ann"));
+    let _silent = [QuicClient::open(&trust, address), QuicClient::open(&trust, address)];
+    until("who is there takes a place", || metric(&node, "millrace_data_strangers") == 2.0);
+    // It may hear of the end before it has opened its stream.
+    let refused = QuicClient::try_open(&trust, address, &[], false).and_then(|mut refused| refused.closed());
+    let code = match refused {
+        Ok((code, _)) => code,
+        Err(ConnectionError::ApplicationClosed(close)) => close.error_code.into_inner(),
+        Err(other) => panic!("{other}"),
+    };
+    assert_eq!(code, u64::from(Code::Busy.number()), "both are young");
+    assert_eq!(metric(&node, "millrace_data_strangers_refused_total"), 1.0);
+    client.finish();
+    assert_eq!(client.closed(), Ok((0, String::new())));
     stop(node);
 }
 

@@ -10,6 +10,7 @@ use quinn_proto::{ConnectionError, Dir, ReadError, StreamId, VarInt, WriteError}
 
 use super::{Driver, Key};
 use crate::Protocol;
+use crate::wheel::Armed;
 
 pub(super) struct Connection {
     pub(super) inner: quinn_proto::Connection,
@@ -19,14 +20,23 @@ pub(super) struct Connection {
     /// When its handshake has to be done.
     pub(super) handshake_by: Option<Instant>,
     pub(super) half_open: bool,
-    /// The wheel's entry that comes first.
-    pub(super) armed: Option<Instant>,
+    /// Its entry in the wheel.
+    pub(super) armed: Option<Armed>,
+    /// Nobody has signed in on it.
+    pub(super) is_stranger: bool,
     /// It is among those that may have something to tell.
     pub(super) stirred: bool,
     /// It is among those that may have something to send.
     pub(super) sending: bool,
     /// Its end has been told, or was ours: no event comes any more.
     pub(super) told_end: bool,
+    /// What is said last, behind everything that can be sent.
+    goodbye: Option<Goodbye>,
+}
+
+struct Goodbye {
+    code: VarInt,
+    reason: Bytes,
 }
 
 /// Why a connection ended.
@@ -84,10 +94,22 @@ impl Connection {
             handshake_by: Some(handshake_by),
             half_open: true,
             armed: None,
+            is_stranger: true,
             stirred: false,
             sending: false,
             told_end: false,
+            goodbye: None,
         }
+    }
+
+    /// Everything is sent that can be: says goodbye, if that is to be said and can be understood. Whether there is more to send now.
+    pub(super) fn part(&mut self, now: Instant) -> bool {
+        // Before the handshake is complete a client would be told an error without our code and words (RFC 9000 §10.2.3).
+        let Some(Goodbye { code, reason }) = self.goodbye.take_if(|_| !self.inner.is_handshaking()) else {
+            return false;
+        };
+        self.inner.close(now, code, reason);
+        true
     }
 
     pub(super) fn protocol(&self) -> Option<Protocol> {
@@ -98,6 +120,26 @@ impl Connection {
 }
 
 impl Driver {
+    /// Ends a connection: no event of it comes any more. What was written goes first, as far as the client's windows let it; while the
+    /// handshake is under way the end waits for that, and no longer than a handshake may take.
+    pub fn close(&mut self, key: Key, code: u32, reason: &str) {
+        let Some(connection) = self.connection_mut(key) else { return };
+        if !std::mem::replace(&mut connection.told_end, true) {
+            let reason = Bytes::copy_from_slice(reason.as_bytes());
+            connection.goodbye = Some(Goodbye { code: VarInt::from_u32(code), reason });
+        }
+        self.touch(key.index);
+    }
+
+    /// Somebody has signed in on it: what it has to tell comes before what strangers have.
+    pub fn signed_in(&mut self, key: Key) {
+        let Some(connection) = self.connection_mut(key) else { return };
+        connection.is_stranger = false;
+        // It may wait among strangers.
+        connection.stirred = false;
+        self.touch_to_hear(key.index);
+    }
+
     /// Whether what comes now is early data.
     pub fn is_early(&mut self, key: Key) -> bool {
         self.connection_mut(key).is_some_and(|connection| connection.inner.is_handshaking())

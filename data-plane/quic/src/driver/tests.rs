@@ -267,10 +267,7 @@ fn a_client_that_breaks_the_rules_is_told() {
         world.run_until("the hello came", |world| world.server.frames.len() == 1);
         act(&mut world);
         world.run_until("the client is told", |world| world.client.lost.is_some());
-        let Some(quinn_proto::ConnectionError::ApplicationClosed(close)) = &world.client.lost else {
-            panic!("{:?}", world.client.lost);
-        };
-        assert_eq!(close.error_code.into_inner(), u64::from(expect));
+        assert_eq!(world.client.closed_with(), Some(u64::from(expect)), "{:?}", world.client.lost);
     };
     check(|world| world.client_writes(&[1; 16]), 4000);
     check(|world| world.client_writes(&[0, 0, 0, 0, 0, 0, 1, 0]), 4003);
@@ -317,6 +314,87 @@ fn a_client_that_acknowledges_nothing_is_given_no_more_than_its_window() {
     assert!((120..135).contains(&taken), "{taken}");
     world.run_for(Duration::from_secs(200));
     assert_eq!((world.open(), world.stats().timed_out), (0, 1));
+}
+
+/// A crowd of strangers must not hold up who has signed in.
+#[test]
+fn strangers_are_heard_when_there_is_time_for_them() {
+    let mut world = World::new(17, 1, Limits::default(), Link::default());
+    world.connect();
+    world.hears_nobody = true;
+    world.client_writes(&hello());
+    world.run_for(Duration::from_secs(1));
+    assert_eq!((world.server.frames.len(), world.drivers[0].has_work()), (0, true));
+    let key = world.server.session.as_ref().unwrap().key();
+    world.drivers[0].signed_in(key);
+    world.run_until("the hello came", |world| world.server.frames.len() == 1);
+    world.client_writes(&frame(1, 4));
+    world.run_until("so did the next frame", |world| world.server.frames.len() == 2);
+}
+
+/// Before the handshake is complete the code could not be told: the close waits for that.
+#[test]
+fn who_is_refused_for_early_data_hears_the_code() {
+    let come_back = |seed| {
+        let mut world = World::new(seed, 1, Limits::default(), Link::default());
+        world.connect();
+        world.run_for(Duration::from_secs(1));
+        world.close_client();
+        world.run_until("the first connection is gone", |world| world.open() == 0);
+        world.reconnect();
+        assert!(world.client.inner.has_0rtt(), "the ticket was kept");
+        world.client_writes(&[1; 16]);
+        world
+    };
+    let mut world = come_back(18);
+    world.run_until("the client is told", |world| world.client.lost.is_some());
+    assert_eq!(world.client.closed_with(), Some(4000), "{:?}", world.client.lost);
+    assert!(!world.server.connected, "no event comes of a connection that is being closed");
+    world.run_for(Duration::from_secs(10));
+    assert_eq!((world.open(), world.half_open()), (0, 0));
+
+    // One that never completes its handshake is not waited for without end.
+    let mut world = come_back(19);
+    world.client.is_mute = true;
+    world.run_for(Duration::ZERO);
+    for datagram in world.client.first_flight.clone() {
+        world.datagram(([203, 0, 113, 5], 5000), &datagram);
+    }
+    assert_eq!((world.half_open(), world.server.session.is_some()), (1, true));
+    world.run_for(Duration::from_secs(30));
+    assert_eq!((world.open(), world.half_open()), (0, 0));
+}
+
+/// What was written before the end arrives before it, however little the turn could send.
+#[test]
+fn last_words_are_sent_before_the_end() {
+    let mut world = World::new(19, 1, Limits::default(), Link::default());
+    world.connect();
+    world.client_writes(&hello());
+    world.run_until("the hello came", |world| world.server.frames.len() == 1);
+    for number in 1..=5 {
+        assert!(world.offer(Place::Control, frame(number, 100)));
+    }
+    let key = world.server.session.as_ref().unwrap().key();
+    world.drivers[0].close(key, 4007, "enough");
+    world.run_until("the client is told", |world| world.client.lost.is_some());
+    assert_eq!(world.client.closed_with(), Some(4007));
+    assert!(world.client.control.iter().map(|frame| number(frame)).eq(1..=5));
+}
+
+/// Timers move with every packet; what was set before does not stay behind.
+#[test]
+fn a_connection_has_one_timer() {
+    let mut world = World::new(20, 1, Limits::default(), Link::default());
+    world.connect();
+    for number in 0..200 {
+        world.client_writes(&frame(number, 20));
+        world.run_for(Duration::from_millis(50));
+        assert!(world.drivers[0].wheel.len() <= 1, "{} after {number}", world.drivers[0].wheel.len());
+    }
+    world.close_client();
+    world.run_until("it is gone", |world| world.open() == 0);
+    assert_eq!(world.drivers[0].wheel.len(), 0);
 }
 
 #[test]

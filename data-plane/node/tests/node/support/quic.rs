@@ -66,6 +66,29 @@ fn client(folder: &TempDir, protocol: &[u8]) -> ClientConfig {
     ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).expect("cipher suite")))
 }
 
+/// First packets of so many clients, which go no further.
+pub(crate) fn first_packets(trust: &Trust, count: usize) -> Vec<Vec<u8>> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("runtime");
+    let nobody = UdpSocket::bind("127.0.0.1:0").expect("socket");
+    nobody.set_read_timeout(Some(PATIENCE)).expect("read timeout");
+    let address = nobody.local_addr().expect("address");
+    let _guard = runtime.enter();
+    let endpoint = Endpoint::client(([127, 0, 0, 1], 0).into()).expect("endpoint");
+    let mut packets: Vec<Vec<u8>> = Vec::new();
+    // One that is dropped may begin with its end.
+    let mut connecting = Vec::new();
+    let mut buffer = [0; 2048];
+    while packets.len() < count {
+        connecting.push(endpoint.connect_with(trust.client.clone(), address, "localhost").expect("connect"));
+        let bytes = nobody.recv(&mut buffer).expect("a first packet");
+        // The id that the client chose, without which it would be one that was sent again.
+        if packets.iter().all(|packet| packet[6..14] != buffer[6..14]) {
+            packets.push(buffer[..bytes].to_vec());
+        }
+    }
+    packets
+}
+
 /// A client that speaks the protocol over QUIC and nothing else.
 pub(crate) struct QuicClient {
     runtime: Runtime,

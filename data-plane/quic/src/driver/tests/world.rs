@@ -104,6 +104,8 @@ pub(super) struct World {
     /// Datagrams that came to another shard than theirs.
     pub(super) forwarded: u64,
     pub(super) client_stream_window: u32,
+    /// The server has no time for strangers.
+    pub(super) hears_nobody: bool,
 }
 
 /// A frame of so many words that bears a number.
@@ -165,6 +167,7 @@ impl World {
             sent: 0,
             forwarded: 0,
             client_stream_window: 1 << 20,
+            hears_nobody: false,
         };
         world.start(shards, seed);
         world
@@ -349,8 +352,13 @@ impl World {
     /// Everyone does what there is to do at this time.
     fn turn(&mut self) {
         for shard in 0..self.drivers.len() {
-            while let Some(event) = self.drivers[shard].poll_event(self.now) {
-                self.server.handle(self.now, &mut self.drivers[shard], shard, event);
+            loop {
+                while let Some(event) = self.drivers[shard].poll_event(self.now) {
+                    self.server.handle(&mut self.drivers[shard], shard, event);
+                }
+                if self.hears_nobody || !self.drivers[shard].hear_stranger(self.now) {
+                    break;
+                }
             }
             let mut buffer = Vec::new();
             while let Some(transmit) = self.drivers[shard].poll_transmit(self.now, &mut buffer) {
@@ -387,7 +395,7 @@ impl World {
 }
 
 impl Shell {
-    fn handle(&mut self, now: Instant, driver: &mut Driver, shard: usize, event: Event) {
+    fn handle(&mut self, driver: &mut Driver, shard: usize, event: Event) {
         let Self { session, frames, .. } = self;
         let keep = |frame: &[u8]| frames.push(frame.to_vec());
         let input = match (event, session) {
@@ -420,9 +428,9 @@ impl Shell {
             Input::Done => {}
             Input::Goodbye => {
                 self.goodbyes += 1;
-                driver.close(now, key, 0, "");
+                driver.close(key, 0, "");
             }
-            Input::Fault(code, reason) => driver.close(now, key, code.number().into(), reason),
+            Input::Fault(code, reason) => driver.close(key, code.number().into(), reason),
         }
     }
 }
@@ -454,6 +462,14 @@ impl Client {
             heard: false,
             // One that nobody asked for yet says nothing.
             is_mute: true,
+        }
+    }
+
+    /// The code that the server's application closed with.
+    pub(super) fn closed_with(&self) -> Option<u64> {
+        match self.lost.as_ref()? {
+            ConnectionError::ApplicationClosed(close) => Some(close.error_code.into_inner()),
+            _ => None,
         }
     }
 
