@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use io_uring::types::Fd;
-use io_uring::{IoUring, opcode};
+use io_uring::{IoUring, opcode, squeue};
 use rustix::io::Errno;
 
 use super::connection::SEND_FLAGS;
@@ -18,6 +18,8 @@ pub(super) const BATCH_LEAST: usize = 4;
 /// A ring for batches of sends.
 pub(super) struct SendBatch {
     ring: IoUring,
+    /// The batch, empty between two.
+    sends: Vec<squeue::Entry>,
     /// What became of each send of the batch.
     results: Vec<Result<usize, Errno>>,
 }
@@ -32,7 +34,7 @@ impl SendBatch {
         // One thread, completions only when it waits, and one bad request does not hold up the others.
         builder.setup_single_issuer().setup_defer_taskrun().setup_submit_all();
         let ring = builder.build(u32::try_from(BATCH_MAX).unwrap_or(u32::MAX))?;
-        Ok(Self { ring, results: Vec::with_capacity(BATCH_MAX) })
+        Ok(Self { ring, sends: Vec::with_capacity(BATCH_MAX), results: Vec::with_capacity(BATCH_MAX) })
     }
 
     /// Sends each of these, at most [`BATCH_MAX`], without waiting for room; gives the bytes that each took, in order. A socket must not
@@ -42,19 +44,22 @@ impl SendBatch {
         batch: impl Iterator<Item = (BorrowedFd<'a>, &'a [u8])>,
     ) -> &[Result<usize, Errno>] {
         self.results.clear();
+        // Whole before any of it is in the queue: of an iterator that panics nothing stays there.
+        self.sends.clear();
         let flags = i32::try_from(SEND_FLAGS.bits()).unwrap_or_default();
-        let mut queue = self.ring.submission();
-        for (socket, bytes) in batch.take(BATCH_MAX) {
+        for (place, (socket, bytes)) in (0..).zip(batch.take(BATCH_MAX)) {
             // A longer one is a short send.
             let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
             let send = opcode::Send::new(Fd(socket.as_raw_fd()), bytes.as_ptr(), length).flags(flags).build();
-            #[expect(unsafe_code, reason = "no safe crate offers a batch of sends")]
-            // SAFETY: socket and bytes are borrowed for the whole call, which ends when all of the batch's sends are complete (or with
-            // the process).
-            let pushed = unsafe { queue.push(&send.user_data(self.results.len() as u64)) };
-            pushed.expect("the queue has a place for each of a batch, and is empty between batches");
-            self.results.push(Err(Errno::AGAIN));
+            self.sends.push(send.user_data(place));
         }
+        self.results.resize(self.sends.len(), Err(Errno::AGAIN));
+        let mut queue = self.ring.submission();
+        #[expect(unsafe_code, reason = "no safe crate offers a batch of sends")]
+        // SAFETY: sockets and bytes are borrowed for the whole call, which ends when all of the batch's sends are complete (or with
+        // the process).
+        let pushed = unsafe { queue.push_multiple(&self.sends) };
+        pushed.expect("the queue has a place for each of a batch, and is empty between batches");
         drop(queue);
         let mut complete = 0;
         while complete < self.results.len() {
@@ -118,6 +123,25 @@ mod tests {
             assert_eq!(&found[..count], pieces[place]);
         }
         assert_eq!(ring.send(std::iter::empty()), []);
+    }
+
+    /// Of a batch that was never whole nothing is sent, now or with the next one.
+    #[test]
+    fn an_iterator_that_panics_leaves_nothing_behind() {
+        let Some(mut ring) = ring() else { return };
+        let (first, second) = (pair(), pair());
+        let pieces = [Some((first.1.as_fd(), &b"a"[..])), None];
+        let batch = pieces.into_iter().map(|piece| piece.expect("a bug"));
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| ring.send(batch).len()));
+        assert!(panicked.is_err());
+        assert_eq!(ring.send(std::iter::once((second.1.as_fd(), &b"bb"[..]))), [Ok(2)]);
+        drop((ring, first.1, second.1));
+        let read = |mut client: TcpStream| {
+            let mut found = Vec::new();
+            client.read_to_end(&mut found).map(|_| found)
+        };
+        assert_eq!(read(first.0).expect("read"), b"");
+        assert_eq!(read(second.0).expect("read"), b"bb");
     }
 
     #[test]
