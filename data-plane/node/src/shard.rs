@@ -317,7 +317,7 @@ impl Shard {
         if self.core.poll_timeout().is_some_and(|at| at <= now.instant) {
             self.core.handle_timeout(now);
         }
-        let gone = self.parting.handle_timeout(now.instant);
+        let gone = self.parting.handle_timeout(now.instant, &mut self.admission);
         self.count_gone(gone);
         if now.instant >= self.forget_at {
             self.forget_at = now.instant + FORGET_EVERY;
@@ -371,7 +371,7 @@ impl Shard {
                 TLS_LISTENER => self.accept(now, 1)?,
                 quic::SOCKET => self.quic_ready(now, ready, self.turn.read_bytes_max as u64 - spent),
                 token if token & u64::from(TOKENS_FROM) != 0 => {
-                    let gone = self.parting.handle_ready(&self.poller, token, &mut self.buffer);
+                    let gone = self.parting.handle_ready(&self.poller, &mut self.admission, token, &mut self.buffer);
                     self.count_gone(gone);
                 }
                 token => {

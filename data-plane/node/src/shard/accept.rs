@@ -15,7 +15,7 @@ use rustls::ServerConfig;
 use super::Shard;
 use super::admission::{Entry, Place};
 use super::connection::{Connection, full};
-use super::parting::Origin;
+use super::parting::{Origin, Parting};
 use super::traffic::receive;
 use crate::listener::{Accepted, Listener};
 use crate::poller::{Interest, Poller};
@@ -197,6 +197,11 @@ impl Shard {
             Entry::In(place) => Some(place),
             Entry::Instead(place, other) => {
                 self.stats.strangers_ended_total += 1;
+                if Parting::is_token(other) {
+                    let gone = self.parting.end(other, &mut self.admission);
+                    self.count_gone(gone);
+                    return Some(place);
+                }
                 let other = SessionKey::from_u64(other);
                 if self.is_quic(other) {
                     self.quic_close(now, other, Code::HandshakeTimeout, "no hello, and somebody else needs the place");
@@ -216,7 +221,8 @@ impl Shard {
     /// handshake to be told anything: it is closed.
     fn refuse(&mut self, now: Now, fd: OwnedFd, is_sealed: bool) {
         if !is_sealed && self.parting.refused() < REFUSED_MAX {
-            self.parting.insert(now.instant, &self.poller, fd, full(), Origin::Refused, None);
+            let Self { parting, poller, admission, .. } = self;
+            parting.insert(now.instant, poller, admission, fd, full(), Origin::Refused, None);
         }
     }
 }

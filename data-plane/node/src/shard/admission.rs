@@ -137,6 +137,14 @@ impl Admission {
         }
     }
 
+    /// The shell calls whom it called `who` otherwise from now on.
+    pub(crate) fn rename(&mut self, place: Place, who: u64, to: u64) {
+        let key = place.0.get() as usize - 1;
+        if let Some(taken) = self.places.get_mut(key).filter(|taken| taken.who == who) {
+            taken.who = to;
+        }
+    }
+
     fn take(&mut self, now: Instant, address: Address, who: u64) -> Place {
         let links = (Link::default(), Link::default());
         let key = self.places.insert(Taken { who, since: now, address, of_all: links.0, of_address: links.1 });

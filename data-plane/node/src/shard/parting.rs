@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, Shutdown, recv, send, shutdown, sockopt};
 use slab::Slab;
 
+use super::admission::{Admission, Place};
 use super::connection::SEND_FLAGS;
 use crate::poller::{Interest, Poller};
 
@@ -20,6 +21,9 @@ pub(super) const TOKENS_FROM: u32 = 1 << 31;
 pub(super) enum Origin {
     /// It had a place among the node's connections, and has it until it is gone.
     Counted,
+    /// The same, and it had not signed in: it also keeps its place at the door, because its descriptor is there as before. Then what
+    /// the door knows it by, which its token here takes the place of.
+    Stranger(Place, u64),
     /// It was refused for lack of a place.
     Refused,
 }
@@ -71,12 +75,19 @@ impl Parting {
         self.deadlines.front().map(|&(deadline, _)| deadline)
     }
 
+    /// Whether a number that the door knows is one of these.
+    pub(super) fn is_token(who: u64) -> bool {
+        who & u64::from(TOKENS_FROM) != 0
+    }
+
     /// Takes a connection over, with the last bytes for its peer. `interest` is what the poller waits for on it now, `None` if
     /// it does not know it yet.
+    #[expect(clippy::too_many_arguments, reason = "a connection is what its shard knows of it")]
     pub(super) fn insert(
         &mut self,
         now: Instant,
         poller: &Poller,
+        door: &mut Admission,
         fd: OwnedFd,
         rest: Vec<u8>,
         origin: Origin,
@@ -84,17 +95,21 @@ impl Parting {
     ) -> Gone {
         let entry = self.peers.vacant_entry();
         self.generation = self.generation.wrapping_add(1);
-        let Ok(place) = u32::try_from(entry.key()) else { return gone(origin) };
+        let Ok(place) = u32::try_from(entry.key()) else { return gone(origin, door) };
         let token = u64::from(self.generation) << 32 | u64::from(TOKENS_FROM | place);
         let mut peer = Peer { fd, rest, sent: 0, origin, token };
-        let Ok(next) = peer.write() else { return gone(origin) };
+        let Ok(next) = peer.write() else { return gone(origin, door) };
         let known = match interest {
             // The token changes too, so even the same interest must be told.
             Some(_) => poller.change(&peer.fd, token, next),
             None => poller.add(&peer.fd, token, next),
         };
         if known.is_err() {
-            return gone(origin);
+            return gone(origin, door);
+        }
+        if let Origin::Stranger(place, who) = origin {
+            door.rename(place, who, token);
+            peer.origin = Origin::Stranger(place, token);
         }
         entry.insert(peer);
         self.refused += usize::from(origin == Origin::Refused);
@@ -103,7 +118,13 @@ impl Parting {
     }
 
     /// A parting connection can be written to or read from.
-    pub(super) fn handle_ready(&mut self, poller: &Poller, token: u64, buffer: &mut [u8]) -> Gone {
+    pub(super) fn handle_ready(
+        &mut self,
+        poller: &Poller,
+        door: &mut Admission,
+        token: u64,
+        buffer: &mut [u8],
+    ) -> Gone {
         let Some(key) = self.key_of(token) else { return Gone::default() };
         let peer = &mut self.peers[key];
         let alive = if peer.sent < peer.rest.len() {
@@ -115,24 +136,30 @@ impl Parting {
         } else {
             peer.discard(buffer)
         };
-        if alive { Gone::default() } else { self.remove(key) }
+        if alive { Gone::default() } else { self.remove(key, door) }
     }
 
     /// Ends those who had long enough.
-    pub(super) fn handle_timeout(&mut self, now: Instant) -> Gone {
+    pub(super) fn handle_timeout(&mut self, now: Instant, door: &mut Admission) -> Gone {
         let mut all = Gone::default();
         while let Some(&(deadline, token)) = self.deadlines.front()
             && deadline <= now
         {
             self.deadlines.pop_front();
-            let Some(key) = self.key_of(token) else { continue };
-            // What the kernel still holds for it is thrown away instead of kept for minutes. Who has read everything and only
-            // did not close sees the end that came before.
-            let _ = sockopt::set_socket_linger(&self.peers[key].fd, Some(Duration::ZERO));
-            all.resets += 1;
-            all.counted += self.remove(key).counted;
+            let gone = self.end(token, door);
+            all.resets += gone.resets;
+            all.counted += gone.counted;
         }
         all
+    }
+
+    /// Ends one at once, if it is there: somebody else needs its place.
+    pub(super) fn end(&mut self, token: u64, door: &mut Admission) -> Gone {
+        let Some(key) = self.key_of(token) else { return Gone::default() };
+        // What the kernel still holds for it is thrown away instead of kept for minutes. Who has read everything and only
+        // did not close sees the end that came before.
+        let _ = sockopt::set_socket_linger(&self.peers[key].fd, Some(Duration::ZERO));
+        Gone { resets: 1, ..self.remove(key, door) }
     }
 
     fn key_of(&self, token: u64) -> Option<usize> {
@@ -140,7 +167,7 @@ impl Parting {
         self.peers.get(place).filter(|peer| peer.token == token).map(|_| place)
     }
 
-    fn remove(&mut self, key: usize) -> Gone {
+    fn remove(&mut self, key: usize, door: &mut Admission) -> Gone {
         let origin = self.peers.remove(key).origin;
         self.refused -= usize::from(origin == Origin::Refused);
         // Who closes in time leaves an entry behind; at the front it would only wake the shard for nothing.
@@ -149,12 +176,16 @@ impl Parting {
         {
             self.deadlines.pop_front();
         }
-        gone(origin)
+        gone(origin, door)
     }
 }
 
-fn gone(origin: Origin) -> Gone {
-    Gone { counted: u32::from(origin == Origin::Counted), resets: 0 }
+/// It is not there any more.
+fn gone(origin: Origin, door: &mut Admission) -> Gone {
+    if let Origin::Stranger(place, who) = origin {
+        door.leave(place, who);
+    }
+    Gone { counted: u32::from(origin != Origin::Refused), resets: 0 }
 }
 
 impl Peer {

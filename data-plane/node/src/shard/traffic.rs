@@ -249,6 +249,11 @@ impl Shard {
         rest: impl FnOnce(&Connection, Option<&millrace_core::Outbound>) -> Vec<u8>,
     ) {
         let Some(mut connection) = self.connections.get_mut(session.index()).and_then(Option::take) else { return };
+        // Its descriptor is there for as long as it lingers, so a stranger has its place at the door until then.
+        let origin = match connection.place.take() {
+            None => Origin::Counted,
+            Some(place) => Origin::Stranger(place, session.as_u64()),
+        };
         self.let_go(&mut connection);
         let rest = rest(&connection, self.core.outbound(session));
         let Connection { fd, interest, tls, .. } = connection;
@@ -257,7 +262,8 @@ impl Shard {
             Some(mut tls) => tls.last_words(&rest),
         };
         self.core.handle_disconnected(now, session);
-        let gone = self.parting.insert(now.instant, &self.poller, fd, rest, Origin::Counted, Some(interest));
+        let Self { parting, poller, admission, .. } = self;
+        let gone = parting.insert(now.instant, poller, admission, fd, rest, origin, Some(interest));
         self.count_gone(gone);
     }
 

@@ -7,12 +7,14 @@ use monoio::RuntimeBuilder;
 
 use super::*;
 use crate::poller::Ready;
+use crate::shard::admission::{AdmissionLimits, Entry};
 
 const LINGER: Duration = Duration::from_secs(5);
 
 struct World {
     poller: Poller,
     parting: Parting,
+    door: Admission,
     now: Instant,
     listener: TcpListener,
 }
@@ -24,6 +26,7 @@ fn world(test: impl FnOnce(World)) {
         test(World {
             poller: Poller::new(16).expect("poller"),
             parting: Parting::new(LINGER),
+            door: Admission::new(AdmissionLimits { places_max: 10, address_places_max: 1 }),
             now: Instant::now(),
             listener: TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind"),
         });
@@ -39,7 +42,7 @@ impl World {
     }
 
     fn part(&mut self, ours: OwnedFd, rest: Vec<u8>, origin: Origin) -> Gone {
-        self.parting.insert(self.now, &self.poller, ours, rest, origin, None)
+        self.parting.insert(self.now, &self.poller, &mut self.door, ours, rest, origin, None)
     }
 
     /// Handles what is ready until nobody is left.
@@ -52,7 +55,7 @@ impl World {
             let mut ready: Vec<Ready> = Vec::new();
             self.poller.take_ready(&mut ready).expect("epoll");
             for ready in ready {
-                let gone = self.parting.handle_ready(&self.poller, ready.token, &mut buffer);
+                let gone = self.parting.handle_ready(&self.poller, &mut self.door, ready.token, &mut buffer);
                 all.counted += gone.counted;
                 all.resets += gone.resets;
             }
@@ -103,9 +106,9 @@ fn who_does_not_close_is_reset_when_the_time_is_over() {
         world.part(ours, b"bye".to_vec(), Origin::Refused);
         assert_eq!((world.parting.len(), world.parting.refused()), (2, 1));
         assert_eq!(world.parting.poll_timeout(), Some(world.now + LINGER));
-        assert_eq!(world.parting.handle_timeout(world.now).counted, 0);
+        assert_eq!(world.parting.handle_timeout(world.now, &mut world.door).counted, 0);
 
-        let gone = world.parting.handle_timeout(world.now + LINGER);
+        let gone = world.parting.handle_timeout(world.now + LINGER, &mut world.door);
         assert_eq!((gone.counted, gone.resets), (1, 2));
         assert_eq!((world.parting.len(), world.parting.refused()), (0, 0));
         let mut heard = Vec::new();
@@ -129,7 +132,7 @@ fn an_old_token_names_nobody() {
         world.part(ours, Vec::new(), Origin::Counted);
         let (_, new) = *world.parting.deadlines.front().expect("one");
         assert_eq!(old << 32, new << 32, "the same place");
-        assert_eq!(world.parting.handle_ready(&world.poller, old, &mut [0; 16]).counted, 0);
+        assert_eq!(world.parting.handle_ready(&world.poller, &mut world.door, old, &mut [0; 16]).counted, 0);
         assert_eq!(world.parting.len(), 1);
     });
 }
@@ -142,5 +145,34 @@ fn who_is_gone_already_is_gone_at_once() {
         drop(peer);
         assert_eq!(world.part(ours, b"nobody hears".to_vec(), Origin::Counted).counted, 1);
         assert_eq!(world.parting.len(), 0);
+    });
+}
+
+/// A stranger who was told why it ends, and holds on, still has its address's place: that is what others get room by.
+#[test]
+fn a_stranger_keeps_its_place_until_it_is_gone() {
+    let address = Ipv4Addr::LOCALHOST.into();
+    world(|mut world| {
+        let Entry::In(place) = world.door.enter(world.now, address, 7) else { panic!("there is room") };
+        let (mut peer, ours) = world.pair();
+        world.part(ours, b"no".to_vec(), Origin::Stranger(place, 7));
+        assert_eq!((world.door.len(), world.door.enter(world.now, address, 8)), (1, Entry::Refused));
+        // The door names it when it dawdles, and it ends.
+        let Entry::Instead(next, token) = world.door.enter(world.now + LINGER, address, 8) else {
+            panic!("it dawdles")
+        };
+        assert!(Parting::is_token(token) && !Parting::is_token(7));
+        let gone = world.parting.end(token, &mut world.door);
+        assert_eq!((gone.counted, gone.resets, world.parting.len()), (1, 1, 0));
+        let mut heard = Vec::new();
+        peer.read_to_end(&mut heard).expect("an orderly end");
+        assert_eq!((heard.as_slice(), world.door.len()), (&b"no"[..], 1));
+        // Who goes in time gives it back.
+        world.door.leave(next, 8);
+        let Entry::In(place) = world.door.enter(world.now, address, 9) else { panic!("there is room") };
+        let (peer, ours) = world.pair();
+        world.part(ours, b"no".to_vec(), Origin::Stranger(place, 9));
+        drop(peer);
+        assert_eq!((world.until_gone().counted, world.door.len()), (1, 0));
     });
 }
