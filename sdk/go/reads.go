@@ -23,8 +23,10 @@ type reads struct {
 	hasRead bool
 	// isFresh: the connection is new, and what the node says next counts, whatever was known before.
 	isFresh bool
-	// wanted is what the application has marked and the node has not stored; offset 0 for nothing.
+	// wanted is the furthest that the application has marked and the node has not stored; offset 0 for nothing.
 	wanted Position
+	// nearer is another mark that is not stored, behind wanted: it counts if the node refuses that one. Offset 0 for none.
+	nearer Position
 	// under is the mark that the node was asked to store, since askedAt; not if that is 0.
 	under   Position
 	askedAt instant
@@ -50,7 +52,7 @@ func (r *reads) seen(at Position) {
 		return
 	}
 	// Others stand now where messages of the old epoch were lost.
-	for _, read := range []*Position{&r.read, &r.wanted} {
+	for _, read := range []*Position{&r.read, &r.wanted, &r.nearer} {
 		if read.Offset > 0 && read.Epoch < at.Epoch {
 			*read = Position{Epoch: at.Epoch, Offset: min(read.Offset, at.Offset-1)}
 		}
@@ -64,17 +66,30 @@ func (r *reads) moved(to Position) {
 		r.read, r.hasRead = to, true
 	}
 	r.isFresh = false
-	if r.wanted.Offset > 0 && !isBehind(to, r.wanted) {
-		r.wanted = Position{}
+	for _, mark := range []*Position{&r.wanted, &r.nearer} {
+		if !isBehind(to, *mark) {
+			*mark = Position{}
+		}
 	}
 }
 
 // mark says that the application has read so far.
 func (r *reads) mark(at Position) {
-	if at.Offset > 0 && (!r.hasRead || isBehind(r.read, at)) && isBehind(r.wanted, at) {
-		r.wanted, r.pausedUntil = at, 0
+	if at.Offset == 0 || r.hasRead && !isBehind(r.read, at) || at == r.wanted {
+		return
+	}
+	// A position that may be ahead of the channel takes no other with it when it is refused.
+	other := at
+	if isBehind(r.wanted, at) {
+		other, r.wanted = r.wanted, at
+	}
+	if r.nearer.Offset == 0 || r.isKnown(other) && (!r.isKnown(r.nearer) || isBehind(r.nearer, other)) {
+		r.nearer = other
 	}
 }
+
+// isKnown tells whether a message is known to be there.
+func (r *reads) isKnown(at Position) bool { return r.hasNewest && !isBehind(r.newest, at) }
 
 // due is the mark to send now. It is under way once asked says so.
 func (r *reads) due(now instant) (Position, bool) {
@@ -91,14 +106,21 @@ func (r *reads) answered(at Position) {
 
 // refused says that the node refused the mark: for good if retryAt is 0.
 func (r *reads) refused(retryAt instant) {
-	if retryAt == 0 && r.askedAt != 0 && r.wanted == r.under {
-		r.wanted = Position{}
+	if retryAt == 0 && r.askedAt != 0 {
+		switch r.under {
+		case r.wanted:
+			r.wanted, r.nearer = r.nearer, Position{}
+		case r.nearer:
+			r.nearer = Position{}
+		}
 	}
 	r.askedAt, r.pausedUntil = 0, retryAt
 }
 
 // giveUp says that marks are of no use: the node does not know them, or the channel is gone.
-func (r *reads) giveUp() { r.wanted, r.askedAt, r.pausedUntil = Position{}, 0, 0 }
+func (r *reads) giveUp() {
+	r.wanted, r.nearer, r.askedAt, r.pausedUntil = Position{}, Position{}, 0, 0
+}
 
 // disconnected says that the connection is gone, or the session's place in the channel.
 func (r *reads) disconnected() { r.askedAt, r.pausedUntil = 0, 0 }
@@ -132,7 +154,8 @@ func (r *reads) unread() (Unread, bool) {
 		read = r.wanted
 	}
 	unread := Unread{Read: read, Newest: r.newest}
-	if r.newest.Offset > read.Offset {
+	// A position of a later epoch than the newest message is behind no message that is known.
+	if isBehind(read, r.newest) && r.newest.Offset > read.Offset {
 		unread.Count = r.newest.Offset - read.Offset
 	}
 	return unread, true

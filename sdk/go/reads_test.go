@@ -1,6 +1,7 @@
 package millrace
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -60,8 +61,67 @@ func TestAMarkIsSentUntilItIsStored(t *testing.T) {
 	r.mark(at(10))
 	r.seen(Position{Epoch: 2, Offset: 9})
 	count(1, true)
+	r.mark(Position{Epoch: 3, Offset: 2})
+	count(0, true)
 	r.subscribed(Position{}, false)
 	count(0, false)
+}
+
+func TestAMarkAheadTakesNoOtherWithIt(t *testing.T) {
+	at := func(offset uint64) Position { return Position{Epoch: 1, Offset: offset} }
+	fresh := func() *reads {
+		r := &reads{}
+		r.subscribed(at(9), true)
+		r.moved(at(2))
+		return r
+	}
+	for _, row := range []struct{ marks, want []uint64 }{
+		{[]uint64{5, 50}, []uint64{50, 5}},
+		{[]uint64{50, 5}, []uint64{50, 5}},
+		{[]uint64{5, 50, 60}, []uint64{60, 5}},
+		{[]uint64{50, 60, 5, 4, 7, 7}, []uint64{60, 7}},
+		{[]uint64{60, 5, 4, 7, 50}, []uint64{60, 7}},
+		{[]uint64{5, 7}, []uint64{7}},
+	} {
+		r := fresh()
+		for _, mark := range row.marks {
+			r.mark(at(mark))
+		}
+		var asked []uint64
+		for mark, due := r.due(10); due; mark, due = r.due(10) {
+			asked = append(asked, mark.Offset)
+			r.asked(10, mark)
+			if mark.Offset > 9 {
+				r.refused(0)
+			} else {
+				r.answered(mark)
+			}
+		}
+		if !slices.Equal(asked, row.want) || r.isPending() {
+			t.Fatalf("%v: asked %v, pending %v", row.marks, asked, r.isPending())
+		}
+	}
+	// One under way that is refused beside one that waits.
+	r := fresh()
+	r.mark(at(20))
+	r.asked(10, at(20))
+	r.mark(at(30))
+	r.refused(0)
+	if mark, due := r.due(10); !due || mark != at(30) {
+		t.Fatal(mark, due)
+	}
+	// A node that is busy is left alone however much is read.
+	r = fresh()
+	r.mark(at(5))
+	r.asked(10, at(5))
+	r.refused(20)
+	r.mark(at(6))
+	if _, due := r.due(10); due || r.retryAt() != 20 {
+		t.Fatal("the pause is over", r.retryAt())
+	}
+	if mark, due := r.due(20); !due || mark != at(6) {
+		t.Fatal(mark, due)
+	}
 }
 
 // A client that closes takes its last mark along, and a node that knows none is told none.

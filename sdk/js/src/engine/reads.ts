@@ -10,8 +10,10 @@ export class Reads {
   private read: Position | undefined;
   /** The connection is new: what the node says next counts, whatever was known before. */
   private isFresh = false;
-  /** What the application has marked and the node has not stored. */
+  /** The furthest that the application has marked and the node has not stored. */
   private wanted: Position | undefined;
+  /** Another mark that is not stored, behind that one: it counts if the node refuses the furthest. */
+  private nearer: Position | undefined;
   /** The mark that the node was asked to store, and since when. */
   private under: { readonly position: Position; readonly at: number } | undefined;
   private pausedUntil: number | undefined;
@@ -37,6 +39,7 @@ export class Reads {
         : { epoch: position.epoch, offset: Math.min(read.offset, position.offset - 1) };
     this.read = within(this.read);
     this.wanted = within(this.wanted);
+    this.nearer = within(this.nearer);
     this.newest = position;
   }
 
@@ -45,14 +48,26 @@ export class Reads {
     if (this.isFresh || this.read === undefined || isBehind(this.read, position)) this.read = position;
     this.isFresh = false;
     if (this.wanted !== undefined && !isBehind(position, this.wanted)) this.wanted = undefined;
+    if (this.nearer !== undefined && !isBehind(position, this.nearer)) this.nearer = undefined;
   }
 
   /** The application has read so far. */
   mark(position: Position): void {
-    const isFurther = (from: Position | undefined) => from === undefined || isBehind(from, position);
-    if (position.offset === 0 || !isFurther(this.read) || !isFurther(this.wanted)) return;
-    this.wanted = position;
-    this.pausedUntil = undefined;
+    if (position.offset === 0 || (this.read !== undefined && !isBehind(this.read, position))) return;
+    // A position that may be ahead of the channel takes no other with it when it is refused.
+    const { wanted } = this;
+    const isFurthest = wanted === undefined || isBehind(wanted, position);
+    if (isFurthest) this.wanted = position;
+    const other = isFurthest ? wanted : position;
+    if (other === undefined || (!isFurthest && isSame(other, wanted))) return;
+    const { nearer } = this;
+    const isBetter = (from: Position) => this.isKnown(other) && (!this.isKnown(from) || isBehind(from, other));
+    if (nearer === undefined || isBetter(nearer)) this.nearer = other;
+  }
+
+  /** Whether a message is known to be there. */
+  private isKnown(position: Position): boolean {
+    return this.newest !== undefined && !isBehind(this.newest, position);
   }
 
   /** The mark to send now. It is under way once {@link asked} says so. */
@@ -77,14 +92,19 @@ export class Reads {
     const asked = this.under?.position;
     this.under = undefined;
     this.pausedUntil = retryAt;
-    if (retryAt === undefined && asked !== undefined && this.wanted !== undefined && isSame(asked, this.wanted)) {
-      this.wanted = undefined;
+    if (retryAt !== undefined || asked === undefined) return;
+    if (this.wanted !== undefined && isSame(asked, this.wanted)) {
+      this.wanted = this.nearer;
+      this.nearer = undefined;
+    } else if (this.nearer !== undefined && isSame(asked, this.nearer)) {
+      this.nearer = undefined;
     }
   }
 
   /** Marks are of no use: the node does not know them, or the channel is gone. */
   giveUp(): void {
     this.wanted = undefined;
+    this.nearer = undefined;
     this.under = undefined;
     this.pausedUntil = undefined;
   }
@@ -123,7 +143,9 @@ export class Reads {
     if (newest === undefined || this.read === undefined) return undefined;
     const read = this.wanted !== undefined && isBehind(this.read, this.wanted) ? this.wanted : this.read;
     if (told !== undefined && isSame(told.read, read) && isSame(told.newest, newest)) return told;
-    return { count: Math.max(0, newest.offset - read.offset), read, newest };
+    // A position of a later epoch than the newest message is behind no message that is known.
+    const count = isBehind(read, newest) ? Math.max(0, newest.offset - read.offset) : 0;
+    return { count, read, newest };
   }
 }
 

@@ -15,8 +15,10 @@ pub(crate) struct Reads {
     read: Option<Position>,
     /// The connection is new: what the node says next counts, whatever was known before.
     is_fresh: bool,
-    /// What the application has marked and the node has not stored.
+    /// The furthest that the application has marked and the node has not stored.
     wanted: Option<Position>,
+    /// Another mark that is not stored, behind that one: it counts if the node refuses the furthest.
+    nearer: Option<Position>,
     /// The mark that the node was asked to store, and since when.
     asked: Option<(Position, Instant)>,
     retry_at: Option<Instant>,
@@ -40,7 +42,7 @@ impl Reads {
             return;
         }
         // Others stand now where messages of the old epoch were lost.
-        for read in [&mut self.read, &mut self.wanted].into_iter().flatten() {
+        for read in [&mut self.read, &mut self.wanted, &mut self.nearer].into_iter().flatten() {
             if read.epoch < position.epoch {
                 *read = Position { epoch: position.epoch, offset: read.offset.min(position.offset - 1) };
             }
@@ -53,18 +55,34 @@ impl Reads {
         if std::mem::take(&mut self.is_fresh) || self.read.is_none_or(|read| is_behind(read, position)) {
             self.read = Some(position);
         }
-        if self.wanted.is_some_and(|wanted| !is_behind(position, wanted)) {
-            self.wanted = None;
+        for mark in [&mut self.wanted, &mut self.nearer] {
+            *mark = mark.filter(|mark| is_behind(position, *mark));
         }
     }
 
     /// The application has read so far.
     pub(crate) fn mark(&mut self, position: Position) {
-        let is_further = |from: Option<Position>| from.is_none_or(|from| is_behind(from, position));
-        if position.offset > 0 && is_further(self.read) && is_further(self.wanted) {
-            self.wanted = Some(position);
-            self.retry_at = None;
+        if position.offset == 0 || self.read.is_some_and(|read| !is_behind(read, position)) {
+            return;
         }
+        // A position that may be ahead of the channel takes no other with it when it is refused.
+        let other = match self.wanted {
+            Some(wanted) if is_behind(wanted, position) => self.wanted.replace(position),
+            Some(wanted) => (wanted != position).then_some(position),
+            None => self.wanted.replace(position),
+        };
+        if let Some(other) = other
+            && self
+                .nearer
+                .is_none_or(|nearer| self.is_known(other) && (!self.is_known(nearer) || is_behind(nearer, other)))
+        {
+            self.nearer = Some(other);
+        }
+    }
+
+    /// Whether a message is known to be there.
+    fn is_known(&self, position: Position) -> bool {
+        self.newest.is_some_and(|newest| !is_behind(newest, position))
     }
 
     /// The mark to send now. It is under way once [`Self::asked`] says so.
@@ -86,16 +104,20 @@ impl Reads {
 
     /// The node refused the mark: for good, or until a moment.
     pub(crate) fn refused(&mut self, retry_at: Option<Instant>) {
-        let asked = self.asked.take();
+        let asked = self.asked.take().map(|(position, _)| position);
         self.retry_at = retry_at;
-        if retry_at.is_none() && self.wanted == asked.map(|(position, _)| position) {
-            self.wanted = None;
+        if retry_at.is_none() && asked.is_some() {
+            if self.wanted == asked {
+                self.wanted = self.nearer.take();
+            } else if self.nearer == asked {
+                self.nearer = None;
+            }
         }
     }
 
     /// Marks are of no use: the node does not know them, or the channel is gone.
     pub(crate) fn give_up(&mut self) {
-        (self.wanted, self.asked, self.retry_at) = (None, None, None);
+        (self.wanted, self.nearer, self.asked, self.retry_at) = (None, None, None, None);
     }
 
     /// The connection is gone, or the session's place in the channel.
@@ -133,7 +155,9 @@ impl Reads {
             Some(wanted) if is_behind(read, wanted) => wanted,
             _ => read,
         };
-        Some(Unread { count: newest.offset.saturating_sub(read.offset), read, newest })
+        // A position of a later epoch than the newest message is behind no message that is known.
+        let count = if is_behind(read, newest) { newest.offset.saturating_sub(read.offset) } else { 0 };
+        Some(Unread { count, read, newest })
     }
 }
 
@@ -233,12 +257,60 @@ mod tests {
     }
 
     #[test]
+    fn a_mark_ahead_takes_no_other_with_it() {
+        let now = Instant::now();
+        let check = |marks: &[u64], expect: &[u64]| {
+            let mut reads = reads(at(1, 9), at(1, 2));
+            for mark in marks {
+                reads.mark(at(1, *mark));
+            }
+            let mut asked = Vec::new();
+            while let Some(mark) = reads.due(now) {
+                asked.push(mark.offset);
+                reads.asked(now, mark);
+                if mark.offset > 9 { reads.refused(None) } else { reads.answered(mark) }
+            }
+            assert_eq!((asked.as_slice(), reads.is_pending()), (expect, false), "{marks:?}");
+        };
+        check(&[5, 50], &[50, 5]);
+        check(&[50, 5], &[50, 5]);
+        check(&[5, 50, 60], &[60, 5]);
+        check(&[50, 60, 5, 4, 7, 7], &[60, 7]);
+        check(&[60, 5, 4, 7, 50], &[60, 7]);
+        check(&[5, 7], &[7]);
+        // One under way that is refused beside one that waits.
+        let mut reads = reads(at(1, 9), at(1, 2));
+        reads.mark(at(1, 20));
+        reads.asked(now, at(1, 20));
+        reads.mark(at(1, 30));
+        reads.refused(None);
+        assert_eq!(reads.due(now), Some(at(1, 30)));
+        reads.asked(now, at(1, 30));
+        reads.refused(None);
+        assert_eq!((reads.is_pending(), count(&reads)), (false, Some(7)));
+    }
+
+    #[test]
+    fn a_node_that_is_busy_is_left_alone_however_much_is_read() {
+        let now = Instant::now();
+        let later = now + Duration::from_secs(1);
+        let mut reads = reads(at(1, 9), at(1, 2));
+        reads.mark(at(1, 5));
+        reads.asked(now, at(1, 5));
+        reads.refused(Some(later));
+        reads.mark(at(1, 6));
+        assert_eq!((reads.due(now), reads.retry_at(), reads.due(later)), (None, Some(later), Some(at(1, 6))));
+    }
+
+    #[test]
     fn what_was_lost_with_an_epoch_is_unread_again() {
         let mut reads = reads(at(1, 10), at(1, 10));
         reads.seen(at(2, 8));
         assert_eq!(reads.unread(), Some(Unread { count: 1, read: at(2, 7), newest: at(2, 8) }));
         reads.mark(at(2, 8));
         assert_eq!(count(&reads), Some(0));
+        reads.mark(at(3, 2));
+        assert_eq!(count(&reads), Some(0), "of an epoch of which no message is known yet");
         // The node may know less than before: what it says on a new connection counts.
         reads.give_up();
         reads.subscribed(Some(at(2, 9)));
