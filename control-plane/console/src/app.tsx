@@ -44,7 +44,7 @@ export function App(): ReactElement {
   }
 }
 
-function SignedIn({ user, keys }: SessionState & { readonly kind: "signed-in" }): ReactElement {
+function SignedIn({ user, keys, notice }: SessionState & { readonly kind: "signed-in" }): ReactElement {
   const { view: asked } = useStore(route);
   const [showsShortcuts, setShowsShortcuts] = useState(false);
   const tabs = TABS.filter(({ view }) => view !== "operate" || keys.length > 0);
@@ -90,6 +90,14 @@ function SignedIn({ user, keys }: SessionState & { readonly kind: "signed-in" })
           <Who user={user} keys={keys} />
         </span>
       </header>
+      {notice !== undefined && (
+        <p className="said" role="alert">
+          {notice}
+          <button type="button" className="quiet" aria-label="Dismiss" onClick={() => session.dismiss()}>
+            <Icon name="close" />
+          </button>
+        </p>
+      )}
       <main id="view" tabIndex={-1}>
         {user === undefined ? (
           view === "chat" && <ChooseUser keys={keys} />

@@ -15,10 +15,12 @@ import { Boundary } from "./ui/boundary.js";
 const TOKEN_LINK = "A link with a token in it signs nobody in. Paste the token, or ask for a link with a code.";
 
 /** Takes what signs in out of the address before anybody sees, copies or bookmarks it; whether there was anything of the kind. */
-function takeLink(): boolean {
+function takeLink(event?: HashChangeEvent): boolean {
   const link = parseLink(location.hash);
   if (link === undefined) return false;
-  history.replaceState(null, "", location.pathname);
+  // An open page stays where it is.
+  const before = event?.oldURL ? new URL(event.oldURL).hash : "";
+  history.replaceState(null, "", location.pathname + (parseLink(before) === undefined ? before : ""));
   if (link.kind === "code") void session.takeCode(link.code);
   else session.resume(TOKEN_LINK);
   return true;

@@ -170,6 +170,43 @@ test("an address that signs in somebody else closes at once what is open", async
   await expect(alice.field).toHaveValue("");
 });
 
+test("an address that signs in nobody leaves what is open as it is", async ({ world }) => {
+  await world.api("POST", "/v1/channels", {
+    kind: "group",
+    name: "news",
+    members: [{ user: "alice", role: "owner" }, { user: "bob" }],
+  });
+  const alice = await world.person("alice", { place: "/chat/news" });
+  await alice.opened("news");
+  const used = await world.link(await world.signIn("bob"));
+  const bob = await world.person("bob", { fragment: used });
+  await expect(bob.page.getByRole("navigation", { name: "Views" })).toBeVisible();
+  await alice.field.fill("half a thought");
+  let finish = () => {};
+  const finished = new Promise<void>((resolve) => {
+    finish = resolve;
+  });
+  await alice.page.route("**/v1/sign-in-codes/exchange", async (route) => {
+    await finished;
+    await route.continue();
+  });
+  const asked = alice.page.waitForRequest("**/v1/sign-in-codes/exchange");
+  await alice.page.evaluate((code) => {
+    location.hash = code;
+  }, `#${used}`);
+  await asked;
+  await expect(alice.field, "while it is asked for").toHaveValue("half a thought");
+  finish();
+  await expect(alice.page.getByRole("alert")).toContainText("was used before");
+  await expect(alice.field).toHaveValue("half a thought");
+  await alice.field.press("Enter");
+  await expect(alice.message("half a thought").getByRole("img", { name: "Sent" })).toBeVisible();
+  await expect(alice.page.getByRole("banner")).toContainText("Alice");
+  expect(alice.page.url()).toBe(`${world.server.ready.api}/#/chat/news`);
+  await alice.page.getByRole("button", { name: "Dismiss" }).click();
+  await expect(alice.page.getByRole("alert")).toHaveCount(0);
+});
+
 test("what was read in one tab is read in the other", async ({ world }) => {
   await world.api("POST", "/v1/channels", {
     kind: "group",

@@ -96,8 +96,10 @@ test("places are read from fragments", () => {
 test("unread messages are those of others behind the mark, loaded or not", () => {
   const entry = (offset: number, user: string, epoch = 1) =>
     ({ isOwn: false, position: { epoch, offset }, message: { user } }) as unknown as Entry;
-  const check = (entries: readonly Entry[], offset: number, unread: number) =>
-    expect(unreadAfter(entries, { epoch: 1, offset }, "me")).toBe(unread);
+  const check = (entries: readonly Entry[], offset: number, unread: number, epoch = 1, count = 100) => {
+    const newest = { epoch, offset: offset + count };
+    expect(unreadAfter(entries, { count, read: { epoch, offset }, newest }, "me")).toBe(unread);
+  };
   const loaded = [entry(11, "you"), entry(12, "me"), entry(13, "you")];
   check([], 5, 0);
   check(loaded, 13, 0);
@@ -106,6 +108,13 @@ test("unread messages are those of others behind the mark, loaded or not", () =>
   check(loaded, 10, 2);
   check(loaded, 5, 7);
   check([entry(1, "you", 2), entry(2, "you", 2)], 2, 2);
+  // What was read of an older epoch, and what was lost with it, is not unread.
+  const over = [entry(8, "you"), entry(9, "you"), entry(8, "you", 2), entry(9, "you", 2)];
+  check(over, 7, 2, 2);
+  check(over, 8, 1, 2);
+  check(over, 9, 0, 2);
+  check(over, 7, 2, 1, 2);
+  check([entry(13, "you")], 3, 4, 1, 4);
 });
 
 test("fields make a request, and the same for a shell", () => {

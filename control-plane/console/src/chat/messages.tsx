@@ -11,7 +11,7 @@ import { useStore } from "../store.js";
 import { Icon } from "../ui/icons.js";
 import { Name } from "../ui/name.js";
 import { useChat } from "./context.js";
-import { isByOther, newestMark, unreadAfter } from "./marks.js";
+import { isByOther, isRead, newestMark, unreadAfter } from "./marks.js";
 import { MessageRow, placing, senderOf } from "./message-row.js";
 
 /** Room above the oldest message, for what is said there. */
@@ -86,7 +86,7 @@ export function Messages({ name, title, channel, sent }: MessagesProps): ReactEl
     if (box !== null) setAtEnd(box.scrollHeight - box.scrollTop - box.clientHeight <= END_PX);
   }, []);
 
-  const unread = isAtEnd || reads === undefined ? 0 : unreadAfter(entries, reads.read, me.user);
+  const unread = isAtEnd || reads === undefined ? 0 : unreadAfter(entries, reads, me.user);
   return (
     <div className="messages">
       <div
@@ -148,8 +148,7 @@ type Entry = UseChannel["entries"][number];
 
 /** Whether an entry is the first one of others behind what was read. */
 function isFirstAfter(mark: Position, entry: Entry, previous: Entry | undefined, me: string): boolean {
-  const isBehind = ({ position }: Entry) =>
-    position !== undefined && (position.epoch !== mark.epoch || position.offset > mark.offset);
+  const isBehind = ({ position }: Entry) => position !== undefined && !isRead(position, mark);
   return isByOther(entry, me) && isBehind(entry) && previous !== undefined && !isBehind(previous);
 }
 

@@ -127,7 +127,7 @@ function Followed(props: RowProps): ReactElement {
   }, [isLong, shorten]);
   const { unread: reads } = useUnread(name);
   // One's own messages are none.
-  const unread = reads === undefined || reads.count === 0 ? 0 : unreadAfter(entries, reads.read, me.user);
+  const unread = reads === undefined || reads.count === 0 ? 0 : unreadAfter(entries, reads, me.user);
   useEffect(() => {
     tellUnread(name, unread);
     return () => tellUnread(name, 0);

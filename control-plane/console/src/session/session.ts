@@ -23,7 +23,13 @@ export type SessionState =
   | { readonly kind: "signed-out"; readonly notice: string | undefined }
   /** The server is asked whether credentials hold; `waits` says why that takes long. */
   | { readonly kind: "checking"; readonly waits: string | undefined }
-  | { readonly kind: "signed-in"; readonly user: SignedInUser | undefined; readonly keys: readonly Key[] };
+  /** `notice` says what became of another sign-in that was tried meanwhile. */
+  | {
+      readonly kind: "signed-in";
+      readonly user: SignedInUser | undefined;
+      readonly keys: readonly Key[];
+      readonly notice?: string | undefined;
+    };
 
 const STORAGE_KEY = "millrace.session";
 const RETRY_MS = 1_000;
@@ -49,6 +55,8 @@ export class Session {
   private renewing: Promise<string> | undefined;
   /** Counts sign-ins: what belongs to an earlier one comes to nothing. */
   private generation = 0;
+  /** Counts codes, and whoever signs out: an exchange under way is then of no use. */
+  private exchanges = 0;
 
   /** Goes on as before, or with what this tab kept; without either, `notice` says why nobody is signed in. */
   resume(notice?: string): void {
@@ -58,36 +66,53 @@ export class Session {
     else if (notice !== undefined) this.state.set({ kind: "signed-out", notice });
   }
 
-  /** Signs in with a code out of a link, which is good for one time. */
+  /** Signs in with a code out of a link, which is good for one time. Who is signed in stays so until it proves good. */
   async takeCode(code: string): Promise<void> {
-    const before = this.state.get();
-    this.generation += 1;
-    const { generation } = this;
-    this.state.set({ kind: "checking", waits: undefined });
+    this.exchanges += 1;
+    const exchange = this.exchanges;
+    this.checking(undefined);
     // However often it is sent, it is one exchange.
     const request = { method: "POST", path: "/v1/sign-in-codes/exchange", body: { code }, idempotencyKey: newKey() };
     for (;;) {
       try {
         const given = await call<ExchangedCode>(request);
-        if (generation !== this.generation) return;
+        if (exchange !== this.exchanges) return;
         const { token, refresh_token: refreshToken, keys } = given;
         await this.adopt({ token: token ?? undefined, refreshToken: refreshToken ?? undefined, keys });
         return;
       } catch (error) {
-        if (generation !== this.generation) return;
-        if (error instanceof Problem && error.status < 500 && error.status !== 429) {
-          if (before.kind === "signed-in") this.state.set(before);
-          else {
-            this.state.set({ kind: "signed-out", notice: undefined });
-            this.resume(CODE_OVER);
-          }
+        if (exchange !== this.exchanges) return;
+        // 409: an earlier try of this very exchange is still under way.
+        if (error instanceof Problem && error.status < 500 && error.status !== 429 && error.status !== 409) {
+          this.codeIsOver();
           return;
         }
-        this.state.set({ kind: "checking", waits: words(error) });
+        this.checking(words(error));
         await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
-        if (generation !== this.generation) return;
+        if (exchange !== this.exchanges) return;
       }
     }
+  }
+
+  /** The server is asked; what is signed in already is shown meanwhile. */
+  private checking(waits: string | undefined): void {
+    if (this.state.get().kind !== "signed-in") this.state.set({ kind: "checking", waits });
+  }
+
+  private codeIsOver(): void {
+    const state = this.state.get();
+    if (state.kind === "signed-in") this.state.set({ ...state, notice: CODE_OVER });
+    else if (this.token === undefined && this.keys.length === 0) {
+      this.state.set({ kind: "signed-out", notice: undefined });
+      this.resume(CODE_OVER);
+    }
+    // Else what this tab kept is being checked, which says how that goes.
+  }
+
+  /** The notice was read. */
+  dismiss(): void {
+    const state = this.state.get();
+    if (state.kind === "signed-in") this.state.set({ ...state, notice: undefined });
   }
 
   /**
@@ -124,12 +149,12 @@ export class Session {
         if (generation !== this.generation) return false;
         this.keys = keys.filter((key): key is Key => !(key instanceof Problem));
         this.keep(this.keys.map(({ key }) => key));
-        if (user === undefined && this.keys.length === 0) this.end(notices[0]);
+        if (user === undefined && this.keys.length === 0) this.forget(notices[0]);
         else this.state.set({ kind: "signed-in", user, keys: this.keys });
         return notices.length === 0;
       } catch (error) {
         if (generation !== this.generation) return false;
-        if (this.state.get().kind !== "signed-in") this.state.set({ kind: "checking", waits: words(error) });
+        this.checking(words(error));
         await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
         if (generation !== this.generation) return false;
       }
@@ -163,8 +188,13 @@ export class Session {
     if (token !== undefined && refreshToken !== undefined) revoke(token, refreshToken).catch(() => {});
   }
 
-  /** Forgets everything. */
+  /** Forgets everything; a code that is being exchanged, too. */
   end(notice?: string): void {
+    this.exchanges += 1;
+    this.forget(notice);
+  }
+
+  private forget(notice: string | undefined): void {
     this.generation += 1;
     this.token = undefined;
     this.refreshToken = undefined;
