@@ -24,6 +24,7 @@
 //   - every message sent is tried until it is acknowledged, stored once, and in order ([Sender.Send]);
 //   - every message of a subscription comes once and in order, whatever happened in between, or an [Event] says what did not
 //     come;
+//   - how far the user has read is kept in step over all their devices ([Sender.MarkRead], [Sender.Unread]);
 //   - nothing grows without bound: a slow reader costs its queue ([WithQueue]), a fast sender, and one without a connection,
 //     waits for its window ([WithWindow]);
 //   - tokens are renewed before they expire, on the same connection ([WithTokenFunc]);

@@ -117,6 +117,38 @@ func ExampleChannel_Messages() {
 	// new
 }
 
+// What is read on one device is read on the other.
+func ExampleSender_MarkRead() {
+	server := exampleServer()
+	defer server.Close()
+	ctx := context.Background()
+	client, err := millrace.Connect(ctx, server.URL())
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer client.Close()
+
+	general, err := client.Subscribe(ctx, "general")
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := general.MarkRead(ctx, millrace.Position{Epoch: 1, Offset: 10}); err != nil {
+		log.Fatal(err)
+	}
+	for unread := range general.Unreads(ctx) {
+		fmt.Println(unread.Count, "unread")
+		if unread.Count == 2 {
+			server.Node(func(n *model.Node) { n.MarkElsewhere("general") }) // another device reads to the end
+		}
+		if unread.Count == 0 {
+			break
+		}
+	}
+	// Output:
+	// 2 unread
+	// 0 unread
+}
+
 // Send fast: each message gets its place in the order at once, and its acknowledgement later.
 func ExampleSender_Submit() {
 	server := exampleServer()
