@@ -1,4 +1,4 @@
-//! What a subject speaks inside its WebSocket messages: how to enter, to join, to publish. Pure: the load generator moves the bytes.
+//! What a subject speaks inside its messages: how to enter, to join, to publish. Pure: the load generator moves the bytes.
 
 pub(crate) mod bare;
 pub(crate) mod centrifuge;
@@ -6,6 +6,7 @@ pub(crate) mod ejabberd;
 pub(crate) mod millrace;
 pub(crate) mod nats;
 pub(crate) mod nchan;
+pub(crate) mod quinn;
 #[cfg(test)]
 mod recorded;
 pub(crate) mod rooms;
@@ -24,7 +25,7 @@ const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 pub(crate) const PAGE: u32 = 50;
 
 /// One protocol. Shared by all clients of a subject; what a client alone knows is in its [`Session`].
-pub(crate) trait Dialect {
+pub(crate) trait Dialect: Send + Sync {
     /// How a connection becomes a WebSocket; `None` if messages flow at once, framed all the same.
     fn upgrade(&self, session: &Session) -> Option<Upgrade>;
 
@@ -127,8 +128,18 @@ impl Session {
     }
 }
 
+/// What stands around a message on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Framing {
+    /// The head of a WebSocket frame.
+    WebSocket,
+    /// Nothing: on a stream a message tells its own length.
+    Stream,
+}
+
 /// Where a dialect puts what it sends and what it has learned.
 pub(crate) struct Outbox<'a> {
+    pub(crate) framing: Framing,
     pub(crate) bytes: &'a mut Vec<u8>,
     pub(crate) events: &'a mut Vec<Event>,
 }
@@ -138,6 +149,8 @@ pub(crate) struct Outbox<'a> {
 pub(crate) enum Event {
     /// All channels of the plan are joined.
     Ready,
+    /// The subject takes nobody now, ends, and asks to be tried again after so long.
+    Busy { after_ms: u32 },
     /// The publish of this number is accepted, with the subject's guarantee behind it.
     Acknowledged { number: u32 },
     /// The page of history that was asked for with this number came, with so many messages.
@@ -153,12 +166,19 @@ pub(crate) enum Event {
 impl Outbox<'_> {
     /// A text message.
     pub(crate) fn text(&mut self, message: &str) {
-        encode::frame(Opcode::Text, message.as_bytes(), Some(MASK), self.bytes);
+        self.put(Opcode::Text, message.as_bytes());
     }
 
     /// A binary message.
     pub(crate) fn binary(&mut self, message: &[u8]) {
-        encode::frame(Opcode::Binary, message, Some(MASK), self.bytes);
+        self.put(Opcode::Binary, message);
+    }
+
+    fn put(&mut self, opcode: Opcode, message: &[u8]) {
+        match self.framing {
+            Framing::WebSocket => encode::frame(opcode, message, Some(MASK), self.bytes),
+            Framing::Stream => self.bytes.extend_from_slice(message),
+        }
     }
 
     pub(crate) fn event(&mut self, event: Event) {

@@ -16,6 +16,7 @@ mod run;
 mod scenario;
 mod stamp;
 mod subject;
+mod transport;
 mod workload;
 
 use std::process::ExitCode;
@@ -60,6 +61,16 @@ enum Command {
         #[arg(long, value_enum)]
         ring: subject::bare::Ring,
     },
+    /// Rooms over quinn: a subject of `run`, which starts it
+    #[command(hide = true)]
+    Quinn {
+        /// Its certificate, PEM
+        #[arg(long)]
+        certificate: std::path::PathBuf,
+        /// The key of it, PEM
+        #[arg(long)]
+        key: std::path::PathBuf,
+    },
 }
 
 fn main() -> Result<ExitCode> {
@@ -70,6 +81,7 @@ fn main() -> Result<ExitCode> {
         Command::List(arguments) => run::list(&arguments)?,
         Command::Limits(arguments) => limit::main(&arguments)?,
         Command::Bare { ring } => subject::bare::serve(ring)?,
+        Command::Quinn { certificate, key } => subject::quinn::serve(&certificate, &key)?,
     }
     Ok(ExitCode::SUCCESS)
 }

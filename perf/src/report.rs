@@ -143,6 +143,24 @@ pub(crate) const POST: [(Metric, f64); 4] = [
 /// From a lost connection until all channels are joined again.
 pub(crate) const BACK: [(Metric, f64); 2] =
     [(metric("back p50", "ms", Better::Lower), 0.5), (metric("back p95", "ms", Better::Lower), 0.95)];
+/// From the moment when thousands were cut off until each of them has joined again.
+pub(crate) const RETURNED: [(Metric, f64); 3] = [
+    (metric("returned p50", "ms", Better::Lower), 0.5),
+    (metric("returned p99", "ms", Better::Lower), 0.99),
+    (metric("returned max", "ms", Better::Lower), 1.0),
+];
+/// From that moment until those who came for the first time have joined.
+pub(crate) const LOGGED_IN: [(Metric, f64); 3] = [
+    (metric("logged in p50", "ms", Better::Lower), 0.5),
+    (metric("logged in p99", "ms", Better::Lower), 0.99),
+    (metric("logged in max", "ms", Better::Lower), 1.0),
+];
+/// Of messages to those who stayed, before.
+pub(crate) const QUIET: [(Metric, f64); 2] =
+    [(metric("quiet p50", "ms", Better::Neither), 0.5), (metric("quiet p99", "ms", Better::Neither), 0.99)];
+pub(crate) const AGAINST_QUIET: Metric = metric("latency p99 by quiet p99", "×", Better::Lower);
+pub(crate) const SENT_AWAY: Metric = metric("asked to come later", "", Better::Neither);
+pub(crate) const HERD_BUSY: Metric = metric("who comes back busy", "%", Better::Neither);
 pub(crate) const CPU_PER_ACTION: Metric = metric("cpu per action", "µs", Better::Lower);
 pub(crate) const DELIVERIES: Metric = metric("deliveries", "/s", Better::Higher);
 pub(crate) const SATURATION: Metric = metric("deliveries at saturation", "/s", Better::Higher);

@@ -27,7 +27,8 @@ pub(crate) struct Arguments {
     /// Only this value of one of a scenario's lists, such as rate=20; as often as needed
     #[arg(long, value_name = "LIST=VALUE", value_delimiter = ',', conflicts_with = "quick")]
     only: Vec<Only>,
-    /// As little as can be, once: to see that everything runs, and nothing to quote
+    /// As little as can be, once, the first scenario over all its transports and the others over one each: to see that everything runs,
+    /// and nothing to quote
     #[arg(long)]
     quick: bool,
     /// Times that everything is measured, in place of the scenario's own number
@@ -102,6 +103,11 @@ fn scenarios(arguments: &Arguments) -> Result<Vec<Scenario>> {
         if arguments.quick {
             scenario.workload.shrink();
             scenario.runs = 1;
+            // The first over all of its transports, the others over one each, in turn.
+            let place = scenarios.len() % scenario.transports.len();
+            if !scenarios.is_empty() {
+                scenario.transports = vec![scenario.transports[place]];
+            }
         }
         scenarios.push(scenario);
     }
@@ -168,24 +174,27 @@ fn measure(
                     continue;
                 }
                 let number = earlier + number;
-                let what = format!("{}, run {number}, {}", scenario.name, subject.name());
-                let progress =
-                    |what_now: &str| eprintln!("{:>5.0} s  {what}: {what_now}", began.elapsed().as_secs_f64());
-                let measured = without_panic(|| {
-                    workload::run(&mut workload::Run {
-                        scenario,
-                        subject: subject.as_ref(),
-                        number,
-                        seats,
-                        report,
-                        progress: &progress,
-                        stop: &|| stop.load(Ordering::Relaxed),
-                    })
-                });
-                if let Err(error) = measured {
-                    let failure = format!("{what}: {error:#}");
-                    eprintln!("failed: {failure}");
-                    report.failures.push(failure);
+                for &transport in &scenario.transports {
+                    let what = format!("{}, run {number}, {} over {transport}", scenario.name, subject.name());
+                    let progress =
+                        |what_now: &str| eprintln!("{:>5.0} s  {what}: {what_now}", began.elapsed().as_secs_f64());
+                    let measured = without_panic(|| {
+                        workload::run(&mut workload::Run {
+                            scenario,
+                            subject: subject.as_ref(),
+                            transport,
+                            number,
+                            seats,
+                            report,
+                            progress: &progress,
+                            stop: &|| stop.load(Ordering::Relaxed),
+                        })
+                    });
+                    if let Err(error) = measured {
+                        let failure = format!("{what}: {error:#}");
+                        eprintln!("failed: {failure}");
+                        report.failures.push(failure);
+                    }
                 }
             }
         }

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
 use crate::subject::{Algorithm, History};
+use crate::transport::Transport;
 pub(crate) use only::Only;
 
 /// One scenario.
@@ -25,6 +26,9 @@ pub(crate) struct Scenario {
     /// Subjects that it makes sense for; empty: all.
     #[serde(default)]
     pub(crate) subjects: Vec<String>,
+    /// How clients come, one after the other; a subject takes part with those that it has.
+    #[serde(default = "in_clear")]
+    pub(crate) transports: Vec<Transport>,
     #[serde(flatten)]
     pub(crate) workload: Workload,
 }
@@ -40,6 +44,7 @@ pub(crate) enum Workload {
     Slow(Slow),
     History(HistoryPaging),
     Mix(Mix),
+    Cut(Cut),
 }
 
 /// Messages to channels, to all their subscribers, at steady rates. Open loop.
@@ -196,6 +201,28 @@ pub(crate) struct Mix {
     pub(crate) measure: Duration,
 }
 
+/// Many sessions that lose their connections at the same moment and come back, while others stay and hear messages.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Cut {
+    /// Cut, with one subscription each.
+    pub(crate) sessions: u32,
+    /// Who log in for the first time at that moment.
+    pub(crate) newcomers: u32,
+    /// Who stay, all in one channel of their own.
+    pub(crate) staying: u32,
+    /// Of those who are cut, and of the newcomers.
+    pub(crate) channels: u32,
+    /// Messages per second to those who stay.
+    pub(crate) rate: f64,
+    pub(crate) payload: usize,
+    /// How long those who stay are measured before.
+    #[serde(with = "humantime_serde")]
+    pub(crate) quiet: Duration,
+    #[serde(default)]
+    pub(crate) history: History,
+}
+
 /// How often people do something for each message that they post.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -206,6 +233,10 @@ pub(crate) struct Weights {
     pub(crate) scroll: f64,
     /// Lose the connection and come back.
     pub(crate) reconnect: f64,
+}
+
+fn in_clear() -> Vec<Transport> {
+    vec![Transport::Ws]
 }
 
 fn small_payload() -> usize {
@@ -226,6 +257,7 @@ built_in![
     "connect",
     "echo",
     "fanout",
+    "fanout-quic",
     "fanout-saturation",
     "fanout-sizes",
     "growth-channels",
@@ -234,11 +266,13 @@ built_in![
     "growth-subscribers",
     "history",
     "idle",
+    "idle-quic",
     "publish",
     "resume",
     "rooms",
     "slow-reader",
     "smoke",
+    "storm",
 ];
 
 impl Scenario {
@@ -266,6 +300,7 @@ impl Scenario {
             "scenario {name}: runs is {}, it has to be 1 to 100",
             scenario.runs
         );
+        ensure!(!scenario.transports.is_empty(), "scenario {name}: transports need ws, wss, quic or several of them");
         scenario.workload.check().with_context(|| format!("scenario {name}"))?;
         let longest = scenario.workload.longest();
         ensure!(longest <= LONGEST, "scenario {name}: {longest:?} in one go, {LONGEST:?} is the most");
@@ -307,6 +342,7 @@ impl Workload {
             Self::Idle(idle) => idle.hold,
             Self::Publish(publish) => publish.measure.max(publish.warm_up),
             Self::Mix(mix) => mix.measure.max(mix.warm_up),
+            Self::Cut(cut) => cut.quiet,
             Self::Storm(_) | Self::Slow(_) | Self::History(_) => Duration::ZERO,
         }
     }
@@ -333,6 +369,10 @@ impl Workload {
             Self::Publish(publish) => {
                 (publish.publishers, publish.channels, publish.in_flight) = (4, 8, vec![2]);
                 (publish.warm_up, publish.measure) = (brief, brief);
+            }
+            Self::Cut(cut) => {
+                (cut.sessions, cut.newcomers, cut.staying, cut.channels) = (40, 10, 10, 5);
+                (cut.rate, cut.quiet) = (50.0, brief);
             }
             // Fewer messages would not fill the queue of the one that never reads.
             Self::Slow(slow) => (slow.subscribers, slow.rate, slow.pairs) = (10, 400.0, 1),
@@ -385,6 +425,16 @@ impl Workload {
                 ensure!(paging.messages >= 1_000, "messages has to be 1000 or more");
                 check_above_0("pages", paging.pages)?;
                 check_payload(paging.payload)
+            }
+            Self::Cut(cut) => {
+                check_above_0("sessions", cut.sessions)?;
+                check_above_0("staying", cut.staying)?;
+                check_above_0("channels", cut.channels)?;
+                ensure!(cut.newcomers <= COUNT_MAX, "newcomers has to be {COUNT_MAX} at most");
+                ensure!(!cut.quiet.is_zero(), "quiet has to be longer than nothing");
+                ensure!(cut.history != History::None, "without history nobody comes back to a position");
+                check_rate(cut.rate)?;
+                check_payload(cut.payload)
             }
             Self::Mix(mix) => {
                 check_above_0("users", mix.users)?;

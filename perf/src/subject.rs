@@ -8,17 +8,20 @@ mod launch;
 pub(crate) mod millrace;
 pub(crate) mod nats;
 pub(crate) mod nchan;
+pub(crate) mod quinn;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
+use std::sync::Arc;
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use crate::dialect::Dialect;
+use crate::load::Target;
 use crate::machine::Cores;
 use crate::process::{Family, Owned};
+use crate::transport::{Transport, Way};
 
 /// Something that can be measured.
 pub(crate) trait Subject {
@@ -27,6 +30,11 @@ pub(crate) trait Subject {
 
     /// What it promises for this class of history, in a few words; `None` if it has no such class.
     fn guarantee(&self, history: History) -> Option<&'static str>;
+
+    /// What carries its messages here.
+    fn transports(&self) -> &'static [Transport] {
+        &[Transport::Ws]
+    }
 
     /// Whether a client can come back to a place in a channel and get what it missed.
     fn resumes(&self) -> bool {
@@ -79,6 +87,8 @@ pub(crate) struct Needs {
     pub(crate) clients: u32,
     pub(crate) users: Users,
     pub(crate) algorithm: Algorithm,
+    /// How clients come: one of the subject's own transports.
+    pub(crate) transport: Transport,
     /// Where it runs; a subject of shards has one for each.
     pub(crate) cores: Cores,
 }
@@ -127,7 +137,9 @@ pub(crate) enum Algorithm {
 /// A subject that runs; it ends with this value.
 pub(crate) struct Running {
     pub(crate) address: SocketAddr,
-    pub(crate) dialect: Rc<dyn Dialect>,
+    pub(crate) dialect: Arc<dyn Dialect>,
+    /// How clients get there.
+    pub(crate) way: Way,
     pub(crate) version: String,
     /// Its processes, whose CPU time and memory are told; none if it runs elsewhere.
     pub(crate) family: Family,
@@ -145,10 +157,16 @@ pub(crate) struct Running {
 
 impl Running {
     /// A subject of one process tree.
-    pub(crate) fn one(address: SocketAddr, dialect: Rc<dyn Dialect>, version: String, owned: Owned) -> Self {
+    pub(crate) fn one(address: SocketAddr, dialect: Arc<dyn Dialect>, version: String, owned: Owned) -> Self {
         let family = Family::of(vec![owned.id()]);
         let (session_family, owned) = (family.clone(), vec![owned]);
-        Self { address, dialect, version, session_family, family, cores: None, owned, folder: None }
+        let (way, cores, folder) = (Way::Clear, None, None);
+        Self { address, dialect, way, version, session_family, family, cores, owned, folder }
+    }
+
+    /// Where clients go.
+    pub(crate) fn target(&self) -> Target {
+        Target { address: self.address, dialect: Arc::clone(&self.dialect), way: self.way.clone() }
     }
 }
 
@@ -158,6 +176,7 @@ pub(crate) fn all(server: &Path) -> Vec<Box<dyn Subject>> {
         Box::new(bare::Bare { ring: bare::Ring::Send }),
         Box::new(bare::Bare { ring: bare::Ring::Uring }),
         Box::new(millrace::Millrace { binary: server.to_owned() }),
+        Box::new(quinn::Quinn),
         Box::new(centrifuge::Centrifuge::Library),
         Box::new(centrifuge::Centrifuge::Centrifugo),
         Box::new(nats::Nats::Core),

@@ -1,5 +1,6 @@
 //! What is done to a subject, one file each, and what they share.
 
+pub(crate) mod cut;
 pub(crate) mod fanout;
 pub(crate) mod fill;
 pub(crate) mod history;
@@ -21,6 +22,7 @@ use crate::process::{Books, Cpu, Family, Turns};
 use crate::report::{self, Entry, Metric, MissingSubject, Report};
 use crate::scenario::{Scenario, Workload};
 use crate::subject::{Missing, Needs, Running, Subject};
+use crate::transport::Transport;
 
 /// Longer than this without what was waited for is a fault, not a figure.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -29,6 +31,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct Run<'a> {
     pub(crate) scenario: &'a Scenario,
     pub(crate) subject: &'a dyn Subject,
+    pub(crate) transport: Transport,
     /// Which of the scenario's runs it is, from 1.
     pub(crate) number: u32,
     /// Who may run where.
@@ -46,6 +49,14 @@ pub(crate) struct Run<'a> {
 /// When the subject does not start, refuses something or falls silent.
 pub(crate) fn run(run: &mut Run<'_>) -> Result<()> {
     let scenario = run.scenario;
+    let has = run.subject.transports();
+    if !has.contains(&run.transport) {
+        // One that takes part in another way is there to see.
+        if !scenario.transports.iter().any(|transport| has.contains(transport)) {
+            run.lacks_transport();
+        }
+        return Ok(());
+    }
     match &scenario.workload {
         Workload::Fanout(fanout) => fanout::run(fanout, run),
         Workload::Storm(storm) => storm::run(storm, run),
@@ -54,6 +65,7 @@ pub(crate) fn run(run: &mut Run<'_>) -> Result<()> {
         Workload::Slow(slow) => slow::run(slow, run),
         Workload::History(paging) => history::run(paging, run),
         Workload::Mix(mix) => mix::run(mix, run),
+        Workload::Cut(cut) => cut::run(cut, run),
     }
 }
 
@@ -93,6 +105,14 @@ impl Run<'_> {
         }
     }
 
+    /// The report names a subject that is not reached in this way, once for all scenarios.
+    fn lacks_transport(&mut self) {
+        let name = format!("{} over {}", self.subject.name(), self.transport);
+        let has: Vec<&str> = self.subject.transports().iter().map(|transport| transport.word()).collect();
+        let why = format!("here it is measured over {} only", has.join(", "));
+        self.is_missing(name, Missing { why, install: String::new() });
+    }
+
     /// The report names a subject that cannot do what the scenario asks for: silence would look like forgetting it.
     pub(crate) fn cannot(&mut self, why: &str) {
         let name = format!("{} in {}", self.subject.name(), self.scenario.name);
@@ -115,11 +135,13 @@ impl Run<'_> {
         load_bound: bool,
         values: &[(Metric, f64)],
     ) {
+        let point: Vec<(&str, f64)> =
+            point.iter().copied().chain(self.transport.flag().map(|flag| (flag, 1.0))).collect();
         let entry = Entry {
             scenario: &self.scenario.name,
             subject: self.subject.name(),
             guarantee,
-            point,
+            point: &point,
             number: self.number,
             load_bound,
         };
@@ -159,7 +181,7 @@ pub(crate) struct Cost {
 const OTHERS_MAX: f64 = 0.1;
 
 /// Above this share of the time the load generator's thread had nothing left to give.
-const LOAD_FULL: f64 = 0.95;
+pub(crate) const LOAD_FULL: f64 = 0.95;
 
 impl<'a> Stopwatch<'a> {
     pub(crate) fn start(running: &'a Running) -> Result<Self> {

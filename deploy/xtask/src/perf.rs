@@ -8,7 +8,7 @@ use crate::run::Workspace;
 use crate::tally::Tally;
 
 const SCENARIOS: &[&str] =
-    &["fanout", "rooms", "connect", "resume", "idle", "publish", "echo", "slow-reader", "history", "chat"];
+    &["fanout", "rooms", "connect", "resume", "idle", "publish", "echo", "slow-reader", "history", "chat", "storm"];
 
 pub(crate) fn smoke(workspace: &Workspace, tally: &mut Tally) -> Result<()> {
     let run = run(workspace);
@@ -21,7 +21,7 @@ fn run(workspace: &Workspace) -> Result<()> {
     let out = workspace.target().join("perf-smoke");
     let began = Instant::now();
     let mut perf = workspace.command(workspace.target().join("debug/millrace-perf"));
-    perf.arg("run").args(SCENARIOS).args(["--quick", "--subject", "bare send,millrace", "--out"]).arg(&out);
+    perf.arg("run").args(SCENARIOS).args(["--quick", "--subject", "bare send,millrace,quinn", "--out"]).arg(&out);
     workspace.step("perf: every scenario, small", &mut perf)?;
     let report = std::fs::read_to_string(out.join("report.json")).context("read the report")?;
     for scenario in SCENARIOS {

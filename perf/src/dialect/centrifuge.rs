@@ -5,8 +5,8 @@
 //!
 //! Source: <https://centrifugal.dev/docs/transports/client_protocol>.
 
-use std::cell::RefCell;
 use std::fmt::Write;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail, ensure};
 use memchr::memmem;
@@ -31,7 +31,7 @@ pub(crate) struct Centrifuge {
     /// What channel names begin with: it chooses how much is kept.
     namespace: &'static str,
     /// Names of epochs, which a [`Mark`] has only a number for: the place in here, from 1.
-    epochs: RefCell<Vec<String>>,
+    epochs: Mutex<Vec<String>>,
 }
 
 #[derive(Deserialize)]
@@ -61,7 +61,7 @@ struct Subscribed<'a> {
 
 impl Centrifuge {
     pub(crate) fn new(tokens: Tokens, namespace: &'static str) -> Self {
-        Self { tokens, namespace, epochs: RefCell::default() }
+        Self { tokens, namespace, epochs: Mutex::default() }
     }
 
     fn channel(&self, number: u32) -> String {
@@ -70,7 +70,7 @@ impl Centrifuge {
 
     /// The number of an epoch's name.
     fn epoch(&self, name: &str) -> u32 {
-        let mut epochs = self.epochs.borrow_mut();
+        let mut epochs = self.epochs.lock().unwrap_or_else(PoisonError::into_inner);
         let place = epochs.iter().position(|known| known == name).unwrap_or_else(|| {
             epochs.push(name.to_owned());
             epochs.len() - 1
@@ -115,7 +115,7 @@ impl Dialect for Centrifuge {
     fn begin(&self, session: &mut Session, out: &mut Outbox<'_>) {
         let mut commands =
             format!(r#"{{"id":{CONNECT},"connect":{{"token":"{}"}}}}"#, self.tokens.sign(session.number));
-        let epochs = self.epochs.borrow();
+        let epochs = self.epochs.lock().unwrap_or_else(PoisonError::into_inner);
         for (id, (place, &number)) in (SUBSCRIBE..).zip(session.plan.subscribe.iter().enumerate()) {
             let _ = write!(commands, "\n{{\"id\":{id},\"subscribe\":{{\"channel\":\"{}\"", self.channel(number));
             if let Some(mark) = session.plan.resume.get(place) {

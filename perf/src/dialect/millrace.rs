@@ -5,11 +5,11 @@ use millrace_protocol::client::{
     self, ClientBody, ClientFrame, Hello, HistoryRange, HistoryRequest, Publish, ServerBody, Start, Subscribe,
     decode_server, encode_client,
 };
-use millrace_protocol::{ChannelId, Epoch, Offset, Position, Producer, ProducerSequence};
+use millrace_protocol::{ChannelId, Code, Epoch, Offset, Position, Producer, ProducerSequence};
 
 use super::{Dialect, Event, Mark, Outbox, PAGE, Plan, Session, Upgrade};
 
-/// Millrace over WebSocket.
+/// Millrace over any transport.
 pub(crate) struct Millrace {
     pub(crate) target: String,
     /// By the number that a plan names.
@@ -121,6 +121,9 @@ impl Dialect for Millrace {
             }
             ServerBody::Published(_) => out.event(Event::Acknowledged { number: frame.request.wrapping_sub(1) }),
             ServerBody::Ping => send(ClientBody::Pong, 0, out),
+            ServerBody::Error { code, retry_after_ms, .. } if code == Code::Busy.number() && !session.is_ready() => {
+                out.event(Event::Busy { after_ms: retry_after_ms });
+            }
             ServerBody::Error { code, message, .. } => bail!("the server says {code}: {message}"),
             ServerBody::Unsubscribed { code, reason, .. } => {
                 bail!("the server ended a subscription with {code}: {reason}")

@@ -2,7 +2,7 @@
 
 use millrace_protocol::ws::{Decoder, Event as WsEvent, Limits, Role};
 
-use super::{Dialect, Event, Outbox, Plan, Session};
+use super::{Dialect, Event, Framing, Outbox, Plan, Session};
 use crate::stamp::Stamps;
 
 pub(super) struct Recording<'a> {
@@ -21,7 +21,7 @@ impl<'a> Recording<'a> {
     /// The seventh client of a fleet, just connected.
     pub(super) fn begin(dialect: &'a dyn Dialect, plan: Plan) -> Self {
         let mut client = Self { dialect, session: Session::new(7, plan), bytes: Vec::new(), events: Vec::new() };
-        let mut out = Outbox { bytes: &mut client.bytes, events: &mut client.events };
+        let mut out = Outbox { framing: Framing::WebSocket, bytes: &mut client.bytes, events: &mut client.events };
         dialect.begin(&mut client.session, &mut out);
         client
     }
@@ -47,7 +47,7 @@ impl<'a> Recording<'a> {
     }
 
     pub(super) fn publish(&mut self, place: usize, number: u32, payload: &str) {
-        let mut out = Outbox { bytes: &mut self.bytes, events: &mut self.events };
+        let mut out = Outbox { framing: Framing::WebSocket, bytes: &mut self.bytes, events: &mut self.events };
         self.dialect.publish(&mut self.session, place, number, payload.as_bytes(), &mut out);
     }
 
@@ -66,7 +66,7 @@ impl<'a> Recording<'a> {
 
     fn handle(&mut self, message: &str) -> anyhow::Result<()> {
         let stamps = Stamps::new().each(message.as_bytes(), |_| {});
-        let mut out = Outbox { bytes: &mut self.bytes, events: &mut self.events };
+        let mut out = Outbox { framing: Framing::WebSocket, bytes: &mut self.bytes, events: &mut self.events };
         self.dialect.receive(&mut self.session, message.as_bytes(), stamps, &mut out)
     }
 }

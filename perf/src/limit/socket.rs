@@ -12,13 +12,16 @@ use rustix::net::{RecvFlags, SendFlags, SocketFlags, accept_with, recv, send, so
 use socket2::SockRef;
 
 use super::clock::cpu_ns;
-use super::{ACCEPT, Place, Rounds, TCP_SEND, UDP_SEND, UDP_SEND_GSO};
+use super::seal::Sealer;
+use super::{ACCEPT, Place, Rounds, TCP_SEND, UDP_SEND, UDP_SEND_GSO, UDP_SEND_SEALED};
 use crate::raw::udp;
 
 /// A small chat message as it is on the wire.
 const MESSAGE_BYTES: usize = 170;
 /// A packet of video.
 const PACKET_BYTES: u16 = 1_200;
+/// A small chat message in a packet of QUIC: frame, headers and tag.
+const SMALL_PACKET_BYTES: usize = 250;
 /// Packets of one call: as many as one IP packet before segmentation can hold.
 const PACKETS: u16 = u16::MAX / PACKET_BYTES - 1;
 /// Small enough for every receive buffer.
@@ -33,14 +36,21 @@ pub(super) fn tcp_send(place: Place<'_>) -> Result<Rounds> {
     let sender = TcpStream::connect(listener.local_addr()?).context("connect")?;
     sender.set_nodelay(true)?;
     let (receiver, _) = listener.accept().context("accept")?;
-    let ns = burst(place, &sender, &receiver, MESSAGE_BYTES)?;
+    let ns = burst(place, &sender, &receiver, MESSAGE_BYTES, |_| Ok(()))?;
     Ok(vec![(TCP_SEND, "µs", ns.into_iter().map(|ns| ns / 1e3).collect())])
 }
 
 /// One packet.
 pub(super) fn udp_send(place: Place<'_>) -> Result<Rounds> {
     let (sender, receiver) = udp_pair()?;
-    Ok(vec![(UDP_SEND, "ns", burst(place, &sender, &receiver, PACKET_BYTES.into())?)])
+    Ok(vec![(UDP_SEND, "ns", burst(place, &sender, &receiver, PACKET_BYTES.into(), |_| Ok(()))?)])
+}
+
+/// One small packet, sealed first.
+pub(super) fn udp_send_sealed(place: Place<'_>) -> Result<Rounds> {
+    let ((sender, receiver), mut sealer) = (udp_pair()?, Sealer::new()?);
+    let ns = burst(place, &sender, &receiver, SMALL_PACKET_BYTES, |data| sealer.seal(data))?;
+    Ok(vec![(UDP_SEND_SEALED, "ns", ns)])
 }
 
 /// Each of many packets that are sent with one call, to a receiver that takes them together.
@@ -48,7 +58,7 @@ pub(super) fn udp_send_gso(place: Place<'_>) -> Result<Rounds> {
     let (sender, receiver) = udp_pair()?;
     udp::segment(&sender, PACKET_BYTES).context("segmentation offload")?;
     udp::receive_together(&receiver).context("receive offload")?;
-    let ns = burst(place, &sender, &receiver, usize::from(PACKET_BYTES) * usize::from(PACKETS))?;
+    let ns = burst(place, &sender, &receiver, usize::from(PACKET_BYTES) * usize::from(PACKETS), |_| Ok(()))?;
     Ok(vec![(UDP_SEND_GSO, "ns", ns.into_iter().map(|ns| ns / f64::from(PACKETS)).collect())])
 }
 
@@ -61,10 +71,16 @@ fn udp_pair() -> Result<(UdpSocket, UdpSocket)> {
     Ok((sender, receiver))
 }
 
-/// CPU time of one send of `bytes`: bursts that fit the receiver's buffer, each drained before the next.
-fn burst(place: Place<'_>, sender: &impl AsFd, receiver: &(impl AsFd + Sync), bytes: usize) -> Result<Vec<f64>> {
+/// CPU time of one send of `bytes`, and what is done to them before it: bursts that fit the receiver's buffer, each drained before the next.
+fn burst(
+    place: Place<'_>,
+    sender: &impl AsFd,
+    receiver: &(impl AsFd + Sync),
+    bytes: usize,
+    mut before: impl FnMut(&mut [u8]) -> Result<()>,
+) -> Result<Vec<f64>> {
     let sends = (BURST_BYTES / bytes).clamp(1, 64);
-    let data = vec![b'x'; bytes];
+    let mut data = vec![b'x'; bytes];
     let (received, is_over) = (AtomicU64::new(0), AtomicBool::new(false));
     std::thread::scope(|scope| {
         let drain = scope.spawn(|| {
@@ -82,6 +98,7 @@ fn burst(place: Place<'_>, sender: &impl AsFd, receiver: &(impl AsFd + Sync), by
         let mut sent = 0;
         let burst = || {
             for _ in 0..sends {
+                before(&mut data)?;
                 let count = send(sender, &data, SendFlags::NOSIGNAL).context("send")?;
                 ensure!(count == bytes, "a short send of {count} bytes");
             }

@@ -16,6 +16,7 @@ fn limits_are_measured() {
         TCP_SEND,
         UDP_SEND,
         UDP_SEND_GSO,
+        UDP_SEND_SEALED,
         ACCEPT,
         WAKE_COST,
         WAKE_DELAY,

@@ -1,18 +1,20 @@
-//! One client of the load generator: connecting, upgrading, open.
+//! One client of the load generator over a WebSocket, in clear or over TLS: connecting, upgrading, open.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use millrace_protocol::ws::handshake::{ClientHandshake, ClientRequest};
 use millrace_protocol::ws::{Decoder, Event as WsEvent, Limits, Role};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use crate::dialect::{Dialect, Event, Outbox, Session};
-use crate::stamp::Stamps;
+use super::tls::Tls;
+use super::{Got, Options, Sent, Turn};
+use crate::dialect::{Dialect, Event, Framing, Outbox, Session};
+use crate::transport::Trust;
 
 /// Ports of one source address, and addresses, in turn: named, because the system searches long for a free one behind thousands of
 /// connections that it has not forgotten yet.
@@ -20,21 +22,18 @@ const PORTS: std::ops::Range<u16> = 32_768..60_000;
 const ADDRESSES: u32 = 250;
 const MESSAGE_BYTES_MAX: u32 = 16 << 20;
 
-/// How a client's socket differs from the rest.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Options {
-    /// The receive buffer: a small one hides little of not reading.
-    pub(crate) receive_bytes: Option<usize>,
-}
-
-pub(crate) struct Client {
+pub(super) struct Client {
     socket: OwnedFd,
     phase: Phase,
     decoder: Decoder,
+    tls: Option<Box<Tls>>,
+    /// What waits to be sent, in clear.
     output: Vec<u8>,
-    /// Bytes of the output that are sent.
+    /// What waits to be sent as it is: the output itself, or what TLS made of it.
+    wire: Vec<u8>,
+    /// Bytes of it that are sent.
     sent: usize,
-    pub(crate) session: Session,
+    pub(super) session: Session,
 }
 
 enum Phase {
@@ -43,24 +42,13 @@ enum Phase {
     Open,
 }
 
-/// What serving a client ended with.
-pub(crate) enum Got {
-    /// Nothing to be said.
-    Input,
-    /// The connection ended.
-    Closed { code: Option<u16>, reason: String },
-}
-
-/// Whether all output is out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Sent {
-    All,
-    /// The socket is full.
-    Later,
-}
-
 impl Client {
-    pub(crate) fn connect(target: SocketAddr, session: Session, options: Options) -> io::Result<Self> {
+    pub(super) fn connect(
+        target: SocketAddr,
+        trust: Option<&Trust>,
+        session: Session,
+        options: Options,
+    ) -> Result<Self> {
         let socket = if target.ip().is_loopback() && target.is_ipv4() {
             let source = source(session.number);
             match begin(target, Some(source), options) {
@@ -77,64 +65,66 @@ impl Client {
             socket: socket.into(),
             phase: Phase::Connecting,
             decoder: Decoder::new(Role::Client, Limits { message_bytes_max: MESSAGE_BYTES_MAX }),
+            tls: trust.map(|trust| Tls::new(trust).map(Box::new)).transpose()?,
             output: Vec::new(),
+            wire: Vec::new(),
             sent: 0,
             session,
         })
     }
 
-    pub(crate) fn is_open(&self) -> bool {
+    pub(super) fn is_open(&self) -> bool {
         !matches!(self.phase, Phase::Connecting)
     }
 
-    pub(crate) fn has_output(&self) -> bool {
-        self.sent < self.output.len()
+    pub(super) fn has_output(&self) -> bool {
+        self.sent < self.wire.len() || !self.output.is_empty() || self.tls.as_ref().is_some_and(|tls| tls.wants_write())
+    }
+
+    /// The connection ends as one that the network has lost: nothing is said, and the kernel forgets it at once.
+    pub(super) fn cut(&self) {
+        // Where that is refused it ends a little later.
+        let _ = SockRef::from(&self.socket).set_linger(Some(std::time::Duration::ZERO));
     }
 
     /// Takes what the socket has; calls `delivered` for each payload.
-    pub(crate) fn serve(
-        &mut self,
-        dialect: &dyn Dialect,
-        stamps: &Stamps,
-        buffer: &mut [u8],
-        events: &mut Vec<Event>,
-        mut delivered: impl FnMut(u64),
-    ) -> Result<Got> {
+    pub(super) fn serve(&mut self, turn: &mut Turn<'_>, mut delivered: impl FnMut(u64)) -> Result<Got> {
         if matches!(self.phase, Phase::Connecting) {
-            self.connected(dialect, events)?;
-            return Ok(Got::Input);
+            return self.connected(turn.dialect, turn.events);
         }
-        let count = match rustix::net::recv(&self.socket, &mut *buffer, RecvFlags::DONTWAIT) {
+        let count = match rustix::net::recv(&self.socket, &mut *turn.buffer, RecvFlags::DONTWAIT) {
             Ok((0, _)) => return Ok(Got::Closed { code: None, reason: "without a word".to_owned() }),
             Ok((count, _)) => count,
             Err(Errno::AGAIN | Errno::INTR) => return Ok(Got::Input),
             Err(error) => return Ok(Got::Closed { code: None, reason: error.to_string() }),
         };
-        let mut input = &mut buffer[..count];
+        let input = match &mut self.tls {
+            None => &mut turn.buffer[..count],
+            Some(tls) => {
+                turn.plain.clear();
+                tls.open(&turn.buffer[..count], turn.plain)?;
+                &mut turn.plain[..]
+            }
+        };
+        let mut input = &mut *input;
         if let Phase::Upgrading(handshake) = &mut self.phase {
-            let Some(accepted) = handshake.feed(input).context("upgrade to a WebSocket")? else {
-                return Ok(Got::Input);
+            let accepted = match handshake.feed(input) {
+                Ok(Some(accepted)) => accepted,
+                Ok(None) => return Ok(Got::Input),
+                Err(error) => return Ok(Got::Closed { code: None, reason: format!("no WebSocket: {error}") }),
             };
             input = &mut input[accepted.consumed..];
             self.phase = Phase::Open;
-            dialect.begin(&mut self.session, &mut Outbox { bytes: &mut self.output, events });
+            let mut out = Outbox { framing: Framing::WebSocket, bytes: &mut self.output, events: turn.events };
+            turn.dialect.begin(&mut self.session, &mut out);
         }
-        let mut found = Vec::new();
         let mut feed = self.decoder.feed(input);
         while let Some(event) = feed.next_event().context("read a WebSocket frame")? {
             match event {
                 WsEvent::Message { payload, .. } => {
-                    found.clear();
-                    let count = stamps.each(payload, |intended| found.push(intended));
-                    let told = events.len();
-                    let mut out = Outbox { bytes: &mut self.output, events };
-                    dialect.receive(&mut self.session, payload, count, &mut out)?;
-                    // What a page of history shows was delivered before; and a copy of what it has published itself, which some
-                    // subjects send to everybody who is in a channel, is no delivery to who only writes.
-                    let is_page = events[told..].iter().any(|event| matches!(event, Event::Page { .. }));
-                    if !is_page && !self.session.plan.subscribe.is_empty() {
-                        found.iter().for_each(|&intended| delivered(intended));
-                    }
+                    let out = Outbox { framing: Framing::WebSocket, bytes: &mut self.output, events: turn.events };
+                    let (dialect, stamps, found) = (turn.dialect, turn.stamps, &mut *turn.found);
+                    super::take(dialect, stamps, found, &mut self.session, payload, out, &mut delivered)?;
                 }
                 WsEvent::Ping(payload) => {
                     let opcode = millrace_protocol::ws::Opcode::Pong;
@@ -147,9 +137,9 @@ impl Client {
         Ok(Got::Input)
     }
 
-    fn connected(&mut self, dialect: &dyn Dialect, events: &mut Vec<Event>) -> Result<()> {
+    fn connected(&mut self, dialect: &dyn Dialect, events: &mut Vec<Event>) -> Result<Got> {
         if let Err(error) = rustix::net::sockopt::socket_error(&self.socket).context("ask the socket")? {
-            bail!("connect: {error}");
+            return Ok(Got::Closed { code: None, reason: format!("not connected: {error}") });
         }
         match dialect.upgrade(&self.session) {
             Some(upgrade) => {
@@ -165,51 +155,47 @@ impl Client {
             }
             None => {
                 self.phase = Phase::Open;
-                dialect.begin(&mut self.session, &mut Outbox { bytes: &mut self.output, events });
+                let mut out = Outbox { framing: Framing::WebSocket, bytes: &mut self.output, events };
+                dialect.begin(&mut self.session, &mut out);
             }
         }
-        Ok(())
+        Ok(Got::Input)
     }
 
-    pub(crate) fn publish(
-        &mut self,
-        dialect: &dyn Dialect,
-        place: usize,
-        number: u32,
-        payload: &[u8],
-        events: &mut Vec<Event>,
-    ) {
-        let mut out = Outbox { bytes: &mut self.output, events };
-        dialect.publish(&mut self.session, place, number, payload, &mut out);
+    /// The session, and where it puts what it sends.
+    pub(super) fn speak<'a>(&'a mut self, events: &'a mut Vec<Event>) -> (&'a mut Session, Outbox<'a>) {
+        (&mut self.session, Outbox { framing: Framing::WebSocket, bytes: &mut self.output, events })
     }
 
-    pub(crate) fn history(
-        &mut self,
-        dialect: &dyn Dialect,
-        place: usize,
-        before: u64,
-        number: u32,
-        events: &mut Vec<Event>,
-    ) -> bool {
-        dialect.history(&mut self.session, place, before, number, &mut Outbox { bytes: &mut self.output, events })
-    }
-
-    pub(crate) fn flush(&mut self) -> Result<Sent> {
-        while self.has_output() {
-            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-            match rustix::net::send(&self.socket, &self.output[self.sent..], flags) {
-                Ok(count) => self.sent += count,
-                Err(Errno::AGAIN) => return Ok(Sent::Later),
-                Err(Errno::INTR) => {}
-                // What the peer had to say about it is read first.
-                Err(Errno::PIPE | Errno::CONNRESET) => break,
-                Err(error) => return Err(error).context("send"),
+    pub(super) fn flush(&mut self) -> Result<Sent> {
+        loop {
+            while self.sent < self.wire.len() {
+                let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+                match rustix::net::send(&self.socket, &self.wire[self.sent..], flags) {
+                    Ok(count) => self.sent += count,
+                    Err(Errno::AGAIN) => return Ok(Sent::Later),
+                    Err(Errno::INTR) => {}
+                    // What the peer had to say about it is read first.
+                    Err(Errno::PIPE | Errno::CONNRESET) => {
+                        self.output = Vec::new();
+                        break;
+                    }
+                    Err(error) => return Err(error).context("send"),
+                }
+            }
+            // Nothing is kept: thousands of clients share the machine with the subject.
+            (self.wire, self.sent) = (Vec::new(), 0);
+            match &mut self.tls {
+                None => self.wire = std::mem::take(&mut self.output),
+                Some(tls) => {
+                    tls.seal(&self.output, &mut self.wire)?;
+                    self.output = Vec::new();
+                }
+            }
+            if self.wire.is_empty() {
+                return Ok(Sent::All);
             }
         }
-        // Nothing is kept: thousands of clients share the machine with the subject.
-        self.output = Vec::new();
-        self.sent = 0;
-        Ok(Sent::All)
     }
 }
 
@@ -235,12 +221,12 @@ fn errno(error: &io::Error) -> Errno {
     Errno::from_io_error(error).unwrap_or(Errno::IO)
 }
 
-/// Where a client of this number connects from. Each process of this program has addresses of its own, in turn.
+/// Where a client of this number connects from. Each process of this program has addresses of its own, in turn: users do not share one.
 fn source(number: u32) -> SocketAddr {
     let ports = u32::from(PORTS.end - PORTS.start);
     let [_, high, low, _] = Ipv4Addr::from(std::process::id() << 8).octets();
-    let address = u8::try_from(1 + (number / ports) % ADDRESSES).unwrap_or(1);
-    let port = u16::try_from(u32::from(PORTS.start) + number % ports).unwrap_or(PORTS.start);
+    let address = u8::try_from(1 + number % ADDRESSES).unwrap_or(1);
+    let port = u16::try_from(u32::from(PORTS.start) + (number / ADDRESSES) % ports).unwrap_or(PORTS.start);
     (Ipv4Addr::new(127, high, low, address), port).into()
 }
 

@@ -4,6 +4,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use crate::print::number;
 use crate::report::{self, Figure, Report};
+use crate::transport::{OVER_QUIC, OVER_WSS};
 
 /// A Unix time as date and minute, UTC.
 pub(crate) fn time(seconds: u64) -> String {
@@ -36,7 +37,12 @@ pub(crate) fn value_of(name: &str, value: f64) -> String {
         "to sessions" => format!("to {text} sessions"),
         "token known" => (if is_one { "known token" } else { "new token" }).to_owned(),
         // A flag that is set: of the slow reader, or who comes.
-        "reads" | "never reads" | "new user with an eddsa token" | "new user with an hs256 token" => name.to_owned(),
+        OVER_WSS
+        | OVER_QUIC
+        | "reads"
+        | "never reads"
+        | "new user with an eddsa token"
+        | "new user with an hs256 token" => name.to_owned(),
         _ => format!("{text} {name}"),
     }
 }

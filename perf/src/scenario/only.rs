@@ -59,7 +59,7 @@ impl Lists<'_> {
         Ok(())
     }
 
-    fn keep_numbers<T: FromStr + PartialEq + Copy + Display>(
+    fn keep_words<T: FromStr + PartialEq + Copy + Display>(
         &mut self,
         name: &'static str,
         list: &mut Vec<T>,
@@ -75,25 +75,26 @@ impl Scenario {
     /// When a list or a value is named that the scenario does not have.
     pub(crate) fn narrow(&mut self, only: &[Only]) -> Result<()> {
         let mut lists = Lists { only, known: Vec::new() };
-        let narrowed = match &mut self.workload {
+        let transports = lists.keep_words("transports", &mut self.transports);
+        let narrowed = transports.and_then(|()| match &mut self.workload {
             Workload::Fanout(fanout) => lists
-                .keep_numbers("channels", &mut fanout.channels)
-                .and_then(|()| lists.keep_numbers("subscribers", &mut fanout.subscribers))
-                .and_then(|()| lists.keep_numbers("rates", &mut fanout.rates))
-                .and_then(|()| lists.keep_numbers("deliveries", &mut fanout.deliveries))
-                .and_then(|()| lists.keep_numbers("payloads", &mut fanout.payloads))
-                .and_then(|()| lists.keep_numbers("shards", &mut fanout.shards)),
+                .keep_words("channels", &mut fanout.channels)
+                .and_then(|()| lists.keep_words("subscribers", &mut fanout.subscribers))
+                .and_then(|()| lists.keep_words("rates", &mut fanout.rates))
+                .and_then(|()| lists.keep_words("deliveries", &mut fanout.deliveries))
+                .and_then(|()| lists.keep_words("payloads", &mut fanout.payloads))
+                .and_then(|()| lists.keep_words("shards", &mut fanout.shards)),
             Workload::Storm(storm) => lists
                 .keep("tokens", &mut storm.tokens, |tokens| tokens.word().to_owned())
                 .and_then(|()| lists.keep("algorithms", &mut storm.algorithms, |one| one.word().to_owned())),
-            Workload::Publish(publish) => lists.keep_numbers("in-flight", &mut publish.in_flight),
-            Workload::Mix(mix) => lists.keep_numbers("posts", &mut mix.posts),
-            Workload::Idle(_) | Workload::Slow(_) | Workload::History(_) => Ok(()),
-        };
+            Workload::Publish(publish) => lists.keep_words("in-flight", &mut publish.in_flight),
+            Workload::Mix(mix) => lists.keep_words("posts", &mut mix.posts),
+            Workload::Idle(_) | Workload::Slow(_) | Workload::History(_) | Workload::Cut(_) => Ok(()),
+        });
         let name = &self.name;
         narrowed.with_context(|| format!("scenario {name}"))?;
         for one in only {
-            let has = if lists.known.is_empty() { "no lists".to_owned() } else { lists.known.join(", ") };
+            let has = lists.known.join(", ");
             let is_known = lists.known.iter().any(|known| one_name(known) == one.list);
             ensure!(is_known, "scenario {name} has no list {:?}; it has {has}", one.list);
         }
@@ -178,7 +179,8 @@ mod tests {
             ("fanout", "rate", "rate=20"),
             ("fanout", "=1", "rate=20"),
             ("connect", "token=old", "new-user, new, known"),
-            ("idle", "channels=1", "it has no lists"),
+            ("idle", "channels=1", "it has transports"),
+            ("idle", "transport=tcp", "there are ws"),
         ] {
             let error = format!("{:#}", narrow(scenario, &[only]).expect_err(only));
             assert!(error.contains(reason), "{only}: {error}");

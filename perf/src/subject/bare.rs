@@ -5,7 +5,7 @@
 mod server;
 
 use std::process::{Command, Stdio};
-use std::rc::Rc;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
@@ -66,6 +66,6 @@ impl Subject for Bare {
         let line = owned.first_line(PATIENCE).context("wait for the bare sender")?;
         let address = line.trim().parse().with_context(|| format!("the bare sender said {line:?}"))?;
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        Ok(Running::one(address, Rc::new(dialect::bare::Bare), version, owned))
+        Ok(Running::one(address, Arc::new(dialect::bare::Bare), version, owned))
     }
 }

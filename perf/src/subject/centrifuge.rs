@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::Command;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 
@@ -72,7 +72,7 @@ impl Subject for Centrifuge {
         let launch = Launch::new()?;
         let mut command = Command::new(&binary);
         command.current_dir(launch.folder()).env("GOMAXPROCS", needs.cores.count().to_string());
-        let dialect = Rc::new(dialect::centrifuge::Centrifuge::new(launch::tokens(), namespace(needs.history)));
+        let dialect = Arc::new(dialect::centrifuge::Centrifuge::new(launch::tokens(), namespace(needs.history)));
         let version = printed(Command::new(&binary).arg("version"))?;
         let version = version.trim_start_matches("Centrifugo v").trim_start_matches('v').to_owned();
         needs.cores.while_pinned(|| match self {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::Command;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use base64::Engine;
@@ -67,7 +67,7 @@ impl Subject for Ejabberd {
             .env("ERL_CRASH_DUMP", folder.join("crash.dump"))
             .env("EJABBERD_CONFIG_PATH", config)
             .env("EJABBERD_LOG_PATH", folder.join("ejabberd.log"));
-        let dialect = Rc::new(dialect::ejabberd::Ejabberd { tokens: launch::tokens() });
+        let dialect = Arc::new(dialect::ejabberd::Ejabberd { tokens: launch::tokens() });
         needs.cores.while_pinned(|| launch.at(port, &mut command, dialect, version))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::Command;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use anyhow::Result;
 
@@ -83,9 +83,9 @@ impl Subject for JavaScript {
             command.arg("recovery");
         }
         let tokens = launch::tokens();
-        let dialect: Rc<dyn Dialect> = match self {
-            Self::SocketIo => Rc::new(dialect::socketio::SocketIo { tokens }),
-            Self::Ws | Self::UWebSockets => Rc::new(dialect::rooms::Rooms { tokens }),
+        let dialect: Arc<dyn Dialect> = match self {
+            Self::SocketIo => Arc::new(dialect::socketio::SocketIo { tokens }),
+            Self::Ws | Self::UWebSockets => Arc::new(dialect::rooms::Rooms { tokens }),
         };
         let version = self.version(&runtime)?;
         needs.cores.while_pinned(|| launch.announced(&mut command, dialect, version))

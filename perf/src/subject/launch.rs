@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -61,7 +61,7 @@ impl Launch {
         self,
         port: u16,
         command: &mut Command,
-        dialect: Rc<dyn Dialect>,
+        dialect: Arc<dyn Dialect>,
         version: String,
     ) -> Result<Running> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
@@ -81,7 +81,12 @@ impl Launch {
     ///
     /// # Errors
     /// When it does not start or ends; what it said is in the error.
-    pub(crate) fn announced(self, command: &mut Command, dialect: Rc<dyn Dialect>, version: String) -> Result<Running> {
+    pub(crate) fn announced(
+        self,
+        command: &mut Command,
+        dialect: Arc<dyn Dialect>,
+        version: String,
+    ) -> Result<Running> {
         let log = self.log()?;
         let mut owned = Owned::start(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log))?;
         let program = command.get_program().display().to_string();
@@ -92,7 +97,7 @@ impl Launch {
         Ok(self.running(address, owned, dialect, version))
     }
 
-    fn running(self, address: SocketAddr, owned: Owned, dialect: Rc<dyn Dialect>, version: String) -> Running {
+    fn running(self, address: SocketAddr, owned: Owned, dialect: Arc<dyn Dialect>, version: String) -> Running {
         Running { folder: Some(self.folder), ..Running::one(address, dialect, version, owned) }
     }
 
@@ -207,7 +212,7 @@ mod tests {
     fn a_peer_that_ends_at_once_is_told_with_its_words() {
         let script = "echo the disk is full; exit 3";
         let mut command = Command::new("sh");
-        let dialect = Rc::new(crate::dialect::bare::Bare);
+        let dialect = Arc::new(crate::dialect::bare::Bare);
         let launch = Launch::new().expect("a folder");
         let port = free_port().expect("a port");
         let started = launch.at(port, command.args(["-c", script]), dialect.clone(), String::new());

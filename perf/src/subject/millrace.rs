@@ -5,7 +5,7 @@ mod cluster;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::rc::Rc;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -14,6 +14,7 @@ use super::{History, Missing, Needs, Running, Subject, launch};
 use crate::dialect;
 use crate::machine::Cores;
 use crate::process::{Family, Owned};
+use crate::transport::{Identity, Transport};
 use api::{Api, text};
 pub(crate) use cluster::{Cluster, ClusterArguments};
 
@@ -31,6 +32,10 @@ impl Subject for Millrace {
 
     fn guarantee(&self, history: History) -> Option<&'static str> {
         Some(guarantee(history))
+    }
+
+    fn transports(&self) -> &'static [Transport] {
+        &[Transport::Ws, Transport::Wss, Transport::Quic]
     }
 
     fn resumes(&self) -> bool {
@@ -62,17 +67,25 @@ impl Subject for Millrace {
         let api = Api::new(&api, &text(&operator.post("/v1/keys", &key)?, "key")?);
         let channels = api.channels("perf", needs)?;
         let (shards, link) = (format!("data.shards={}", needs.cores.count()), format!("data.control_address={link}"));
-        let connections = format!("limits.connections={}", needs.clients + 64);
-        let settings =
-            ["data.client_address=127.0.0.1:0", "data.admin_address=127.0.0.1:0", &shards, &link, &connections];
+        // Of sockets: QUIC needs none for each of its connections.
+        let sockets = if needs.transport == Transport::Quic { 0 } else { needs.clients };
+        let connections = format!("limits.connections={}", sockets + 64);
+        let mut settings =
+            vec!["data.client_address=127.0.0.1:0", "data.admin_address=127.0.0.1:0", &shards, &link, &connections];
+        let identity = Identity::new()?;
+        let tls = tls(folder.path(), &identity)?;
+        if needs.transport != Transport::Ws {
+            settings.extend(tls.iter().map(String::as_str));
+        }
         // One publisher speaks for an application here: what is measured is not how fast it may be refused.
         let limits = ["limits.publish_rate=1000000", "limits.publish_burst=1000000", "data.linger=60s"];
         let (data, ready) = node(&binary, folder.path(), "data", &needs.cores, &[&settings[..], &limits].concat())?;
-        let address = text(&ready, "url")?;
-        let address = address.trim_start_matches("ws://").trim_end_matches('/');
+        // QUIC's port has the number of that for TLS.
+        let address = text(&ready, if needs.transport == Transport::Ws { "url" } else { "tls_url" })?;
+        let address = address.trim_start_matches("ws://").trim_start_matches("wss://").trim_end_matches('/');
         let address = address.parse().with_context(|| format!("address of the data node, {address}"))?;
         let tokens = api.tokens(needs)?;
-        let dialect = Rc::new(dialect::millrace::Millrace {
+        let dialect = Arc::new(dialect::millrace::Millrace {
             target: "/v1/connect".to_owned(),
             tokens: tokens.of_users,
             owner: tokens.of_owner,
@@ -82,9 +95,21 @@ impl Subject for Millrace {
         let session_family = Family::of(vec![data.id()]);
         let family = Family::of(vec![data.id(), control.id()]);
         let version = version(&binary)?;
-        let (owned, folder) = (vec![data, control], Some(folder));
-        Ok(Running { address, dialect, version, family, session_family, cores: None, owned, folder })
+        let (owned, folder, way) = (vec![data, control], Some(folder), identity.trust()?.way(needs.transport));
+        Ok(Running { address, dialect, way, version, family, session_family, cores: None, owned, folder })
     }
+}
+
+/// Settings of a node that shows this certificate.
+fn tls(folder: &Path, identity: &Identity) -> Result<[String; 3]> {
+    let (certificate, key) = (folder.join("node.pem"), folder.join("node.key"));
+    std::fs::write(&certificate, &identity.certificate).context("write a certificate")?;
+    std::fs::write(&key, &identity.key).context("write a key")?;
+    Ok([
+        "data.client_tls_address=127.0.0.1:0".to_owned(),
+        format!("data.tls_certificate={}", certificate.display()),
+        format!("data.tls_key={}", key.display()),
+    ])
 }
 
 fn guarantee(history: History) -> &'static str {

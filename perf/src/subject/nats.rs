@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::process::Command;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -55,7 +55,7 @@ impl Subject for Nats {
         command.arg("-c").arg(config).env("GOMAXPROCS", needs.cores.count().to_string());
         let version = printed(Command::new(&binary).arg("--version"))?;
         let version = version.trim_start_matches("nats-server: v").to_owned();
-        let dialect = Rc::new(dialect::nats::Nats { acknowledgement });
+        let dialect = Arc::new(dialect::nats::Nats { acknowledgement });
         let running = needs.cores.while_pinned(|| launch.at(port, &mut command, dialect, version))?;
         if *self == Self::JetStream {
             make_stream(tcp_port).context("make a stream")?;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 
@@ -62,7 +62,7 @@ impl Subject for Nchan {
         ];
         let config = launch.write("nginx.conf", include_str!("../../peers/nchan/nginx.conf"), &places)?;
         let class = if needs.history == History::None { "live" } else { "recover" };
-        let dialect = Rc::new(dialect::nchan::Nchan { class });
+        let dialect = Arc::new(dialect::nchan::Nchan { class });
         let mut command = Command::new(&nginx);
         command.arg("-p").arg(&folder).arg("-e").arg(folder.join("error.log")).arg("-c").arg(config);
         let version = version(&nginx)?;

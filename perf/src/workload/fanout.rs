@@ -61,6 +61,7 @@ fn population(fanout: &Fanout, crowd: Crowd, shards: Option<u16>, run: &mut Run<
         clients: crowd.clients + crowd.channels.div_ceil(PUBLISHES_TO),
         users: Users::of((0..crowd.users()).map(|user| crowd.channels_of_user(user)).collect()),
         algorithm: Algorithm::default(),
+        transport: run.transport,
         cores,
     };
     let Some((running, guarantee)) = run.start(&needs)? else { return Ok(()) };
@@ -223,7 +224,7 @@ struct Room {
 
 impl Room {
     fn fill(running: &Running, crowd: Crowd) -> Result<Self> {
-        let mut fleet = Fleet::new(running.address, running.dialect.clone())?;
+        let mut fleet = Fleet::new(running.target())?;
         let mut sink = Arrivals::new(crowd)?;
         let total = crowd.clients as usize;
         for client in 0..crowd.clients {
@@ -302,6 +303,7 @@ impl Room {
             self.fleet.turn(next.max(now), &mut self.sink)?;
             ensure!(now < first + during * 4 + PATIENCE, "{messages} messages were not sent in time");
         }
+        self.fleet.acknowledge(&mut self.sink)?;
         let cost = watch.read()?;
         self.sink.ledger.check()?;
         // What is lost was not quick: it counts as late as it was waited for.

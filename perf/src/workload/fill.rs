@@ -27,7 +27,7 @@ const REST_WITHIN: Duration = Duration::from_secs(120);
 /// # Errors
 /// When the subject refuses one, or falls silent.
 pub(crate) fn fill(running: &Running, channels: u32, messages: u64, payload: usize, run: &Run<'_>) -> Result<()> {
-    let mut fleet = Fleet::new(running.address, running.dialect.clone())?;
+    let mut fleet = Fleet::new(running.target())?;
     let mut sink = Filling::default();
     let numbers: Vec<u32> = (0..channels).collect();
     let mut publishers = Vec::new();
@@ -107,7 +107,7 @@ impl Sink for Filling {
                     *acknowledged += 1;
                 }
             }
-            Event::Page { .. } => {}
+            Event::Page { .. } | Event::Busy { .. } => {}
         }
         Ok(())
     }

@@ -30,6 +30,7 @@ pub(crate) fn run(paging: &HistoryPaging, run: &mut Run<'_>) -> Result<()> {
         clients: clients + 1,
         users: Users::default(),
         algorithm: Algorithm::default(),
+        transport: run.transport,
         cores: run.seats.subject.clone(),
     };
     let Some((running, guarantee)) = run.start(&needs)? else { return Ok(()) };
@@ -38,7 +39,7 @@ pub(crate) fn run(paging: &HistoryPaging, run: &mut Run<'_>) -> Result<()> {
     if (run.stop)() {
         return Ok(());
     }
-    let mut fleet = Fleet::new(running.address, running.dialect.clone())?;
+    let mut fleet = Fleet::new(running.target())?;
     let mut sink = Pages { ready: 0, page: None };
     let mut readers = Vec::new();
     for number in 1..=clients as usize {
@@ -110,7 +111,7 @@ impl Sink for Pages {
     fn event(&mut self, _: usize, event: Event, _: u64) -> Result<()> {
         match event {
             Event::Ready => self.ready += 1,
-            Event::Acknowledged { .. } => {}
+            Event::Acknowledged { .. } | Event::Busy { .. } => {}
             Event::Page { .. } => self.page = Some(event),
         }
         Ok(())

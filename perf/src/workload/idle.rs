@@ -25,10 +25,11 @@ pub(crate) fn run(idle: &Idle, run: &mut Run<'_>) -> Result<()> {
         // Each of its own: what a user costs is in what a session costs.
         users: Users::of((0..idle.populations[1]).map(|user| vec![user % idle.channels]).collect()),
         algorithm: Algorithm::default(),
+        transport: run.transport,
         cores: run.seats.subject.clone(),
     };
     let Some((running, guarantee)) = run.start(&needs)? else { return Ok(()) };
-    let mut fleet = Fleet::new(running.address, running.dialect.clone())?;
+    let mut fleet = Fleet::new(running.target())?;
     let mut sink = Joined { ready: 0 };
     let mut readings = Vec::new();
     for population in idle.populations {

@@ -35,6 +35,7 @@ pub(crate) fn run(mix: &Mix, run: &mut Run<'_>) -> Result<()> {
         clients: mix.users + 1,
         users: Users::of(channels.clone()),
         algorithm: Algorithm::default(),
+        transport: run.transport,
         cores: run.seats.subject.clone(),
     };
     let Some((running, guarantee)) = run.start(&needs)? else { return Ok(()) };
@@ -87,7 +88,7 @@ struct Town<'a> {
 
 impl<'a> Town<'a> {
     fn gather(mix: &'a Mix, running: &Running, channels: Vec<Vec<u32>>, random: Random) -> Result<Self> {
-        let mut fleet = Fleet::new(running.address, running.dialect.clone())?;
+        let mut fleet = Fleet::new(running.target())?;
         let mut people = People::new(channels, mix.channels)?;
         for user in 0..people.all.len() {
             let plan = people.all[user].plan(user, Vec::new());

@@ -22,6 +22,7 @@ pub(crate) fn run(publish: &Publish, run: &mut Run<'_>) -> Result<()> {
         clients: publish.publishers + 1,
         users: Users::of((0..publish.publishers).map(|user| own_channels(publish, user)).collect()),
         algorithm: Algorithm::default(),
+        transport: run.transport,
         cores: run.seats.subject.clone(),
     };
     let Some((running, guarantee)) = run.start(&needs)? else { return Ok(()) };
@@ -83,7 +84,7 @@ struct Crowd {
 
 impl Crowd {
     fn gather(publish: &Publish, in_flight: u32, running: &crate::subject::Running) -> Result<Self> {
-        let mut fleet = Fleet::new(running.address, running.dialect.clone())?;
+        let mut fleet = Fleet::new(running.target())?;
         let mut sink = Answers {
             wait_for: publish.wait_for,
             times: histogram(),
@@ -192,7 +193,7 @@ impl Sink for Answers {
                 let sent = sent.with_context(|| format!("{number} of client {client} is acknowledged twice"))?;
                 self.answered(client, number, sent, now_ns);
             }
-            Event::Acknowledged { .. } | Event::Page { .. } => {}
+            Event::Acknowledged { .. } | Event::Page { .. } | Event::Busy { .. } => {}
         }
         Ok(())
     }

@@ -31,6 +31,7 @@ pub(crate) fn run(slow: &Slow, run: &mut Run<'_>) -> Result<()> {
         // The last of them is the one more session's.
         users: Users::of(vec![vec![0]; slow.subscribers as usize + 1]),
         algorithm: Algorithm::default(),
+        transport: run.transport,
         cores: run.seats.subject.clone(),
     };
     let Some((running, guarantee)) = run.start(&needs)? else { return Ok(()) };
@@ -105,7 +106,7 @@ struct Room<'a> {
 
 impl<'a> Room<'a> {
     fn fill(slow: &'a Slow, running: &'a Running) -> Result<Self> {
-        let mut fleet = Fleet::new(running.address, running.dialect.clone())?;
+        let mut fleet = Fleet::new(running.target())?;
         let mut sink = Arrivals::new(slow)?;
         for number in 0..slow.subscribers {
             fleet.open(Plan { subscribe: vec![0], token: Some(number), ..Plan::default() })?;
@@ -128,7 +129,7 @@ impl<'a> Room<'a> {
         self.fleet.until(&mut self.sink, PATIENCE, "one more joins", |_, sink| sink.ready == 1)?;
         let mark = self.fleet.session(extra).marks[0];
         if reader == Reader::Silent {
-            self.fleet.set_reading(extra, false)?;
+            self.fleet.set_reading(extra, false, &mut self.sink)?;
         }
         let round = self.publish()?;
         match reader {
@@ -173,7 +174,10 @@ impl<'a> Room<'a> {
 
     /// The silent one reads at last: it finds the end that it was given, and a new session gets what came after its last message.
     fn ends_and_comes_back(&mut self, extra: usize, mark: Mark) -> Result<()> {
-        self.fleet.set_reading(extra, true)?;
+        // Over QUIC it learns of its end without reading any stream.
+        if self.sink.ended.is_none() {
+            self.fleet.set_reading(extra, true, &mut self.sink)?;
+        }
         let ended = |_: &Fleet, sink: &Arrivals| sink.ended.is_some();
         self.fleet.until(&mut self.sink, PATIENCE, "the one that never reads is ended", ended)?;
         let (code, got) = (self.sink.ended.flatten(), self.sink.extra_ledger.came());

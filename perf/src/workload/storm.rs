@@ -42,6 +42,7 @@ pub(crate) fn run(storm: &Storm, run: &mut Run<'_>) -> Result<()> {
             clients: storm.side_by_side * 2 + 1,
             users: users(storm, tokens),
             algorithm,
+            transport: run.transport,
             cores: run.seats.subject.clone(),
         };
         let Some((running, guarantee)) = run.start(&needs)? else { continue };
@@ -125,7 +126,7 @@ struct Gate<'a> {
 
 impl<'a> Gate<'a> {
     fn open(storm: &'a Storm, tokens: u32, running: &Running) -> Result<Self> {
-        let mut fleet = Fleet::new(running.address, running.dialect.clone())?;
+        let mut fleet = Fleet::new(running.target())?;
         let mut sink = Arrivals::default();
         let mut marks = Vec::new();
         if storm.missed > 0 {
@@ -273,7 +274,7 @@ impl Sink for Arrivals {
                 }
             }
             Event::Acknowledged { .. } => self.acknowledged += 1,
-            Event::Page { .. } => {}
+            Event::Page { .. } | Event::Busy { .. } => {}
         }
         Ok(())
     }

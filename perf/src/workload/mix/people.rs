@@ -235,6 +235,7 @@ impl Sink for People {
                 person.unanswered -= 1;
                 self.free.push(user);
             }
+            Event::Busy { .. } => {}
             Event::Page { number, messages, offsets } => {
                 let asked = self.asked.remove(&number).filter(|asked| asked.user == user);
                 let Some(asked) = asked else { anyhow::bail!("user {user} got page {number}, and asked for none") };
