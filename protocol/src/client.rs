@@ -17,6 +17,8 @@ use crate::id::{ChannelId, Epoch, Offset, Position, Producer, ProducerSequence, 
 pub const VERSION: u16 = 1;
 /// WebSocket sub-protocol: the name carries the major version.
 pub const SUBPROTOCOL: &str = "millrace.v1";
+/// Where a node takes connections that begin with a request of HTTP: WebSocket and WebTransport.
+pub const CONNECT_PATH: &str = "/v1/connect";
 
 /// Largest frame from a client, in bytes: a hello with [`SUBSCRIPTIONS_CAP`] of the longest names fits.
 pub const CLIENT_FRAME_BYTES_MAX: usize = 256 << 10;

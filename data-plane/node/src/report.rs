@@ -145,6 +145,14 @@ shell_stats! {
     quic_timed_out_total,
     /// QUIC connections ended because the peer broke the rules of frames on streams.
     quic_faults_total,
+    /// Sessions over WebTransport now, and HTTP/3 connections on which one may be opened.
+    webtransport_connections,
+    /// WebTransport sessions opened.
+    webtransport_sessions_total,
+    /// Requests over HTTP/3 that were answered with a refusal.
+    webtransport_refused_total,
+    /// HTTP/3 connections ended because the client broke its rules.
+    webtransport_faults_total,
     /// QUIC datagrams of clients that held nothing that may come in one.
     quic_datagrams_ignored_total,
     /// Datagrams received.

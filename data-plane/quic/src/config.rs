@@ -29,6 +29,8 @@ pub struct Limits {
     pub handshake_timeout: Duration,
     /// A connection that nothing has come from for so long is gone, without a word. Default 90 s: the heartbeat is to end it first.
     pub idle_timeout: Duration,
+    /// How long a client of WebTransport may take to read why its session ended, and to close the connection. Default 2 s.
+    pub linger: Duration,
     /// Bytes that a client may send on a stream before they are taken. Default 16 KiB.
     pub stream_window_bytes: u32,
     /// The same on all streams of a connection together. Default 64 KiB.
@@ -53,6 +55,7 @@ impl Default for Limits {
             prefix_resets_per_second: 1000,
             handshake_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(90),
+            linger: Duration::from_secs(2),
             stream_window_bytes: 16 << 10,
             receive_window_bytes: 64 << 10,
             send_window_bytes: 128 << 10,

@@ -123,6 +123,7 @@ pub struct Driver {
     generation: u32,
     open: usize,
     half_open: usize,
+    lingering: usize,
     accepting: bool,
     admission: Admission,
     wheel: Wheel,
@@ -159,6 +160,7 @@ impl Driver {
             generation: 0,
             open: 0,
             half_open: 0,
+            lingering: 0,
             accepting: true,
             admission,
             wheel: Wheel::new(now),
@@ -345,7 +347,9 @@ impl Driver {
                     self.count_out(&transmit);
                     return Some(transmit);
                 }
+                let lingered = connection.lingers();
                 if connection.part(now) {
+                    self.lingering -= usize::from(lingered);
                     continue;
                 }
                 connection.sending = false;
@@ -396,6 +400,11 @@ impl Driver {
         self.half_open
     }
 
+    /// Connections whose session is over, and whose client may still be reading why.
+    pub fn lingering(&self) -> usize {
+        self.lingering
+    }
+
     fn connection_mut(&mut self, key: Key) -> Option<&mut Connection> {
         self.connections.get_mut(key.index as usize)?.as_deref_mut().filter(|connection| connection.key == key)
     }
@@ -440,6 +449,7 @@ impl Driver {
             if drained {
                 self.end(key, End::Lost);
                 let gone = self.connections[index as usize].take();
+                self.lingering -= usize::from(gone.as_ref().is_some_and(|gone| gone.lingers()));
                 if let Some(armed) = gone.and_then(|gone| gone.armed) {
                     self.wheel.remove(armed);
                 }
@@ -525,7 +535,10 @@ impl Driver {
     /// Sees to it that the wheel looks at a connection in time.
     fn arm(&mut self, index: u32) {
         let Some(Some(connection)) = self.connections.get_mut(index as usize) else { return };
-        let next = [connection.inner.poll_timeout(), connection.handshake_by].into_iter().flatten().min();
+        let next = [connection.inner.poll_timeout(), connection.handshake_by, connection.parts_at()]
+            .into_iter()
+            .flatten()
+            .min();
         let Some(next) = next else { return };
         match connection.armed {
             Some(armed) if !self.wheel.is_before(next, armed) => return,

@@ -5,7 +5,7 @@
 //!
 //! In reading order: [`Limits`], [`Keys`] and [`Server`] (what all shards share); `cid`, [`route`] and [`steering`]
 //! (which shard a datagram belongs to); `admission` (Retry under load); `wheel`; [`Driver`] (connections); [`Session`] (frames on
-//! streams, `SPEC.md` §1.2).
+//! streams, `SPEC.md` §1.2); `web` (HTTP/3 around them, §1.3).
 #![forbid(unsafe_code)]
 
 mod admission;
@@ -16,6 +16,7 @@ mod protocol;
 mod route;
 mod session;
 mod steering;
+mod web;
 mod wheel;
 
 pub use cid::{CID_BYTES, CidKey, SHARDS_MAX};
@@ -26,3 +27,4 @@ pub use quinn_proto::{EcnCodepoint, StreamId};
 pub use route::{Route, Stage, route, stage};
 pub use session::{Input, Session};
 pub use steering::{Instruction, steering};
+pub use web::WebCounts;

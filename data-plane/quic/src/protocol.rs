@@ -8,14 +8,22 @@ use millrace_protocol::client::SUBPROTOCOL;
 pub enum Protocol {
     /// Frames of Millrace on its streams.
     Millrace,
+    /// HTTP/3, for the sake of WebTransport.
+    Http3,
 }
+
+const HTTP3: &[u8] = b"h3";
 
 impl Protocol {
     /// Names of what is offered, most wanted first.
-    pub const OFFERED: &'static [&'static [u8]] = &[SUBPROTOCOL.as_bytes()];
+    pub const OFFERED: &'static [&'static [u8]] = &[SUBPROTOCOL.as_bytes(), HTTP3];
 
     /// By the name that was chosen.
     pub(crate) fn named(name: &[u8]) -> Option<Self> {
-        (name == SUBPROTOCOL.as_bytes()).then_some(Self::Millrace)
+        match name {
+            HTTP3 => Some(Self::Http3),
+            name if name == SUBPROTOCOL.as_bytes() => Some(Self::Millrace),
+            _ => None,
+        }
     }
 }

@@ -1,5 +1,8 @@
 //! A session's frames on the streams of a connection: the control stream that the client opens, and a stream of ours for each
-//! subscription that carries messages (`SPEC.md` §1.2).
+//! subscription that carries messages (`SPEC.md` §1.2). With HTTP/3 around it, streams of both begin with a few bytes more (§1.3); that is
+//! all the difference.
+
+use std::time::Instant;
 
 use bytes::Bytes;
 use millrace_core::{Lanes, Place};
@@ -8,35 +11,52 @@ use millrace_protocol::stream::FrameReader;
 use millrace_protocol::{ChannelId, Code};
 use quinn_proto::{Dir, Side, StreamId};
 
-use crate::{Driver, Key, Read, Write};
+use crate::web::{Step, Web};
+use crate::{Driver, Key, Protocol, Read, WebCounts, Write};
 
 /// What frames may wait in that streams have not taken, besides the one frame that goes over: more stays in the session's queue.
 const RESTS_BYTES_MAX: usize = 64 << 10;
 /// Bytes taken from a stream at a time: as much as its window.
-const READ_BYTES_MAX: usize = 64 << 10;
+pub(crate) const READ_BYTES_MAX: usize = 64 << 10;
 
 /// One session's streams. While idle, 16 bytes of heap for each subscription.
 #[derive(Debug)]
 pub struct Session {
     key: Key,
+    /// HTTP/3, if that is spoken.
+    web: Option<Box<Web>>,
     control: Option<StreamId>,
     reader: FrameReader,
     /// A frame waits in the reader for the end of the handshake.
     waits: bool,
     /// Streams of channels, in no order.
     lanes: Vec<(ChannelId, StreamId)>,
-    /// Frames that were taken and not written whole, at most one for each stream.
+    writes: Writes,
+}
+
+/// What was taken and not written whole.
+#[derive(Debug, Default)]
+pub(crate) struct Writes {
+    /// At most one for each stream.
     rests: Vec<Rest>,
     rests_bytes: usize,
     broken: bool,
+}
+
+/// Whose stream it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Owner {
+    Control,
+    Channel(ChannelId),
+    /// No frames of ours are on it. That the client does not want it is no fault.
+    Http,
 }
 
 /// What is left of a frame that a stream took in part.
 #[derive(Debug)]
 struct Rest {
     stream: StreamId,
-    /// Whose stream it is; `None` for the control stream.
-    channel: Option<ChannelId>,
+    owner: Owner,
     bytes: Bytes,
     /// It is the last one of its stream.
     last: bool,
@@ -51,21 +71,38 @@ pub enum Input {
     Goodbye,
     /// The connection has to be closed with this code.
     Fault(Code, &'static str),
+    /// The client broke the rules of HTTP/3, which is told in HTTP/3's words.
+    Http(millrace_webtransport::Error),
 }
 
 impl Session {
     /// A session on this connection, before its client has opened the control stream.
-    pub fn new(key: Key) -> Self {
+    pub fn new(key: Key, protocol: Protocol) -> Self {
+        let web = match protocol {
+            Protocol::Millrace => None,
+            Protocol::Http3 => Some(Box::new(Web::new())),
+        };
         Self {
             key,
+            web,
             control: None,
             reader: FrameReader::new(),
             waits: false,
             lanes: Vec::new(),
-            rests: Vec::new(),
-            rests_bytes: 0,
-            broken: false,
+            writes: Writes::default(),
         }
+    }
+
+    /// Opens what a connection of this protocol has from the beginning, as far as the client allows; again when it allows more.
+    pub fn begin(&mut self, driver: &mut Driver) {
+        if let Some(web) = &mut self.web {
+            web.begin(driver, self.key, &mut self.writes);
+        }
+    }
+
+    /// What its protocol is.
+    pub fn protocol(&self) -> Protocol {
+        if self.web.is_some() { Protocol::Http3 } else { Protocol::Millrace }
     }
 
     /// Its connection.
@@ -75,7 +112,12 @@ impl Session {
 
     /// Bytes of unfinished frames from the client, and of those that wait for the end of the handshake.
     pub fn held_bytes(&self) -> usize {
-        self.reader.held_bytes()
+        self.reader.held_bytes() + self.web.as_ref().map_or(0, |web| web.held_bytes())
+    }
+
+    /// What was counted of HTTP/3 since this was asked last.
+    pub fn take_web_counts(&mut self) -> WebCounts {
+        self.web.as_mut().map(|web| web.take_counts()).unwrap_or_default()
     }
 
     /// A stream of the client has bytes: takes them all. `on_frame` gets each frame.
@@ -83,15 +125,70 @@ impl Session {
     /// What comes before the handshake is complete may be somebody's recording: frames that change nothing are taken, the first other one
     /// waits, with all behind it.
     pub fn handle_readable(&mut self, driver: &mut Driver, stream: StreamId, on_frame: impl FnMut(&[u8])) -> Input {
+        if self.web.is_some() && self.control != Some(stream) {
+            return self.read_web(driver, stream, on_frame);
+        }
+        self.enter(stream).unwrap_or_else(|| self.read(driver, on_frame))
+    }
+
+    /// A stream of the session that the client has opened; `Some` if it may not.
+    fn enter(&mut self, stream: StreamId) -> Option<Input> {
         if stream.initiator() != Side::Client || stream.dir() != Dir::Bi {
-            return Input::Fault(Code::BadFrame, "a client opens one stream, in both directions");
+            return Some(Input::Fault(Code::BadFrame, "a client opens one stream, in both directions"));
         }
         match self.control {
             None => self.control = Some(stream),
             Some(control) if control == stream => {}
-            Some(_) => return Input::Fault(Code::BadFrame, "a client opens one stream"),
+            Some(_) => return Some(Input::Fault(Code::BadFrame, "a client opens one stream")),
         }
-        self.read(driver, on_frame)
+        None
+    }
+
+    fn read_web(&mut self, driver: &mut Driver, stream: StreamId, mut on_frame: impl FnMut(&[u8])) -> Input {
+        let Self { key, web: Some(web), writes, .. } = self else { return Input::Done };
+        let mut steps = Vec::new();
+        let outcome = web.read(driver, *key, stream, writes, |step| steps.push(step));
+        for step in steps {
+            let input = match step {
+                Step::Closed => Input::Goodbye,
+                Step::Stream(stream, first) => match self.enter(stream) {
+                    Some(fault) => fault,
+                    None => {
+                        self.reader.push(first);
+                        self.read(driver, &mut on_frame)
+                    }
+                },
+            };
+            if input != Input::Done {
+                return input;
+            }
+        }
+        outcome.map_or_else(Input::Http, |()| Input::Done)
+    }
+
+    /// The client wants no more of a stream of ours.
+    pub fn handle_stopped(&mut self, stream: StreamId) -> Input {
+        const FAULT: Input = Input::Fault(Code::BadFrame, "a stream was stopped");
+        let is_ours = self.control == Some(stream) || self.lanes.iter().any(|&(_, lane)| lane == stream);
+        match &mut self.web {
+            Some(web) if !is_ours => match web.handle_stopped(stream) {
+                Ok(Some(_closed)) => Input::Goodbye,
+                Ok(None) => {
+                    self.writes.drop_rest_on(stream);
+                    Input::Done
+                }
+                Err(error) => Input::Http(error),
+            },
+            _ => FAULT,
+        }
+    }
+
+    /// Ends the session with a code and a reason: what the client was not sent yet is lost but, with HTTP/3, what was written.
+    pub fn close(&mut self, driver: &mut Driver, now: Instant, code: u32, reason: &str) {
+        match &mut self.web {
+            None => driver.close(self.key, code, reason),
+            Some(web) => web.close(driver, now, self.key, &self.writes, (code, reason)),
+        }
     }
 
     /// The handshake is complete: frames that waited for it go on.
@@ -129,8 +226,12 @@ impl Session {
     pub fn handle_datagrams(&mut self, driver: &mut Driver, mut on_frame: impl FnMut(&[u8])) -> u64 {
         let mut useless = 0;
         while let Some(datagram) = driver.read_datagram(self.key) {
-            match decode_client(&datagram) {
-                Ok(frame) if matches!(frame.body, ClientBody::Pong) => on_frame(&datagram),
+            let datagram = match &self.web {
+                None => Some(datagram),
+                Some(web) => web.datagram(&datagram),
+            };
+            match datagram.as_deref().map(|frame| (frame, decode_client(frame))) {
+                Some((bytes, Ok(frame))) if matches!(frame.body, ClientBody::Pong) => on_frame(bytes),
                 _ => useless += 1,
             }
         }
@@ -139,29 +240,12 @@ impl Session {
 
     /// A stream takes bytes again, or more of them may be opened. The core's queue is to be offered again.
     pub fn handle_writable(&mut self, driver: &mut Driver, stream: StreamId) {
-        let Some(at) = self.rests.iter().position(|rest| rest.stream == stream) else { return };
-        let rest = &mut self.rests[at];
-        let before = rest.bytes.len();
-        let outcome = driver.write(self.key, stream, &mut rest.bytes);
-        self.rests_bytes -= before - rest.bytes.len();
-        match outcome {
-            Write::Blocked => {}
-            Write::Gone => self.broken = true,
-            Write::Taken => {
-                let Rest { last, .. } = self.rests.swap_remove(at);
-                if last {
-                    driver.finish(self.key, stream);
-                }
-            }
-        }
-        if self.rests.is_empty() {
-            self.rests = Vec::new();
-        }
+        self.writes.go_on(driver, self.key, stream);
     }
 
     /// The client stopped a stream that carries frames it asked for, or a write found one gone.
     pub fn is_broken(&self) -> bool {
-        self.broken
+        self.writes.broken
     }
 
     /// What takes frames out of the core's queue.
@@ -169,27 +253,20 @@ impl Session {
         Writer { session: self, driver }
     }
 
-    fn write(
-        &mut self,
-        driver: &mut Driver,
-        stream: StreamId,
-        channel: Option<ChannelId>,
-        mut bytes: Bytes,
-        last: bool,
-    ) {
-        match driver.write(self.key, stream, &mut bytes) {
-            Write::Taken if last => driver.finish(self.key, stream),
-            Write::Taken => {}
-            Write::Blocked => {
-                self.rests_bytes += bytes.len();
-                self.rests.push(Rest { stream, channel, bytes, last });
-            }
-            Write::Gone => self.broken = true,
+    fn write(&mut self, driver: &mut Driver, stream: StreamId, owner: Owner, bytes: Bytes, last: bool) {
+        self.writes.write(driver, self.key, stream, owner, bytes, last);
+    }
+
+    /// The first frame of a stream of ours, with what stands before it.
+    fn first(&self, frame: Bytes) -> Bytes {
+        match &self.web {
+            None => frame,
+            Some(web) => [&web.prefix[..], &frame].concat().into(),
         }
     }
 
-    fn has_rest(&self, channel: Option<ChannelId>) -> bool {
-        self.rests.iter().any(|rest| rest.channel == channel)
+    fn has_rest(&self, owner: Owner) -> bool {
+        self.writes.rests.iter().any(|rest| rest.owner == owner)
     }
 
     fn lane(&self, channel: ChannelId) -> Option<StreamId> {
@@ -207,6 +284,61 @@ impl Session {
     }
 }
 
+impl Writes {
+    pub(crate) fn write(
+        &mut self,
+        driver: &mut Driver,
+        key: Key,
+        stream: StreamId,
+        owner: Owner,
+        mut bytes: Bytes,
+        last: bool,
+    ) {
+        match driver.write(key, stream, &mut bytes) {
+            Write::Taken if last => driver.finish(key, stream),
+            Write::Taken => {}
+            Write::Blocked => {
+                self.rests_bytes += bytes.len();
+                self.rests.push(Rest { stream, owner, bytes, last });
+            }
+            Write::Gone => self.broken |= owner != Owner::Http,
+        }
+    }
+
+    pub(crate) fn has_rest_on(&self, stream: StreamId) -> bool {
+        self.rests.iter().any(|rest| rest.stream == stream)
+    }
+
+    fn drop_rest_on(&mut self, stream: StreamId) {
+        let Some(at) = self.rests.iter().position(|rest| rest.stream == stream) else { return };
+        self.rests_bytes -= self.rests.swap_remove(at).bytes.len();
+    }
+
+    fn go_on(&mut self, driver: &mut Driver, key: Key, stream: StreamId) {
+        let Some(at) = self.rests.iter().position(|rest| rest.stream == stream) else { return };
+        let rest = &mut self.rests[at];
+        let before = rest.bytes.len();
+        let outcome = driver.write(key, stream, &mut rest.bytes);
+        self.rests_bytes -= before - rest.bytes.len();
+        match outcome {
+            Write::Blocked => {}
+            Write::Gone => {
+                self.broken |= rest.owner != Owner::Http;
+                self.drop_rest_on(stream);
+            }
+            Write::Taken => {
+                let Rest { last, .. } = self.rests.swap_remove(at);
+                if last {
+                    driver.finish(key, stream);
+                }
+            }
+        }
+        if self.rests.is_empty() {
+            self.rests = Vec::new();
+        }
+    }
+}
+
 struct Writer<'a> {
     session: &'a mut Session,
     driver: &'a mut Driver,
@@ -215,30 +347,30 @@ struct Writer<'a> {
 impl Lanes for Writer<'_> {
     fn take(&mut self, place: Place, frame: impl FnOnce() -> Bytes) -> bool {
         let Self { session, driver } = self;
-        if session.rests_bytes >= RESTS_BYTES_MAX {
+        if session.writes.rests_bytes >= RESTS_BYTES_MAX {
             return false;
         }
         let Some(control) = session.control else { return false };
         let key = session.key;
         match place {
             Place::Control => {
-                if session.has_rest(None) {
+                if session.has_rest(Owner::Control) {
                     return false;
                 }
-                session.write(driver, control, None, frame(), false);
+                session.write(driver, control, Owner::Control, frame(), false);
             }
             Place::Channel(channel) => {
-                if session.has_rest(Some(channel)) {
+                if session.has_rest(Owner::Channel(channel)) {
                     return false;
                 }
                 match session.lane(channel) {
-                    Some(stream) => session.write(driver, stream, Some(channel), frame(), false),
+                    Some(stream) => session.write(driver, stream, Owner::Channel(channel), frame(), false),
                     // A channel's first frame opens its stream.
                     None => debug_assert!(false, "messages of a channel without a stream"),
                 }
             }
             Place::Opening(channel) => {
-                if session.has_rest(Some(channel)) {
+                if session.has_rest(Owner::Channel(channel)) {
                     return false;
                 }
                 let Some(stream) = driver.open_stream(key) else { return false };
@@ -250,21 +382,22 @@ impl Lanes for Writer<'_> {
                     session.lanes.reserve_exact(1);
                 }
                 session.lanes.push((channel, stream));
-                session.write(driver, stream, Some(channel), frame(), false);
+                let first = session.first(frame());
+                session.write(driver, stream, Owner::Channel(channel), first, false);
             }
             Place::Closing(channel) | Place::Attached(channel) => {
                 let lane = session.lane(channel).filter(|_| matches!(place, Place::Closing(_)));
-                if session.has_rest(Some(channel)) || lane.is_none() && session.has_rest(None) {
+                if session.has_rest(Owner::Channel(channel)) || lane.is_none() && session.has_rest(Owner::Control) {
                     return false;
                 }
                 let stream = session.forget(channel);
                 match (lane, stream) {
-                    (Some(lane), _) => session.write(driver, lane, Some(channel), frame(), true),
+                    (Some(lane), _) => session.write(driver, lane, Owner::Channel(channel), frame(), true),
                     (None, stream) => {
                         if let Some(stream) = stream {
                             driver.finish(key, stream);
                         }
-                        session.write(driver, control, None, frame(), false);
+                        session.write(driver, control, Owner::Control, frame(), false);
                     }
                 }
             }

@@ -6,7 +6,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 
 use millrace_core::{Outbound, SessionKey};
-use millrace_protocol::client::{CLIENT_FRAME_BYTES_MAX, SUBPROTOCOL};
+use millrace_protocol::client::{CLIENT_FRAME_BYTES_MAX, CONNECT_PATH, SUBPROTOCOL};
 use millrace_protocol::ws::deflate::{Inflater, Window};
 use millrace_protocol::ws::handshake::{Endpoint, ServerHandshake};
 use millrace_protocol::ws::{Decoder, Event, Limits, MessageKind, Opcode, Role, close, encode};
@@ -19,10 +19,7 @@ use super::secure::Scratch;
 use crate::poller::Interest;
 use crate::tls::TlsSession;
 
-/// The path under which clients connect.
-pub(crate) const PATH: &str = "/v1/connect";
-
-const ENDPOINT: Endpoint<'_> = Endpoint { path: Some(PATH), subprotocols: &[SUBPROTOCOL] };
+const ENDPOINT: Endpoint<'_> = Endpoint { path: Some(CONNECT_PATH), subprotocols: &[SUBPROTOCOL] };
 
 #[expect(clippy::cast_possible_truncation, reason = "a constant far below 4 GiB")]
 const LIMITS: Limits = Limits { message_bytes_max: CLIENT_FRAME_BYTES_MAX as u32 };

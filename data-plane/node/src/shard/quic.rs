@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use millrace_core::{Now, SessionKey};
 use millrace_protocol::Code;
-use millrace_quic::{Driver, Event, Input, Key, Route, Server, Session, Stage, StreamId};
+use millrace_quic::{Driver, Event, Input, Key, Protocol, Route, Server, Session, Stage, StreamId};
 
 use super::admission::{Admission, Place};
 use super::room::{Held, InputRoom};
@@ -59,6 +59,11 @@ pub(super) struct QuicStats {
     pub(super) forward_full: u64,
     pub(super) useless_datagrams: u64,
     pub(super) faults: u64,
+    /// HTTP/3 connections now.
+    pub(super) web: u64,
+    pub(super) web_sessions: u64,
+    pub(super) web_refused: u64,
+    pub(super) web_faults: u64,
     /// Datagrams of handshakes for which there was no room to wait.
     pub(super) waiting_full: u64,
 }
@@ -160,6 +165,10 @@ impl Quic {
             quic_migrations_total: of.migrations,
             quic_timed_out_total: of.timed_out,
             quic_faults_total: ours.faults,
+            webtransport_connections: ours.web,
+            webtransport_sessions_total: ours.web_sessions,
+            webtransport_refused_total: ours.web_refused,
+            webtransport_faults_total: ours.web_faults,
             quic_datagrams_ignored_total: ours.useless_datagrams,
             udp_received_total: of.datagrams_in,
             udp_received_bytes_total: of.bytes_in,
@@ -171,22 +180,26 @@ impl Quic {
         }
     }
 
-    fn insert(&mut self, key: Key, session: SessionKey) {
+    fn insert(&mut self, key: Key, protocol: Protocol, session: SessionKey) {
         if self.peers.len() <= key.index() {
             self.peers.resize_with(key.index() + 1, || None);
         }
         if self.connections.len() <= session.index() {
             self.connections.resize(session.index() + 1, NONE);
         }
+        let mut streams = Session::new(key, protocol);
+        streams.begin(&mut self.driver);
+        self.stats.web += u64::from(protocol == Protocol::Http3);
         let standing = Standing::Arriving;
-        self.peers[key.index()] = Some(Peer { session, streams: Session::new(key), held: Held::default(), standing });
+        self.peers[key.index()] = Some(Peer { session, streams, held: Held::default(), standing });
         self.connections[session.index()] = u32::try_from(key.index()).unwrap_or(NONE);
         self.open += 1;
     }
 
     fn remove(&mut self, key: Key, room: &mut InputRoom, admission: &mut Admission) -> Option<SessionKey> {
         let slot = self.peers.get_mut(key.index())?;
-        let Peer { session, mut held, standing, .. } = slot.take_if(|peer| peer.streams.key() == key)?;
+        let Peer { session, streams, mut held, standing } = slot.take_if(|peer| peer.streams.key() == key)?;
+        self.stats.web -= u64::from(streams.protocol() == Protocol::Http3);
         self.connections[session.index()] = NONE;
         self.open -= 1;
         room.give_back(&mut held);
@@ -312,7 +325,7 @@ impl Shard {
 
     fn quic_event(&mut self, now: Now, event: Event) {
         match event {
-            Event::Chosen(key, _) => self.quic_welcome(now, key),
+            Event::Chosen(key, protocol) => self.quic_welcome(now, key, protocol),
             Event::Connected(key) => self.quic_connected(now, key),
             Event::Readable(key, stream) => self.quic_input(now, key, Some(stream)),
             Event::Datagrams(key) => {
@@ -331,25 +344,31 @@ impl Shard {
                 self.quic_write(now, session);
             }
             Event::Openable(key) => {
-                let session =
-                    self.quic.as_mut().and_then(|quic| peer_of(&mut quic.peers, key)).map(|peer| peer.session);
-                if let Some(session) = session {
-                    self.quic_write(now, session);
-                }
+                let Self { quic: Some(quic), .. } = self else { return };
+                let Some(peer) = peer_of(&mut quic.peers, key) else { return };
+                peer.streams.begin(&mut quic.driver);
+                let session = peer.session;
+                self.quic_write(now, session);
             }
-            Event::Stopped(key, _) => self.quic_fault(now, key, Code::BadFrame, "a stream was stopped"),
+            Event::Stopped(key, stream) => {
+                let Self { quic: Some(quic), .. } = self else { return };
+                let Some(peer) = peer_of(&mut quic.peers, key) else { return };
+                let input = peer.streams.handle_stopped(stream);
+                self.quic_consequence(now, key, input);
+            }
             Event::Ended(key, _) => self.quic_gone(now, key),
         }
     }
 
-    fn quic_welcome(&mut self, now: Now, key: Key) {
+    fn quic_welcome(&mut self, now: Now, key: Key, protocol: Protocol) {
         let Some(quic) = &mut self.quic else { return };
         self.stats.connections_accepted_total += 1;
         match self.core.handle_connected_in_lanes(now) {
-            Ok(session) => quic.insert(key, session),
+            Ok(session) => quic.insert(key, protocol, session),
             Err(code) => {
                 self.stats.connections_refused_busy_total += 1;
-                quic.driver.close(key, code.number().into(), code.meaning().trim());
+                let mut refused = Session::new(key, protocol);
+                refused.close(&mut quic.driver, now.instant, code.number().into(), code.meaning().trim());
             }
         }
     }
@@ -375,7 +394,7 @@ impl Shard {
     /// A stream has bytes, or, without a stream, frames may go on that waited for the handshake.
     fn quic_input(&mut self, now: Now, key: Key, stream: Option<StreamId>) {
         let Self { core, quic: Some(quic), input_room, admission, stats, .. } = self else { return };
-        let Quic { driver, peers, .. } = quic;
+        let Quic { driver, peers, stats: web, .. } = quic;
         let Some(peer) = peer_of(peers, key) else { return };
         let session = peer.session;
         self.strangers_heard += u64::from(peer.standing != Standing::SignedIn);
@@ -389,6 +408,9 @@ impl Shard {
             None => peer.streams.handle_connected(driver, on_frame),
         };
         stats.read_bytes_total += bytes as u64;
+        let counts = peer.streams.take_web_counts();
+        web.web_sessions += counts.opened;
+        web.web_refused += counts.refused;
         let held = peer.streams.held_bytes();
         if peer.standing != Standing::SignedIn && core.is_welcomed(session) {
             if let Standing::AtTheDoor(place) = peer.standing {
@@ -398,14 +420,27 @@ impl Shard {
             driver.signed_in(key);
         }
         let full = !input_room.count(&mut peer.held, held, peer.standing == Standing::SignedIn);
+        if input == Input::Done && full {
+            self.stats.input_room_ends_total += 1;
+            self.quic_fault(now, key, Code::Busy, "too much unfinished input, try again later");
+        } else {
+            self.quic_consequence(now, key, input);
+        }
+    }
+
+    /// Ends a connection as its input asks for.
+    fn quic_consequence(&mut self, now: Now, key: Key, input: Input) {
         match input {
-            Input::Done if full => {
-                self.stats.input_room_ends_total += 1;
-                self.quic_fault(now, key, Code::Busy, "too much unfinished input, try again later");
-            }
             Input::Done => {}
             Input::Goodbye => self.quic_end(now, key, 0, ""),
             Input::Fault(code, reason) => self.quic_fault(now, key, code, reason),
+            Input::Http(error) => {
+                if let Some(quic) = &mut self.quic {
+                    quic.stats.web_faults += 1;
+                    quic.driver.close(key, error.code.number(), error.reason);
+                }
+                self.quic_gone(now, key);
+            }
         }
     }
 
@@ -451,8 +486,10 @@ impl Shard {
     }
 
     fn quic_end(&mut self, now: Now, key: Key, code: u32, reason: &str) {
-        if let Some(quic) = &mut self.quic {
-            quic.driver.close(key, code, reason);
+        if let Some(quic) = &mut self.quic
+            && let Some(peer) = peer_of(&mut quic.peers, key)
+        {
+            peer.streams.close(&mut quic.driver, now.instant, code, reason);
         }
         self.quic_gone(now, key);
     }

@@ -37,6 +37,8 @@ pub(super) struct Connection {
 struct Goodbye {
     code: VarInt,
     reason: Bytes,
+    /// Until then the client may say it first.
+    not_before: Option<Instant>,
 }
 
 /// Why a connection ended.
@@ -105,11 +107,25 @@ impl Connection {
     /// Everything is sent that can be: says goodbye, if that is to be said and can be understood. Whether there is more to send now.
     pub(super) fn part(&mut self, now: Instant) -> bool {
         // Before the handshake is complete a client would be told an error without our code and words (RFC 9000 §10.2.3).
-        let Some(Goodbye { code, reason }) = self.goodbye.take_if(|_| !self.inner.is_handshaking()) else {
+        let is_due = |goodbye: &mut Goodbye| goodbye.not_before.is_none_or(|at| at <= now);
+        let Some(Goodbye { code, reason, .. }) =
+            self.goodbye.take_if(|goodbye| is_due(goodbye) && !self.inner.is_handshaking())
+        else {
             return false;
         };
         self.inner.close(now, code, reason);
         true
+    }
+
+    /// Whether its goodbye waits for the client's.
+    pub(super) fn lingers(&self) -> bool {
+        self.goodbye.as_ref().is_some_and(|goodbye| goodbye.not_before.is_some())
+    }
+
+    /// When [`part`](Self::part) is to be asked without another reason.
+    pub(super) fn parts_at(&self) -> Option<Instant> {
+        // While a handshake is under way, its end is the reason.
+        self.goodbye.as_ref().filter(|_| !self.inner.is_handshaking())?.not_before
     }
 
     pub(super) fn protocol(&self) -> Option<Protocol> {
@@ -126,7 +142,20 @@ impl Driver {
         let Some(connection) = self.connection_mut(key) else { return };
         if !std::mem::replace(&mut connection.told_end, true) {
             let reason = Bytes::copy_from_slice(reason.as_bytes());
-            connection.goodbye = Some(Goodbye { code: VarInt::from_u32(code), reason });
+            connection.goodbye = Some(Goodbye { code: VarInt::from_u32(code), reason, not_before: None });
+        }
+        self.touch(key.index);
+    }
+
+    /// The same, but that the client has [`Limits::linger`](crate::Limits::linger) to read what was written, and to close the connection
+    /// itself.
+    pub fn linger(&mut self, now: Instant, key: Key, code: u32) {
+        let until = now + self.server.limits.linger;
+        let Some(connection) = self.connection_mut(key) else { return };
+        if !std::mem::replace(&mut connection.told_end, true) {
+            let (code, not_before) = (VarInt::from_u32(code), Some(until));
+            connection.goodbye = Some(Goodbye { code, reason: Bytes::new(), not_before });
+            self.lingering += 1;
         }
         self.touch(key.index);
     }
@@ -199,6 +228,21 @@ impl Driver {
         let Some(connection) = self.connection_mut(key) else { return };
         // A stream that was stopped, or is at its end, has nothing to be told.
         let _ = connection.inner.send_stream(stream).finish();
+        self.touch(key.index);
+    }
+
+    /// Reads no more of a stream of the client, and asks it to stop.
+    pub fn stop(&mut self, key: Key, stream: StreamId, code: u32) {
+        let Some(connection) = self.connection_mut(key) else { return };
+        // One that is at its end has nothing to be told.
+        let _ = connection.inner.recv_stream(stream).stop(VarInt::from_u32(code));
+        self.touch(key.index);
+    }
+
+    /// Breaks off what is written to a stream.
+    pub fn reset(&mut self, key: Key, stream: StreamId, code: u32) {
+        let Some(connection) = self.connection_mut(key) else { return };
+        let _ = connection.inner.send_stream(stream).reset(VarInt::from_u32(code));
         self.touch(key.index);
     }
 

@@ -411,7 +411,7 @@ fn lanes_are_offered_nothing_before_the_control_stream_is_there() {
     let mut world = World::new(16, 1, Limits::default(), Link::default());
     world.connect();
     let key = world.server.session.as_ref().unwrap().key();
-    let mut session = crate::Session::new(key);
+    let mut session = crate::Session::new(key, crate::Protocol::Millrace);
     let mut lanes = session.lanes(&mut world.drivers[0]);
     assert!(!lanes.take(Place::Control, || panic!("it is not asked for")));
 }

@@ -399,8 +399,8 @@ impl Shell {
         let Self { session, frames, .. } = self;
         let keep = |frame: &[u8]| frames.push(frame.to_vec());
         let input = match (event, session) {
-            (Event::Chosen(key, _), session) => {
-                *session = Some(Session::new(key));
+            (Event::Chosen(key, protocol), session) => {
+                *session = Some(Session::new(key, protocol));
                 self.shard = shard;
                 self.connected = false;
                 return;
@@ -431,6 +431,7 @@ impl Shell {
                 driver.close(key, 0, "");
             }
             Input::Fault(code, reason) => driver.close(key, code.number().into(), reason),
+            Input::Http(error) => panic!("{error}"),
         }
     }
 }
