@@ -127,9 +127,11 @@ fn quic(workspace: &Workspace, server: &Server, token: &str, tally: &mut Tally) 
     let (tls_url, ca) = (field(&server.line, "tls_url")?, field(&server.line, "ca")?);
     let address = tls_url.trim_start_matches("wss://").split('/').next().unwrap_or_default();
     let clients = workspace.path("sdk/conformance/clients");
-    let mut python = workspace.command(workspace.python());
-    python.current_dir(&clients).args(["quic.py", "--address", address, "--ca", &ca, "--token", token]);
-    suite(workspace, "node: aioquic and pycapnp", &mut python, tally);
+    for (title, over) in [("node: aioquic and pycapnp", "quic"), ("node: the same over WebTransport", "webtransport")] {
+        let mut python = workspace.command(workspace.python());
+        python.current_dir(&clients).args(["quic.py", "--address", address, "--ca", &ca, "--token", token]);
+        suite(workspace, title, python.args(["--over", over]), tally);
+    }
     let mut go = workspace.command("go");
     go.current_dir(clients.join("quicgo")).args(["run", ".", "-address", address, "-ca", &ca, "-token", token]);
     suite(workspace, "node: quic-go", &mut go, tally);
