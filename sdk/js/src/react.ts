@@ -65,13 +65,13 @@ export interface UseChannelOptions extends TimelineOptions, Pick<SubscribeOption
 /** What {@link useChannel} gives: what to show, and what to do. */
 export interface UseChannel extends TimelineView {
   /** Shows a message at once and sends it. */
-  send(body: Body): Promise<Receipt>;
+  send(body: Body, options?: { readonly signal?: AbortSignal | undefined }): Promise<Receipt>;
   /** Sends a failed entry again. */
-  retry(key: string): Promise<Receipt> | undefined;
+  retry(key: string, options?: { readonly signal?: AbortSignal | undefined }): Promise<Receipt> | undefined;
   /** Lets a failed entry go. */
   discard(key: string): void;
   /** Loads an older page. */
-  loadOlder(): Promise<void>;
+  loadOlder(options?: { readonly signal?: AbortSignal | undefined }): Promise<void>;
   /** Lets the oldest lines go, until at most so many are left: of a channel that nobody looks at, a few will do. */
   shorten(linesMax: number): void;
 }
@@ -154,10 +154,10 @@ class Shared {
     const timeline = new Timeline(client.channel(name), options);
     this.timeline = timeline;
     this.actions = {
-      send: (body) => timeline.send(body),
-      retry: (key) => timeline.retry(key),
+      send: (body, options) => timeline.send(body, options),
+      retry: (key, options) => timeline.retry(key, options),
       discard: (key) => timeline.discard(key),
-      loadOlder: () => timeline.loadOlder(),
+      loadOlder: (options) => timeline.loadOlder(options),
       shorten: (linesMax) => timeline.shorten(linesMax),
     };
   }

@@ -250,13 +250,13 @@ export class Shell {
     return page;
   }
 
-  /** Ends the client once every message has had its end, or the time for that is over. */
-  close(): void {
+  /** Ends the client once every message has had its end, or the time for that is over; called again, with less time. */
+  close(timeoutMs?: number): void {
     if (this.engine === undefined) {
       this.changeState({ kind: "closed", error: undefined });
       return;
     }
-    this.engine.close(this.now());
+    this.engine.close(this.now(), timeoutMs);
     this.turn();
   }
 

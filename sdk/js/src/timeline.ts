@@ -145,7 +145,8 @@ export class Timeline {
     this.keepsHistory = this.channel.historyClass !== "none";
     this.isPartial = this.keepsHistory;
     this.change({ status: "subscribed", canPublish: this.channel.canPublish === true });
-    if (this.keepsHistory && options.after === undefined && options.afterOffset === undefined) await this.loadOlder();
+    if (this.keepsHistory && options.after === undefined && options.afterOffset === undefined)
+      await this.loadOlder(options);
   }
 
   /** Unsubscribes the channel. What was sent still goes out. */
@@ -161,8 +162,12 @@ export class Timeline {
     this.change({ status: "idle", isLoading: false });
   }
 
-  /** Shows a message at once, and sends it. Resolves, or fails, as `channel.send`. */
-  send(body: Body): Promise<Receipt> {
+  /**
+   * Shows a message at once, and sends it. Resolves, or fails, as `channel.send`.
+   *
+   * @param options.signal Takes the message and its line back, if it has not left yet; else the line is `failed` as `unconfirmed`.
+   */
+  send(body: Body, options: { readonly signal?: AbortSignal | undefined } = {}): Promise<Receipt> {
     const bytes = typeof body === "string" ? new TextEncoder().encode(body) : new Uint8Array(body);
     this.keys += 1;
     const entry: Entry = {
@@ -179,14 +184,14 @@ export class Timeline {
     const item: Item = { entry, ticket: undefined, number: undefined };
     this.unsent.push(item);
     this.change();
-    return quiet(this.deliver(item));
+    return quiet(this.deliver(item, options.signal));
   }
 
   /**
    * Sends a failed entry again, as a new message. One that was `unconfirmed` may then be there twice; left alone, it becomes `sent`
    * when its message comes after all.
    */
-  retry(key: string): Promise<Receipt> | undefined {
+  retry(key: string, options: { readonly signal?: AbortSignal | undefined } = {}): Promise<Receipt> | undefined {
     const index = this.unsent.findIndex(({ entry }) => entry.key === key && entry.status === "failed");
     const [item] = index < 0 ? [] : this.unsent.splice(index, 1);
     if (item === undefined) return undefined;
@@ -194,7 +199,7 @@ export class Timeline {
     item.ticket = undefined;
     this.unsent.push(item);
     this.change();
-    return quiet(this.deliver(item));
+    return quiet(this.deliver(item, options.signal));
   }
 
   /** Lets a failed entry go. */
@@ -215,14 +220,19 @@ export class Timeline {
     this.change();
   }
 
-  /** Loads the page before the oldest message that is shown; does nothing if there is none, no room, or one is under way. */
-  loadOlder(): Promise<void> {
+  /**
+   * Loads the page before the oldest message that is shown; does nothing if there is none, no room, or one is under way.
+   *
+   * @param options.signal Loads it no more.
+   */
+  loadOlder(options: { readonly signal?: AbortSignal | undefined } = {}): Promise<void> {
+    const { signal } = options;
     if (this.loading !== undefined) return this.loading;
     if (!this.isPartial || this.room === 0) return Promise.resolve();
     const oldest = this.sent.find(({ entry }) => (entry.position?.offset ?? 0) > 0)?.entry.position;
     const before = (oldest ?? after(this.channel.position))?.offset;
     const limit = Math.min(this.pageSize, this.room);
-    const loading = this.load(() => this.channel.history({ before, limit }), true).then(() => {
+    const loading = this.load(() => this.channel.history({ before, limit, signal }), true, signal).then(() => {
       if (this.loading === loading) this.loading = undefined;
     });
     this.loading = loading;
@@ -236,7 +246,7 @@ export class Timeline {
   }
 
   /** Returns whether the page is shown. */
-  private async load(read: () => Promise<Page>, isOlder: boolean): Promise<boolean> {
+  private async load(read: () => Promise<Page>, isOlder: boolean, signal?: AbortSignal): Promise<boolean> {
     const { generation } = this;
     try {
       const page = await read();
@@ -247,15 +257,16 @@ export class Timeline {
       return true;
     } catch (error) {
       if (generation === this.generation) {
-        this.change(isOlder ? { isLoading: false, error: error as MillraceError } : { error: error as MillraceError });
+        const failure = signal?.aborted ? {} : { error: error as MillraceError };
+        this.change(isOlder ? { isLoading: false, ...failure } : failure);
       }
       return false;
     }
   }
 
-  private async deliver(item: Item): Promise<Receipt> {
+  private async deliver(item: Item, signal: AbortSignal | undefined): Promise<Receipt> {
     try {
-      const sending = await this.channel.submit(item.entry.body);
+      const sending = await this.channel.submit(item.entry.body, { signal });
       item.ticket = sending.ticket;
       const receipt = await sending.receipt;
       const { position, producer, sequence } = receipt;
@@ -273,7 +284,8 @@ export class Timeline {
       return receipt;
     } catch (error) {
       if (item.entry.status === "sending") {
-        item.entry = { ...item.entry, status: "failed", error: error as MillraceError };
+        if (signal?.aborted && error === signal.reason) this.unsent = this.unsent.filter((other) => other !== item);
+        else item.entry = { ...item.entry, status: "failed", error: error as MillraceError };
         this.change();
       }
       throw error;

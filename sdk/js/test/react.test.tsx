@@ -4,11 +4,19 @@ import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 
 import { Window } from "happy-dom";
-import { act, StrictMode } from "react";
+import { act, type ReactNode, StrictMode } from "react";
 import type { Root } from "react-dom/client";
 import { renderToString } from "react-dom/server";
 
-import { MillraceProvider, type UseChannel, useChannel, useConnection, useMillrace } from "../src/react.js";
+import {
+  MillraceProvider,
+  type UseChannel,
+  type UseUnread,
+  useChannel,
+  useConnection,
+  useMillrace,
+  useUnread,
+} from "../src/react.js";
 import { World } from "./support/world.js";
 
 const window = new Window();
@@ -44,12 +52,23 @@ function Chat({ name }: { name: string }) {
   );
 }
 
+let reading: UseUnread;
+
+function Badge({ name }: { name: string }) {
+  reading = useUnread(name);
+  return <p>{reading.unread?.count ?? "?"} unread</p>;
+}
+
 function Outside() {
   useMillrace();
   return null;
 }
 
-async function mount(world: World, count = 1): Promise<{ text: () => string[]; unmount: () => Promise<void> }> {
+async function mount(
+  world: World,
+  count = 1,
+  beside: ReactNode = null,
+): Promise<{ text: () => string[]; unmount: () => Promise<void> }> {
   const client = world.client({ backoff: { firstMs: 10, maxMs: 10 } });
   const container = document.createElement("div");
   const root = createRoot(container);
@@ -61,6 +80,7 @@ async function mount(world: World, count = 1): Promise<{ text: () => string[]; u
             // biome-ignore lint/suspicious/noArrayIndexKey: they are all the same
             <Chat key={index} name="general" />
           ))}
+          {beside}
         </MillraceProvider>
       </StrictMode>,
     );
@@ -119,6 +139,23 @@ test("a lost connection is rendered, and lines keep their places", async () => {
     await world.pass(1_000);
   });
   assert.deepEqual(text(), ["connected subscribed", "into the tunnel sent"]);
+  await unmount();
+});
+
+test("what is unread is rendered, and what is marked at once", async () => {
+  const world = new World();
+  for (let count = 1; count <= 3; count++) world.node.publish("general", `${count}`);
+  const { text, unmount } = await mount(world, 0, <Badge name="general" />);
+  assert.deepEqual(text(), ["3 unread"]);
+  await act(async () => {
+    world.node.publish("general", "4");
+    await world.flow();
+  });
+  assert.deepEqual(text(), ["4 unread"]);
+  await act(async () => reading.markRead({ epoch: 1, offset: 3 }));
+  assert.deepEqual(text(), ["1 unread"], "before the node has stored it");
+  await act(() => world.flow());
+  assert.deepEqual(text(), ["1 unread"]);
   await unmount();
 });
 

@@ -289,6 +289,41 @@ test("calls are taken back", LIMIT, async () => {
   assert.ok(channel.isSubscribed, "only the iteration ended");
 });
 
+test("a window and a client that closes wait no longer than they are told", LIMIT, async () => {
+  const name = await room("ann");
+  const ann = client("ann", { backoff: { maxMs: 200 } });
+  const channel = ann.channel(name);
+  for (let index = 0; index < 8; index++) await channel.send(`${index}`);
+  const timeline = new Timeline(channel, { pageSize: 3 });
+  await timeline.start();
+  await server.kill();
+  await reached(ann, "reconnecting");
+  const reason = new Error("changed my mind");
+  const abort = new AbortController();
+  const { signal } = abort;
+  const calls = [timeline.send("gone", { signal })];
+  const loading = timeline.loadOlder({ signal });
+  const kept = timeline.send("kept");
+  assert.ok(timeline.view.isLoading);
+  abort.abort(reason);
+  for (const call of calls) assert.equal(await call.catch((error: unknown) => error), reason);
+  await loading;
+  const { view } = timeline;
+  assert.deepEqual([view.isLoading, view.error, view.hasOlder], [false, undefined, true]);
+  assert.deepEqual(
+    view.entries.map(({ text, status }) => `${text} ${status}`),
+    ["5 sent", "6 sent", "7 sent", "kept sending"],
+  );
+  // Nobody acknowledges it now.
+  const closing = new AbortController();
+  const closed = ann.close({ signal: closing.signal });
+  closing.abort(reason);
+  assert.equal(await closed.catch((error: unknown) => error), reason);
+  assert.equal(ann.state.kind, "closed");
+  assert.equal((await failure(kept)).kind, "timed-out");
+  await server.start();
+});
+
 test("a slow reader misses nothing and holds nobody up", LIMIT, async () => {
   const name = await room("ann", "bob");
   const other = await room("ann", "bob");

@@ -178,10 +178,8 @@ export function abandonHistory(engine: Engine, now: number, key: Key, ticket: Ti
   engine.sync(now, key);
 }
 
-export function close(engine: Engine, now: number): void {
-  if (engine.closing === undefined && engine.link.kind !== "closed") {
-    engine.closing = now + engine.config.closeTimeoutMs;
-  }
+export function close(engine: Engine, now: number, timeoutMs: number): void {
+  if (engine.link.kind !== "closed") engine.closing = Math.min(engine.closing ?? Infinity, now + timeoutMs);
   finishIfFlushed(engine, now);
 }
 

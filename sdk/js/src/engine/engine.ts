@@ -275,8 +275,8 @@ export class Engine {
   }
 
   /** Ends the client once every message has had its end, or the time for that is over. */
-  close(now: number): void {
-    calls.close(this, now);
+  close(now: number, timeoutMs = this.config.closeTimeoutMs): void {
+    calls.close(this, now, timeoutMs);
   }
 
   /** @internal */
