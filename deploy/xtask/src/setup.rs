@@ -23,6 +23,8 @@ const PACKAGES: &[Package] = &[
     Package { name: "g++", proof: "/usr/bin/g++" },
     // Counts instructions.
     Package { name: "valgrind", proof: "/usr/bin/valgrind" },
+    // Namespaces, in which clients change their addresses.
+    Package { name: "iproute2", proof: "/usr/sbin/ip" },
     Package { name: "python3-venv", proof: "/usr/share/doc/python3-venv" },
     // The TypeScript SDK runs in a browser, too.
     Package { name: "chromium", proof: "/usr/bin/chromium" },
