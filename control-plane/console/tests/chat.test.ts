@@ -149,6 +149,27 @@ test("channels, direct messages, and what is unread", async ({ world }) => {
   await expect(alice.field).toBeFocused();
 });
 
+test("of more channels than are followed live, it is said as well what is unread", async ({ world }) => {
+  const names = Array.from({ length: 101 }, (_, index) => `c${String(index).padStart(3, "0")}`);
+  const members = [{ user: "alice", role: "owner" }, { user: "bob" }];
+  for (const name of [...names, "zoo"]) await world.api("POST", "/v1/channels", { kind: "group", name, members });
+  await world.api("POST", "/v1/channels/zoo/messages", { user: "bob", text: "one" });
+  const alice = await world.person("alice");
+  await alice.opened("General");
+  const zoo = alice.page.getByRole("link", { name: /^zoo/ });
+  await expect(zoo).toContainText("1 unread");
+  await expect(alice.page).toHaveTitle("(1) Millrace");
+  await world.api("POST", "/v1/channels/zoo/messages", { user: "bob", text: "two" });
+  await expect(zoo).toContainText("2 unread", { timeout: 20_000 });
+  await zoo.click();
+  await alice.opened("zoo");
+  await expect(alice.message("two")).toBeVisible();
+  await expect(zoo).not.toContainText("unread");
+  await alice.page.getByRole("link", { name: /^c000/ }).click();
+  await alice.opened("c000");
+  await expect(zoo).not.toContainText("unread");
+});
+
 test("a narrow screen shows the channels, then one", async ({ world }) => {
   const alice = await world.person("alice", { place: "/chat", viewport: { width: 380, height: 700 } });
   const channel = alice.page.getByRole("link", { name: "General" });

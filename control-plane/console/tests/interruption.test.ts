@@ -110,6 +110,46 @@ test("tokens end in the middle of it, and nobody notices", async ({ world }) => 
   }
 });
 
+for (const aheadMs of [-86_400_000, 86_400_000]) {
+  test(`a clock that is ${aheadMs < 0 ? "behind" : "ahead"} signs nobody out`, async ({ world }) => {
+    const { token, refresh_token } = await world.signIn("alice", 3);
+    const alice = await world.person("alice", { given: { token, refresh_token } });
+    await alice.opened("General");
+    const { page } = alice;
+    await page.clock.setSystemTime(Date.now() + aheadMs);
+    await page.reload();
+    await alice.opened("General");
+    const kept = () => page.evaluate(() => JSON.parse(sessionStorage.getItem("millrace.session") ?? "{}").token);
+    for (let index = 0; index < 3; index++) {
+      const before = await kept();
+      await expect.poll(kept, { timeout: 20_000 }).not.toBe(before);
+      await alice.say(`message ${index}`);
+      await expect(alice.message(`message ${index}`).getByRole("img", { name: "Sent" })).toBeVisible();
+    }
+    // A token that is good is not exchanged for each question.
+    const long = await world.signIn("alice");
+    await page.evaluate((kept) => sessionStorage.setItem("millrace.session", JSON.stringify(kept)), {
+      token: long.token,
+      refreshToken: long.refresh_token,
+      keys: [],
+    });
+    await page.reload();
+    await alice.opened("General");
+    let exchanges = 0;
+    page.on("request", (request) => {
+      if (request.url().endsWith("/v1/tokens/refresh")) exchanges += 1;
+    });
+    const members = page.getByRole("button", { name: "Members", exact: true });
+    for (let time = 0; time < 3; time++) {
+      const asked = page.waitForResponse(/members/);
+      await members.click();
+      await asked;
+      await members.click();
+    }
+    expect(exchanges).toBeLessThanOrEqual(1);
+  });
+}
+
 test("a token that nothing renews ends with a word about it", async ({ world }) => {
   const { token } = await world.signIn("alice", 3);
   const alice = await world.person("alice", { given: { token } });

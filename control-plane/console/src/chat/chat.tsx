@@ -37,7 +37,7 @@ export function Chat({ me, isShown }: { readonly me: SignedInUser; readonly isSh
       (url) => {
         made = new Millrace({
           url,
-          token: session.accessToken,
+          token: session.tokens(),
           agent: "millrace-console",
           // A tunnel may be long: what was written waits for its end.
           sendTimeoutMs: null,

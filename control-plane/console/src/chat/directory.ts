@@ -23,6 +23,8 @@ const DM_NAMES_AT_ONCE = 4;
 /** See the top of this file. */
 export class Directory {
   readonly listing = new Store<Listing>({ channels: [], isLoaded: false, error: undefined });
+  /** Unread messages by channel, as of the last question; for channels that nobody follows live. */
+  readonly unread = new Store<ReadonlyMap<string, number>>(new Map());
   /** Display names by user. */
   readonly names = new Store<ReadonlyMap<string, string>>(new Map());
   /** Dms whose members are known. */
@@ -59,22 +61,27 @@ export class Directory {
   private async read(): Promise<void> {
     try {
       const channels: ChannelInfo[] = [];
+      const unread = new Map<string, number>();
       let cursor: string | undefined;
       for (let page = 0; page < PAGES_MAX; page++) {
         const query = { limit: 100, cursor };
         const answer = await this.session.call<{
-          channels: (ChannelInfo & { reads?: unknown })[];
+          channels: (ChannelInfo & { reads?: { unread: number } | null })[];
           next: string | null;
         }>({
           path: "/v1/channels",
           query,
         });
-        // What is unread is followed live; here it would only make each answer another one.
-        const listed = answer.channels.map(({ reads: _, ...channel }) => channel);
+        // What is unread changes with each message: kept apart, it makes the list no other one.
+        const listed = answer.channels.map(({ reads, ...channel }) => {
+          if (reads && reads.unread > 0) unread.set(channel.name, reads.unread);
+          return channel;
+        });
         channels.push(...listed.filter(({ archived_ms }) => archived_ms === null));
         cursor = answer.next ?? undefined;
         if (cursor === undefined) break;
       }
+      this.unread.set(unread);
       const before = this.listing.get();
       const isSame = before.isLoaded && JSON.stringify(before.channels) === JSON.stringify(channels);
       const kept = isSame ? before.channels : channels;
@@ -88,6 +95,12 @@ export class Directory {
       const said = error instanceof Unreachable && before.isLoaded ? undefined : words(error);
       this.listing.set({ ...before, error: said });
     }
+  }
+
+  /** Somebody looks at the channel: what the last answer said of it is over. */
+  forgetUnread(channel: string): void {
+    const unread = new Map(this.unread.get());
+    if (unread.delete(channel)) this.unread.set(unread);
   }
 
   /** All members of a channel, and their names from now on. */

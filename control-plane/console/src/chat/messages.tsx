@@ -21,6 +21,10 @@ const ROW_PX = 30;
 const END_PX = 60;
 /** So many rows above those in sight are kept loaded. */
 const AHEAD_ROWS = 40;
+/** Sizes of so many rows that are gone are kept before any is forgotten. */
+const SIZES_SPARE = 1_000;
+/** How often it is asked which day it is. */
+const LOOK_MS = 30_000;
 
 export interface MessagesProps {
   readonly name: string;
@@ -57,6 +61,8 @@ export function Messages({ name, title, channel, sent }: MessagesProps): ReactEl
     useFlushSync: false,
   });
   const rows = list.getVirtualItems();
+
+  useEffect(() => forgetSizes(list.itemSizeCache, entries), [list, entries]);
 
   const isShown = entries.length > 0;
   useLayoutEffect(() => {
@@ -207,12 +213,25 @@ function usePageSeen(): boolean {
 
 /** A time of today; another one when the day has changed. */
 function useToday(): number {
-  const [now, setNow] = useState(Date.now);
+  const [today, setToday] = useState(Date.now);
   useEffect(() => {
-    const midnight = new Date(now);
-    midnight.setHours(24, 0, 0, 0);
-    const timer = setTimeout(() => setNow(Date.now()), Math.max(1_000, midnight.getTime() - Date.now()));
-    return () => clearTimeout(timer);
-  }, [now]);
-  return now;
+    const look = () => {
+      if (new Date().toDateString() !== new Date(today).toDateString()) setToday(Date.now());
+    };
+    // No timer for midnight: of a machine that sleeps, it would be late by as long, and clocks are set.
+    const timer = setInterval(look, LOOK_MS);
+    document.addEventListener("visibilitychange", look);
+    return () => {
+      clearInterval(timer);
+      document.removeEventListener("visibilitychange", look);
+    };
+  }, [today]);
+  return today;
+}
+
+/** Sizes of rows that are gone are of no use; of a channel that stays open for days, they would be most of what the page holds. */
+function forgetSizes(sizes: Map<unknown, number>, entries: readonly Entry[]): void {
+  if (sizes.size < 2 * entries.length + SIZES_SPARE) return;
+  const kept = new Set<unknown>(entries.map(({ key }) => key));
+  for (const key of sizes.keys()) if (!kept.has(key)) sizes.delete(key);
 }

@@ -56,7 +56,7 @@ export function Sidebar({ open }: { readonly open: string | undefined }): ReactE
         return followed.has(channel.name) ? (
           <Followed key={channel.name} {...props} />
         ) : (
-          <Row key={channel.name} {...props} unread={0} />
+          <Listed key={channel.name} {...props} />
         );
       });
   const groups = list(false);
@@ -128,11 +128,29 @@ function Followed(props: RowProps): ReactElement {
   const { unread: reads } = useUnread(name);
   // One's own messages are none.
   const unread = reads === undefined || reads.count === 0 ? 0 : unreadAfter(entries, reads, me.user);
+  useTold(name, unread);
+  return <Row {...props} unread={unread} />;
+}
+
+/** One of too many to follow them all: what is unread is as of the directory's last question, one's own messages among it. */
+function Listed(props: RowProps): ReactElement {
+  const { directory } = useChat();
+  const { isOpen, channel } = props;
+  const { name } = channel;
+  useEffect(() => {
+    if (isOpen) directory.forgetUnread(name);
+  }, [isOpen, name, directory]);
+  const listed = useStore(directory.unread).get(name) ?? 0;
+  const unread = isOpen ? 0 : listed;
+  useTold(name, unread);
+  return <Row {...props} unread={unread} />;
+}
+
+function useTold(name: string, unread: number): void {
   useEffect(() => {
     tellUnread(name, unread);
     return () => tellUnread(name, 0);
   }, [name, unread]);
-  return <Row {...props} unread={unread} />;
 }
 
 function Row({ channel, title, isOpen, unread }: RowProps & { readonly unread: number }): ReactElement {

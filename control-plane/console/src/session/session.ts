@@ -53,6 +53,8 @@ export class Session {
   private refreshToken: string | undefined;
   private keys: readonly Key[] = [];
   private renewing: Promise<string> | undefined;
+  /** How far this machine's clock is ahead of the server's, as far as that is known. */
+  private aheadMs = 0;
   /** Counts sign-ins: what belongs to an earlier one comes to nothing. */
   private generation = 0;
   /** Counts codes, and whoever signs out: an exchange under way is then of no use. */
@@ -204,19 +206,28 @@ export class Session {
   }
 
   /**
-   * An access token that holds for a while: for the SDK, which asks in good time.
+   * An access token that holds for a while. `worn` is one that is known not to, whatever the clock says.
    *
    * @throws {Error} if there is none any more; the state says why.
    */
-  readonly accessToken = async (): Promise<string> => {
+  async accessToken(worn?: string): Promise<string> {
     const { token } = this;
     if (token === undefined) throw new Error("nobody is signed in");
     const claims = readClaims(token);
     const life = (claims?.expiresMs ?? 0) - (claims?.issuedMs ?? 0);
-    const isYoung = claims !== undefined && Date.now() < claims.issuedMs + life * RENEW_AFTER;
-    if (isYoung || this.refreshToken === undefined) return token;
+    const isYoung = claims !== undefined && Date.now() - this.aheadMs < claims.issuedMs + life * RENEW_AFTER;
+    if ((isYoung && token !== worn) || this.refreshToken === undefined) return token;
     return this.renew();
-  };
+  }
+
+  /** For a client of the SDK: it asks once at first, and then only when the token that it got is old or was refused. */
+  tokens(): () => Promise<string> {
+    let given: string | undefined;
+    return async () => {
+      given = await this.accessToken(given);
+      return given;
+    };
+  }
 
   /** Calls the API as the user; a token that is over is renewed once. What one user asked for is never asked as another. */
   async call<T>(request: Omit<Parameters<typeof call>[0], "credential">): Promise<T> {
@@ -263,6 +274,8 @@ export class Session {
       if (generation !== this.generation) throw new Error(OTHER);
       this.token = pair.token;
       this.refreshToken = pair.refresh_token;
+      // A clock that is wrong would call each token old, or none.
+      this.aheadMs = Date.now() - (readClaims(pair.token)?.issuedMs ?? Date.now());
       this.keep(this.keys.map(({ key }) => key));
       return pair.token;
     } catch (error) {

@@ -30,7 +30,10 @@ function choicesOf({ user, keys }: TryProps): Choice[] {
     get: async () => key,
   }));
   if (user === undefined) return ofKeys;
-  return [{ id: "user", title: `User ${user.user}`, kind: "access_token", get: session.accessToken }, ...ofKeys];
+  return [
+    { id: "user", title: `User ${user.user}`, kind: "access_token", get: () => session.accessToken() },
+    ...ofKeys,
+  ];
 }
 
 const KIND_NAMES: Readonly<Record<string, string>> = {
