@@ -13,6 +13,7 @@ mod read;
 mod rule;
 mod tenant;
 mod text;
+mod webhook;
 pub mod word;
 
 pub use access::{can_publish, grant, no_access, readable};
@@ -24,6 +25,11 @@ pub use read::{further, in_present_epoch, mark_read, newest, unread};
 pub use rule::RuleError;
 pub use tenant::{ApiKey, SigningKey, Tenant, TenantName, TenantNameError, User};
 pub use text::{DISPLAY_NAME_BYTES_MAX, DisplayName, METADATA_BYTES_MAX, Metadata, TextError};
+pub use webhook::{
+    ATTEMPTS_MAX, EventKind, FAILING_MAX, Network, NetworkError, Networks, Off, OffReason, Outcome, RETRY_AFTER_MAX,
+    SECRET_OVERLAP_MS_MAX, WEBHOOKS_MAX, Webhook, WebhookHost, WebhookSecret, WebhookUrl, WebhookUrlError,
+    endpoint_pause, retry_delay,
+};
 
 /// Most entries of a page of members, channels, users or keys.
 pub const PAGE_MAX: u32 = 100;

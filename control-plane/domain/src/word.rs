@@ -81,6 +81,32 @@ pub mod as_word {
     }
 }
 
+/// For `#[serde(with = "word::as_words")]`: values are written as a list of their words.
+pub mod as_words {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use super::Word;
+
+    /// Writes the words.
+    ///
+    /// # Errors
+    /// The serializer's own.
+    pub fn serialize<T: Word, S: Serializer>(values: &[T], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(values.iter().map(|value| value.word()))
+    }
+
+    /// Reads the words.
+    ///
+    /// # Errors
+    /// A word that is not in the set.
+    pub fn deserialize<'de, T: Word, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+        let word = |word: String| {
+            T::from_word(&word).ok_or_else(|| serde::de::Error::custom(format!("{word:?} is no {}", T::WHAT)))
+        };
+        Vec::<String>::deserialize(deserializer)?.into_iter().map(word).collect()
+    }
+}
+
 /// For `#[serde(with = "word::as_text")]`: a value is written as its text, and checked when it is read.
 pub mod as_text {
     use std::fmt::Display;
@@ -180,5 +206,7 @@ mod tests {
         check::<SlowConsumer>(2);
         check::<Role>(4);
         check::<KeyAlgorithm>(3);
+        check::<crate::EventKind>(10);
+        check::<crate::OffReason>(4);
     }
 }

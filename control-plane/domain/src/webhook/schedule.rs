@@ -1,0 +1,118 @@
+//! What an answer of an endpoint means, and when to try again.
+//!
+//! Two things wait after a failure. The *event* waits by its own schedule, longer each time, for about a day, and only what comes after it in its channel
+//! waits with it. The *endpoint* is left alone for at most five minutes at a time, while another event may find out that it is back.
+
+use std::time::Duration;
+
+/// After how long an endpoint that takes nothing is left alone for good: three days.
+pub const FAILING_MAX: Duration = Duration::from_secs(3 * 24 * 3600);
+/// The longest `Retry-After` of an endpoint that is heeded.
+pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
+
+/// Waits between the attempts for one event, in seconds: 23.7 hours together.
+const RETRIES_S: [u64; 10] = [5, 30, 120, 600, 1_800, 3_600, 7_200, 14_400, 28_800, 28_800];
+/// Most attempts for one event.
+pub const ATTEMPTS_MAX: u32 = 11;
+/// Most attempts for an event that the endpoint calls bad by itself: another day will not mend it.
+const REFUSED_ATTEMPTS_MAX: u32 = 4;
+/// The first pause of an endpoint, and the longest.
+const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
+
+/// What an answer, or that there was none, says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Taken.
+    Delivered,
+    /// The endpoint does not work now; so it may be with every event.
+    Failed,
+    /// The endpoint does not want this event: 400, 413, 415 or 422.
+    Refused,
+    /// The endpoint wants nothing any more: 410.
+    Gone,
+}
+
+impl Outcome {
+    /// What a status means; `None`: no answer came. A redirect is not followed and hence a failure.
+    pub const fn of(status: Option<u16>) -> Self {
+        match status {
+            Some(200..=299) => Self::Delivered,
+            Some(410) => Self::Gone,
+            Some(400 | 413 | 415 | 422) => Self::Refused,
+            _ => Self::Failed,
+        }
+    }
+}
+
+/// How long an event waits after so many attempts; `None` if it is given up. `random` spreads what failed together over a fifth each way.
+pub fn retry_delay(outcome: Outcome, attempts: u32, random: u64) -> Option<Duration> {
+    let max = match outcome {
+        Outcome::Delivered | Outcome::Gone => return None,
+        Outcome::Failed => ATTEMPTS_MAX,
+        Outcome::Refused => REFUSED_ATTEMPTS_MAX,
+    };
+    if attempts >= max {
+        return None;
+    }
+    let index = usize::try_from(attempts.saturating_sub(1)).unwrap_or(usize::MAX);
+    let seconds = RETRIES_S.get(index).or(RETRIES_S.last()).copied().unwrap_or(1);
+    Some(spread(Duration::from_secs(seconds), random))
+}
+
+/// How long an endpoint is left alone after so many failures in a row: from a second to five minutes.
+pub fn endpoint_pause(failures: u32, random: u64) -> Duration {
+    let doubled = PAUSE.0.saturating_mul(1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX));
+    spread(doubled.min(PAUSE.1), random)
+}
+
+/// Four to six fifths of a time.
+fn spread(time: Duration, random: u64) -> Duration {
+    let fifth = time / 5;
+    let part = u32::try_from(random % 1_000).unwrap_or(0);
+    fifth * 4 + fifth * 2 * part / 1_000
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn an_answer_says_who_is_at_fault() {
+        let check = |statuses: &[u16], expect| {
+            for &status in statuses {
+                assert_eq!(Outcome::of(Some(status)), expect, "{status}");
+            }
+        };
+        check(&[200, 201, 202, 204, 299], Outcome::Delivered);
+        check(&[301, 302, 307, 401, 403, 404, 408, 409, 425, 429, 500, 502, 503, 504], Outcome::Failed);
+        check(&[400, 413, 415, 422], Outcome::Refused);
+        check(&[410], Outcome::Gone);
+        assert_eq!(Outcome::of(None), Outcome::Failed);
+    }
+
+    #[test]
+    fn an_event_is_tried_for_about_a_day() {
+        let total = |outcome, random| {
+            let delays: Vec<_> = (1..).map_while(|attempts| retry_delay(outcome, attempts, random)).collect();
+            (delays.len(), delays.iter().sum::<Duration>().as_secs())
+        };
+        assert_eq!(total(Outcome::Failed, 500), (10, 85_355));
+        assert_eq!(total(Outcome::Failed, 0), (10, 68_284));
+        assert_eq!(total(Outcome::Refused, 500), (3, 155));
+        assert_eq!(total(Outcome::Delivered, 500), (0, 0));
+        assert_eq!(u32::try_from(RETRIES_S.len()).unwrap() + 1, ATTEMPTS_MAX);
+    }
+
+    proptest! {
+        #[test]
+        fn waits_are_spread_and_bounded(attempts in 1..ATTEMPTS_MAX, failures in 1..=u32::MAX, random: u64) {
+            let middle = Duration::from_secs(RETRIES_S[usize::try_from(attempts - 1).unwrap()]);
+            let delay = retry_delay(Outcome::Failed, attempts, random).unwrap();
+            prop_assert!(delay >= middle * 4 / 5 && delay <= middle * 6 / 5, "{delay:?}");
+            let pause = endpoint_pause(failures, random);
+            prop_assert!(pause >= Duration::from_millis(800) && pause <= Duration::from_secs(360), "{pause:?}");
+        }
+    }
+}
