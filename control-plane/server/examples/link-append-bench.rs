@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use millrace_control::{LinkConfig, LinkServer, RestConfig, serve_rest};
+use millrace_control::{LinkConfig, LinkServer, RestConfig, WebhookConfig, Webhooks, serve_rest};
 use millrace_protocol::node::{ChannelAppend, Head, NewMessage, NodeBody};
 use millrace_protocol::{ChannelId, Producer, ProducerSequence, UserId};
 use millrace_store::{FjallConfig, open_fjall};
@@ -43,7 +43,9 @@ async fn main() -> Result<(), Failure> {
         operator_key: Some(OPERATOR_KEY.into()),
         ..RestConfig::default()
     };
-    let rest = serve_rest(config, store.clone(), Arc::new(links), registry).await?;
+    let webhooks = Webhooks::start(store.clone(), WebhookConfig::default(), &registry).await?;
+    let links = links.with_webhooks(webhooks.clone());
+    let rest = serve_rest(config, store.clone(), Arc::new(links), webhooks, registry).await?;
     let url = format!("http://{}", rest.address());
     let channels = tokio::task::spawn_blocking(move || set_up(&url)).await??;
 

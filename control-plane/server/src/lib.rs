@@ -12,6 +12,7 @@ mod record;
 mod rest;
 mod secret;
 mod transact;
+mod webhooks;
 
 pub use bootstrap::{BootstrapError, Dev, ensure_dev, random_secret};
 pub use config::{RestConfig, ServeError};
@@ -19,4 +20,6 @@ pub use data_plane::{DataPlane, LinkedNode};
 pub use housekeeping::{Housekeeping, HousekeepingConfig};
 pub use link::{CLUSTER_SECRET_BYTES_MIN, LinkConfig, LinkConfigError, LinkEnd, LinkServer};
 pub use millrace_domain::Rate;
+pub use millrace_domain::{Network, Networks};
 pub use rest::{RestServer, SignIn, serve_rest};
+pub use webhooks::{WebhookConfig, WebhookError, Webhooks};

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -21,6 +21,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::data_plane::{DataPlane, LinkedNode};
+use crate::webhooks::Webhooks;
 
 mod announce;
 mod append;
@@ -187,6 +188,8 @@ struct Shared {
     endpoints: Mutex<Vec<String>>,
     certificate_hashes: Mutex<Vec<[u8; 32]>>,
     stopping: AtomicBool,
+    /// Who hears of messages.
+    webhooks: OnceLock<Webhooks>,
 }
 
 /// The one link that lives.
@@ -247,8 +250,17 @@ impl LinkServer {
             endpoints: Mutex::default(),
             certificate_hashes: Mutex::default(),
             stopping: AtomicBool::new(false),
+            webhooks: OnceLock::new(),
             config,
         })))
+    }
+
+    /// Tells webhooks of messages from now on. Call it before the first link, once.
+    #[must_use]
+    pub fn with_webhooks(self, webhooks: Webhooks) -> Self {
+        // Whoever comes second meets the same store, where everything is kept.
+        self.0.webhooks.get_or_init(|| webhooks);
+        self
     }
 
     /// Tells clients by which hashes of their certificates (SHA-256) browsers may take the data nodes: for development, where no

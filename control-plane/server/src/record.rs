@@ -20,3 +20,6 @@ pub(crate) mod revocation;
 pub(crate) mod signing_key;
 pub(crate) mod tenant;
 pub(crate) mod user;
+pub(crate) mod webhook;
+pub(crate) mod webhook_log;
+pub(crate) mod webhook_queue;

@@ -17,7 +17,7 @@ pub(crate) mod keys;
 mod limiter;
 mod listener;
 mod members;
-mod messages;
+pub(crate) mod messages;
 mod metrics;
 mod nodes;
 mod openapi;
@@ -30,6 +30,8 @@ mod system;
 pub(crate) mod tenants;
 pub(crate) mod tokens;
 mod users;
+mod webhook_deliveries;
+mod webhooks;
 mod words;
 
 use std::collections::HashSet;
@@ -63,6 +65,7 @@ use crate::console;
 use crate::data_plane::DataPlane;
 use crate::operate::{Fleet, watch as watcher};
 use crate::secret;
+use crate::webhooks::Webhooks;
 
 /// Names a request in logs, problems and answers.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -82,6 +85,7 @@ pub(crate) struct Rest {
     requests: Arc<Semaphore>,
     pub(crate) in_flight: InFlight,
     pub(crate) turns: Turns,
+    pub(crate) webhooks: Webhooks,
     /// For links to the console.
     pub(crate) sign_in_codes: SignInCodes,
     /// The data nodes and their figures.
@@ -150,6 +154,7 @@ pub async fn serve_rest(
     config: RestConfig,
     store: Arc<dyn Store>,
     data_plane: Arc<dyn DataPlane>,
+    webhooks: Webhooks,
     registry: Registry,
 ) -> Result<RestServer, ServeError> {
     let operator_fingerprint = config.operator_key.as_deref().map(operator_fingerprint).transpose()?;
@@ -166,6 +171,7 @@ pub async fn serve_rest(
         requests: Arc::new(Semaphore::new(config.connections_max)),
         in_flight: Mutex::new(HashSet::new()),
         turns: Turns::new(),
+        webhooks,
         sign_in_codes: SignInCodes::default(),
         fleet: Fleet::default(),
         metrics,
@@ -214,6 +220,8 @@ fn api() -> utoipa_axum::router::OpenApiRouter<Shared> {
         .merge(members::routes())
         .merge(reads::routes())
         .merge(messages::routes())
+        .merge(webhooks::routes())
+        .merge(webhook_deliveries::routes())
         .merge(inspect::routes())
         .merge(nodes::routes())
 }

@@ -25,6 +25,7 @@ pub(crate) struct Settings {
     pub(crate) control: Control,
     pub(crate) data: Data,
     pub(crate) limits: Limits,
+    pub(crate) webhooks: Webhooks,
 }
 
 /// What is written to standard error while a node runs.
@@ -164,6 +165,18 @@ pub(crate) struct Limits {
     pub(crate) heartbeat: Duration,
     /// Messages that a resume sends again; beyond, the client reads history.
     pub(crate) replay: u32,
+}
+
+/// Requests to the endpoints of applications, whose URLs are strangers'. Control node.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Webhooks {
+    /// Networks that they may go to beside public addresses, such as `10.1.0.0/16`.
+    pub(crate) networks: Vec<String>,
+    /// Whether `http` is allowed to other hosts than this machine.
+    pub(crate) plain_http: bool,
+    /// PEM file: authorities that are trusted beside the machine's.
+    pub(crate) ca: PathBuf,
 }
 
 impl Default for Log {
@@ -323,6 +336,10 @@ impl Settings {
             is_set(tls_certificate) || !is_set(tls_client_ca),
             "data.tls_client_ca needs data.tls_certificate and data.tls_key"
         );
+        for network in &self.webhooks.networks {
+            let parsed = network.parse::<millrace_control::Network>();
+            parsed.with_context(|| format!("webhooks.networks has {network:?}"))?;
+        }
         Ok(())
     }
 }

@@ -6,16 +6,18 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use futures_util::stream::{self, StreamExt};
+use millrace_domain::WEBHOOKS_MAX;
 use millrace_domain::append::{AppendPlan, Batch, HomeError, HomeView, RowChange};
 use millrace_protocol::Code;
 use millrace_protocol::code::Refusal;
-use millrace_protocol::id::{ChannelId, Offset};
-use millrace_protocol::node::{AppendOutcome, ChannelAppend, ChannelAppended, NewMessage};
+use millrace_protocol::id::{ChannelId, Offset, TenantId};
+use millrace_protocol::node::{AppendOutcome, ChannelAppend, ChannelAppended, HistoryClass, NewMessage};
 use millrace_store::{CommitOutcome, StoreError, TRANSACTION_BYTES_MAX, Transaction};
 
 use super::connection::Link;
 use super::{ATTEMPTS_MAX, contended, now_unix_ms, refusal};
 use crate::record::{self, expiry, key};
+use crate::webhooks::Webhooks;
 
 /// Transactions of one frame that are at work at the same time.
 const AT_ONCE: usize = 4096;
@@ -28,6 +30,8 @@ const PART_MESSAGES_MAX: usize = 2048;
 const PART_BYTES_MAX: usize = TRANSACTION_BYTES_MAX - (4 << 10);
 /// Most that a head takes with its key.
 const HEAD_BYTES: usize = 64;
+/// Most that the marks of webhooks take beside it: as many as a tenant has, with their keys.
+const MARKS_BYTES: usize = WEBHOOKS_MAX * 64;
 /// Most that a message adds beside user and body: its key and record.
 const MESSAGE_BYTES: usize = 64;
 /// Most that its producer adds beside the user: row, expiry entry and their keys.
@@ -80,11 +84,16 @@ impl Link {
         let mut transaction = self.shared.db.begin().await.ok()?;
         let mut rows = BytesMut::with_capacity(appends.iter().map(|append| rows_bytes(&append.messages)).sum());
         let mut plans = Vec::with_capacity(appends.len());
+        let mut webhooks = self.webhooks();
         for append in appends {
-            let written = write(&mut *transaction, &mut rows, append.channel, view(append), &append.messages).await;
+            let written =
+                write(&mut *transaction, &mut rows, append.channel, view(append), &append.messages, &mut webhooks)
+                    .await;
             plans.push(written.ok()?);
         }
-        let refused = match transaction.commit().await {
+        let outcome = transaction.commit().await;
+        webhooks.wake();
+        let refused = match outcome {
             CommitOutcome::Committed => None,
             CommitOutcome::Conflict => {
                 self.shared.metrics.append_conflicts.inc();
@@ -135,10 +144,13 @@ impl Link {
         for _ in 0..ATTEMPTS_MAX {
             let mut transaction = self.shared.db.begin().await.map_err(|error| refusal(&error))?;
             let mut rows = BytesMut::with_capacity(rows_bytes(messages));
-            let plan = write(&mut *transaction, &mut rows, channel, view, messages).await;
+            let mut webhooks = self.webhooks();
+            let plan = write(&mut *transaction, &mut rows, channel, view, messages, &mut webhooks).await;
             let plan = plan.map_err(|error| refusal(&error))?.map_err(|error| self.outdated(&error))?;
             // Without writes it is committed at once.
-            match transaction.commit().await {
+            let outcome = transaction.commit().await;
+            webhooks.wake();
+            match outcome {
                 CommitOutcome::Committed => return Ok((plan.outcomes, plan.head.next_offset)),
                 CommitOutcome::Conflict => self.shared.metrics.append_conflicts.inc(),
                 CommitOutcome::Failed(error) => return Err(refusal(&error)),
@@ -146,6 +158,11 @@ impl Link {
             }
         }
         Err(contended())
+    }
+
+    fn webhooks(&self) -> Marking<'_> {
+        let webhooks = self.shared.webhooks.get().filter(|webhooks| webhooks.wants_messages());
+        Marking { webhooks, marked: Vec::new() }
     }
 
     fn unknown(&self, channels: usize, error: &StoreError) -> Refusal {
@@ -161,6 +178,21 @@ impl Link {
             Err(refusal) => self.shared.metrics.append_refused(refusal.code),
         }
         ChannelAppended { channel: append.channel, result }
+    }
+}
+
+/// Webhooks that want to hear of messages, if any do, and those that will.
+struct Marking<'a> {
+    webhooks: Option<&'a Webhooks>,
+    marked: Vec<(TenantId, Arc<str>)>,
+}
+
+impl Marking<'_> {
+    /// Once the commit is over: who was woken in vain finds nothing.
+    fn wake(self) {
+        if let Some(webhooks) = self.webhooks {
+            webhooks.wake(self.marked);
+        }
     }
 }
 
@@ -180,6 +212,7 @@ async fn write(
     channel: ChannelId,
     view: HomeView,
     messages: &[NewMessage],
+    marking: &mut Marking<'_>,
 ) -> Result<Result<AppendPlan, HomeError>, StoreError> {
     let batch = Batch::new(messages);
     let head_key = key::head_in(rows, channel);
@@ -205,6 +238,12 @@ async fn write(
     for (offset, message) in plan.stored(messages) {
         let key = key::message_in(rows, channel, offset);
         transaction.put(key, record::message::encode(rows, plan.head.epoch, message));
+    }
+    if let Some(webhooks) = marking.webhooks
+        && plan.head.history == HistoryClass::Durable
+        && let Some((first, _)) = plan.stored(messages).next()
+    {
+        webhooks.mark(transaction, channel, first, &mut marking.marked).await?;
     }
     let expires_ms = now_unix_ms().saturating_add(record::producer::LIFE_MS);
     for (index, row, change) in plan.rows() {
@@ -238,7 +277,7 @@ fn groups(appends: &[ChannelAppend]) -> impl Iterator<Item = Range<usize>> {
 
 /// Most that a transaction writes for messages of one channel, and the keys that it reads for them.
 fn bytes_max(messages: &[NewMessage]) -> usize {
-    HEAD_BYTES + messages.iter().map(message_bytes_max).sum::<usize>()
+    HEAD_BYTES + MARKS_BYTES + messages.iter().map(message_bytes_max).sum::<usize>()
 }
 
 /// About what a transaction writes for messages of one channel: so much is taken at once, and more where it does not suffice.

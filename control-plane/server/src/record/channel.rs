@@ -2,7 +2,7 @@
 
 use millrace_domain::Channel;
 use millrace_protocol::id::{ChannelId, ChannelName, TenantId};
-use millrace_store::{StoreError, Transaction};
+use millrace_store::{Direction, KeyRange, StoreError, Transaction};
 
 use super::{cold, key, list};
 
@@ -10,6 +10,14 @@ use super::{cold, key, list};
 pub(crate) async fn by_id(transaction: &mut dyn Transaction, id: ChannelId) -> Result<Option<Channel>, StoreError> {
     let value = transaction.get(&key::channel(id)).await?;
     value.map(|value| cold::decode("channel", &value)).transpose()
+}
+
+/// A channel as it stands now; what of it never changes, its tenant and name, is so for ever. Not validated at the commit.
+pub(crate) async fn peek(transaction: &mut dyn Transaction, id: ChannelId) -> Result<Option<Channel>, StoreError> {
+    let start = key::channel(id);
+    let end = [&start[..], &[0]].concat().into();
+    let rows = transaction.scan(KeyRange { start, end }, Direction::Forward, 1).await?;
+    rows.first().map(|(_, value)| cold::decode("channel", value)).transpose()
 }
 
 /// A channel by its name.

@@ -23,6 +23,13 @@
 //! | `F` | hash, refresh token id | refresh token |
 //! | `f` | hash, tenant (4), user with length, refresh token id | empty: the refresh tokens of a user |
 //! | `Z` | hash, tenant (4), kind (1), token id or user | revocation |
+//! | `W` | hash, tenant (4), webhook id | webhook |
+//! | `w` | hash, webhook id with length, 0 | how a webhook is doing, and who delivers for it |
+//! | `w` | hash, webhook id with length, 1, time in us (8), number (4) | an event that waits |
+//! | `w` | hash, webhook id with length, 2, channel (8) | from which offset on messages may wait |
+//! | `w` | hash, webhook id with length, 3, channel (8) | how far the messages of a channel are delivered |
+//! | `w` | hash, webhook id with length, 4, place (2) | a recent attempt |
+//! | `w` | hash, webhook id with length, 5, event id | an event that was given up |
 //! | `I` | hash, fingerprint (16) | the answer to a request with an `Idempotency-Key` |
 //! | `X` | shard (2, 0 to 15), hour (4), key of the record | empty: what expires in that hour |
 //! | `x` | shard (2) | first hour that is not swept yet |
@@ -336,6 +343,85 @@ pub(crate) fn revocations() -> KeyRange {
     Key::bare(b'Z').range()
 }
 
+/// A webhook.
+pub(crate) fn webhook(tenant: TenantId, id: &str) -> Bytes {
+    Key::of_tenant(b'W', tenant.get()).tail(id.as_bytes()).done()
+}
+
+/// The webhooks of a tenant, by id.
+pub(crate) fn webhooks_of(tenant: TenantId) -> KeyRange {
+    Key::of_tenant(b'W', tenant.get()).range()
+}
+
+/// The webhooks of all tenants.
+pub(crate) fn webhooks() -> KeyRange {
+    Key::bare(b'W').range()
+}
+
+/// What is kept for a webhook.
+pub(crate) mod of_webhook {
+    use super::{Bytes, ChannelId, Key, KeyRange};
+
+    fn begin(webhook: &str) -> Key {
+        Key::of(b'w', &[webhook.as_bytes()]).name(webhook)
+    }
+
+    /// Everything.
+    pub(crate) fn all(webhook: &str) -> KeyRange {
+        begin(webhook).range()
+    }
+
+    /// How it is doing.
+    pub(crate) fn health(webhook: &str) -> Bytes {
+        begin(webhook).byte(0).done()
+    }
+
+    /// An event that waits. `number` tells apart what happened in one microsecond.
+    pub(crate) fn event(webhook: &str, time_us: u64, number: u32) -> Bytes {
+        begin(webhook).byte(1).long(time_us).word(number).done()
+    }
+
+    /// All that wait, in the order in which they happened.
+    pub(crate) fn events(webhook: &str) -> KeyRange {
+        begin(webhook).byte(1).range()
+    }
+
+    /// From where on messages of a channel may wait.
+    pub(crate) fn mark(webhook: &str, channel: ChannelId) -> Bytes {
+        begin(webhook).byte(2).long(channel.get()).done()
+    }
+
+    /// The channels in which messages may wait.
+    pub(crate) fn marks(webhook: &str) -> KeyRange {
+        begin(webhook).byte(2).range()
+    }
+
+    /// How far the messages of a channel are delivered.
+    pub(crate) fn progress(webhook: &str, channel: ChannelId) -> Bytes {
+        begin(webhook).byte(3).long(channel.get()).done()
+    }
+
+    /// A place for a recent attempt.
+    pub(crate) fn attempt(webhook: &str, place: u16) -> Bytes {
+        begin(webhook).byte(4).short(place).done()
+    }
+
+    /// All recent attempts.
+    pub(crate) fn attempts(webhook: &str) -> KeyRange {
+        begin(webhook).byte(4).range()
+    }
+
+    /// An event that was given up.
+    pub(crate) fn failure(webhook: &str, event: &str) -> Bytes {
+        begin(webhook).byte(5).tail(event.as_bytes()).done()
+    }
+
+    /// All that were given up, by id.
+    pub(crate) fn failures(webhook: &str) -> KeyRange {
+        begin(webhook).byte(5).range()
+    }
+}
+
 /// The answer to a request with an `Idempotency-Key`.
 pub(crate) fn idempotency(fingerprint: [u8; 16]) -> Bytes {
     Key::of(b'I', &[&fingerprint]).tail(&fingerprint).done()
@@ -459,6 +545,47 @@ mod tests {
             assert_eq!(head_in(&mut buffer, at), head(at));
             assert_eq!(message_in(&mut buffer, at, offset), message(at, offset));
         }
+    }
+
+    #[test]
+    fn what_is_kept_for_a_webhook_lies_apart() {
+        let at = ChannelId::new(u64::MAX).unwrap();
+        let kinds = |id: &str| {
+            [
+                of_webhook::health(id),
+                of_webhook::event(id, u64::MAX, u32::MAX),
+                of_webhook::mark(id, at),
+                of_webhook::progress(id, at),
+                of_webhook::attempt(id, u16::MAX),
+                of_webhook::failure(id, "x"),
+            ]
+        };
+        let (events, marks) = (of_webhook::events("ab"), of_webhook::marks("ab"));
+        let (attempts, failures) = (of_webhook::attempts("ab"), of_webhook::failures("ab"));
+        for id in ["a", "ab", "abc"] {
+            let found = kinds(id).map(|key| {
+                assert_eq!(inside(&of_webhook::all("ab"), &key), id == "ab");
+                [&events, &marks, &attempts, &failures]
+                    .map(|range| inside(range, &key))
+                    .iter()
+                    .filter(|in_it| **in_it)
+                    .count()
+            });
+            assert_eq!(found, if id == "ab" { [0, 1, 1, 0, 1, 1] } else { [0; 6] }, "{id}");
+        }
+        let tenants = [1, 2].map(|number| TenantId::new(number).unwrap());
+        for tenant in tenants {
+            assert_eq!(
+                tenants.map(|other| inside(&webhooks_of(tenant), &webhook(other, "ab"))),
+                tenants.map(|other| other == tenant)
+            );
+            assert!(inside(&webhooks(), &webhook(tenant, "ab")));
+        }
+        assert!(
+            of_webhook::event("a", 1, 2) < of_webhook::event("a", 1, 3)
+                && of_webhook::event("a", 1, 9) < of_webhook::event("a", 2, 0)
+        );
+        assert_eq!(channel_at_end(&of_webhook::mark("a", at)), Some(at));
     }
 
     #[test]

@@ -14,11 +14,16 @@ pub(crate) async fn page(
     limit: u32,
 ) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
     if let Some(after) = after {
-        // The first key behind it.
-        let mut start = BytesMut::with_capacity(after.len() + 1);
-        start.put_slice(&after);
-        start.put_u8(0);
-        range.start = start.freeze();
+        range = behind(range, &after);
     }
     transaction.scan(range, Direction::Forward, limit).await
+}
+
+/// What of a range is behind a key.
+pub(crate) fn behind(range: KeyRange, after: &[u8]) -> KeyRange {
+    // The first key behind it.
+    let mut start = BytesMut::with_capacity(after.len() + 1);
+    start.put_slice(after);
+    start.put_u8(0);
+    KeyRange { start: start.freeze(), ..range }
 }

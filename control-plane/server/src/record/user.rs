@@ -21,24 +21,25 @@ pub(crate) fn put(transaction: &mut dyn Transaction, tenant: TenantId, user: &Us
     transaction.put(key::user(tenant, &user.id), cold::encode(user));
 }
 
-/// Writes a bare user if there is none: whoever is named exists.
+/// Writes a bare user if there is none, and gives them: whoever is named exists.
 pub(crate) async fn ensure(
     transaction: &mut dyn Transaction,
     tenant: TenantId,
     id: &UserId,
     now_ms: i64,
-) -> Result<(), StoreError> {
-    if get(transaction, tenant, id).await?.is_none() {
-        let user = User {
-            id: id.clone(),
-            display_name: None,
-            metadata: Metadata::default(),
-            created_ms: now_ms,
-            updated_ms: now_ms,
-        };
-        put(transaction, tenant, &user);
+) -> Result<Option<User>, StoreError> {
+    if get(transaction, tenant, id).await?.is_some() {
+        return Ok(None);
     }
-    Ok(())
+    let user = User {
+        id: id.clone(),
+        display_name: None,
+        metadata: Metadata::default(),
+        created_ms: now_ms,
+        updated_ms: now_ms,
+    };
+    put(transaction, tenant, &user);
+    Ok(Some(user))
 }
 
 /// Removes a user's record; memberships and tokens are the caller's to end first.

@@ -23,6 +23,7 @@ use super::problem::{Kind, Problem};
 use crate::record::idempotency::{self, Answer};
 use crate::secret::{self, Sealer};
 use crate::transact::Runs;
+use crate::webhooks::Event;
 
 /// Carries the caller's own name of a request.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -161,7 +162,7 @@ impl Call {
     ) -> Result<Changing<'_>, Problem> {
         let slot = self.slot(identity, sealer, request)?;
         let runs = Runs::new(&*self.rest.store, self.deadline());
-        Ok(Changing { call: self, slot, runs, changes: Vec::new() })
+        Ok(Changing { call: self, slot, runs, changes: Vec::new(), event_names: Vec::new(), awake: Vec::new() })
     }
 
     /// The place of this call's answer, if its caller named the request. Nobody else is in it as long as it lives.
@@ -251,6 +252,10 @@ pub(crate) struct Changing<'a> {
     slot: Option<Slot>,
     runs: Runs<'a>,
     changes: Vec<Change>,
+    /// Of the events of its first run.
+    event_names: Vec<String>,
+    /// Webhooks that have something to tell.
+    awake: Vec<(TenantId, Arc<str>)>,
 }
 
 impl Changing<'_> {
@@ -271,7 +276,11 @@ impl Changing<'_> {
         mut transaction: Box<dyn Transaction>,
         done: Result<Done, Problem>,
     ) -> Result<Option<Written>, Problem> {
-        let Done { written, changes } = done?;
+        let Done { written, changes, mut events } = done?;
+        for (index, event) in events.iter_mut().enumerate() {
+            event.named(&mut self.event_names, index);
+        }
+        self.awake.extend(self.call.rest.webhooks.keep(&mut *transaction, &events).await?);
         if let Some(slot) = &self.slot {
             slot.keep(&mut *transaction, &written, self.call.now_ms);
         }
@@ -288,6 +297,7 @@ impl Changing<'_> {
         for change in self.changes {
             self.call.rest.data_plane.announce(if result.is_ok() { change.certain() } else { change.uncertain() });
         }
+        self.call.rest.webhooks.wake(self.awake);
         result.map(Written::into_response)
     }
 }
@@ -418,17 +428,23 @@ pub(crate) fn found(body: &impl Serialize) -> Response {
 pub(crate) struct Done {
     written: Written,
     changes: Vec<Change>,
+    events: Vec<Event>,
 }
 
 impl Done {
     /// Nothing to announce.
     pub(crate) fn quietly(written: Written) -> Self {
-        Self { written, changes: Vec::new() }
+        Self { written, changes: Vec::new(), events: Vec::new() }
     }
 
     /// With changes to announce.
     pub(crate) fn with(written: Written, changes: Vec<Change>) -> Self {
-        Self { written, changes }
+        Self { written, changes, events: Vec::new() }
+    }
+
+    /// And what webhooks hear of: kept with the change, or not at all.
+    pub(crate) fn telling(self, events: Vec<Event>) -> Self {
+        Self { events, ..self }
     }
 }
 

@@ -4,7 +4,8 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use millrace_domain::append::ChannelHead;
 use millrace_domain::{
-    Actor, Channel, ChannelDraft, ChannelPatch, DisplayName, INITIAL_MEMBERS_MAX, Membership, Metadata, NewChannel,
+    Actor, Channel, ChannelDraft, ChannelPatch, DisplayName, EventKind, INITIAL_MEMBERS_MAX, Membership, Metadata,
+    NewChannel,
 };
 use millrace_protocol::id::{ChannelId, ChannelName, TenantId, UserId};
 use millrace_protocol::node::{ChannelKind, HistoryClass, Role, SlowConsumer};
@@ -19,12 +20,15 @@ use super::Shared;
 use super::body::{Body, Json, Name, Query};
 use super::call::{Change, Done, InTenant, Written, change, found, read};
 use super::fields::{self, Fields, Request};
+use super::members::{MemberView, view as member_view};
 use super::page::{PageQuery, cut};
 use super::problem::{Kind, Problem};
 use super::reads::ReadView;
+use super::users::user_event;
 use super::words::{HistoryWord, KindWord, RoleWord, SlowConsumerWord};
 use crate::record::{channel, head, member, user};
 use crate::secret;
+use crate::webhooks::Event;
 
 pub(super) fn routes() -> OpenApiRouter<Shared> {
     OpenApiRouter::new().routes(routes!(create_channel, list_channels)).routes(routes!(
@@ -318,14 +322,34 @@ async fn create_channel(InTenant(call): InTenant, body: Json<CreateChannel>) -> 
         if channel::by_id(transaction, new.id).await?.is_some() {
             return Err(Problem::new(Kind::Unavailable, "the channel's number is taken; try again"));
         }
+        let mut events = Vec::new();
         for (member, role) in &members {
-            user::ensure(transaction, tenant, member, call.now_ms).await?;
+            let named = user::ensure(transaction, tenant, member, call.now_ms).await?;
+            events.extend(named.map(|user| user_event(EventKind::UserCreated, tenant, &user)));
             let membership = Membership { role: *role, since_ms: call.now_ms, read: None };
             member::put(transaction, tenant, new.id, member, &membership);
         }
         channel::insert(transaction, &new);
-        Ok(created(&new, creator.as_ref()))
+        let joined = |(user, role): &(UserId, Role)| {
+            member_view(user, &Membership { role: *role, since_ms: call.now_ms, read: None }, None)
+        };
+        let data = Created { channel: ChannelView::new(&new), members: members.iter().map(joined).collect() };
+        events.push(Event::in_channel(EventKind::ChannelCreated, tenant, new.id, &new.name, &data));
+        Ok(created(&new, creator.as_ref()).telling(events))
     })
+}
+
+/// What webhooks hear of a new channel.
+#[derive(Serialize)]
+struct Created {
+    channel: ChannelView,
+    members: Vec<MemberView>,
+}
+
+/// What webhooks hear of a change to a channel's own record.
+pub(super) fn channel_event(kind: EventKind, channel: &Channel) -> Event {
+    let data = serde_json::json!({ "channel": ChannelView::new(channel) });
+    Event::in_channel(kind, channel.tenant, channel.id, &channel.name, &data)
 }
 
 fn created(channel: &Channel, creator: Option<&Membership>) -> Done {
@@ -431,7 +455,8 @@ async fn update_channel(
             return Ok(Done::quietly(written));
         }
         channel::put(transaction, &met.channel);
-        Ok(Done::with(written, vec![Change::Channel(met.channel)]))
+        let events = vec![channel_event(EventKind::ChannelUpdated, &met.channel)];
+        Ok(Done::with(written, vec![Change::Channel(met.channel)]).telling(events))
     })
 }
 
@@ -450,12 +475,14 @@ async fn archive_channel(InTenant(call): InTenant, Name(name): Name<ChannelName>
     change!(call, [0; 32], |transaction| {
         let mut met = meet(transaction, tenant, &name, own).await?;
         let actor = met.actor(own);
+        let mut events = Vec::new();
         if met.channel.archive(actor, call.now_ms)? {
             channel::put(transaction, &met.channel);
+            events.push(channel_event(EventKind::ChannelArchived, &met.channel));
         }
         let view = ChannelView::of(transaction, &met.channel, met.membership.as_ref()).await?;
         let written = Written::json(StatusCode::OK, &view);
         // Told again if it was archived before: a retry may come because the first answer was lost.
-        Ok(Done::with(written, vec![Change::Channel(met.channel)]))
+        Ok(Done::with(written, vec![Change::Channel(met.channel)]).telling(events))
     })
 }

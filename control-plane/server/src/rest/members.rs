@@ -2,7 +2,7 @@
 
 use axum::http::StatusCode;
 use axum::response::Response;
-use millrace_domain::{Channel, MemberChange, Membership, newest};
+use millrace_domain::{Channel, EventKind, MemberChange, Membership, newest};
 use millrace_protocol::id::{ChannelName, TenantId, UserId};
 use millrace_protocol::node::Role;
 use millrace_store::Transaction;
@@ -14,12 +14,14 @@ use utoipa_axum::routes;
 use super::Shared;
 use super::body::{Body, Json, Name, Names, Query};
 use super::call::{Change, Done, InTenant, Written, change, found, read};
-use super::channels::{MemberDraft, Met, meet, path};
+use super::channels::{MemberDraft, Met, channel_event, meet, path};
 use super::fields::{self, Fields, Request};
 use super::page::{PageQuery, cut};
 use super::problem::{Kind, Problem};
+use super::users::user_event;
 use super::words::RoleWord;
 use crate::record::{channel, head, member, user};
+use crate::webhooks::{ChannelRef, Event};
 
 pub(super) fn routes() -> OpenApiRouter<Shared> {
     OpenApiRouter::new().routes(routes!(add_member, list_members)).routes(routes!(
@@ -86,13 +88,27 @@ impl Request for PageQuery {
     }
 }
 
-fn view(user: &UserId, membership: &Membership, display_name: Option<String>) -> MemberView {
+pub(super) fn view(user: &UserId, membership: &Membership, display_name: Option<String>) -> MemberView {
     let Membership { role, since_ms, .. } = *membership;
     MemberView { user: user.to_string(), role: RoleWord(role), since_ms, display_name }
 }
 
 fn member_path(name: &ChannelName, user: &UserId) -> String {
     format!("{}/members/{}", path(name), super::encode_segment(user.as_str()))
+}
+
+/// What webhooks hear of a membership.
+fn event(kind: EventKind, channel: &Channel, user: &UserId, membership: &Membership) -> Event {
+    let about = ChannelRef::new(channel.id, &channel.name);
+    let data = serde_json::json!({ "channel": about, "member": view(user, membership, None) });
+    Event::in_channel(kind, channel.tenant, channel.id, &channel.name, &data)
+}
+
+/// What became of a membership.
+struct Settled {
+    membership: Option<Membership>,
+    changes: Vec<Change>,
+    events: Vec<Event>,
 }
 
 /// Writes what became of a membership, and says it. `standing` is the present one, or what it begins with.
@@ -104,22 +120,26 @@ fn settle(
     present: Option<Membership>,
     change: MemberChange,
     standing: Membership,
-) -> (Option<Membership>, Vec<Change>) {
+) -> Settled {
     let channel = met.channel;
     // The count of owners is the only thing in the channel that members change: most changes leave the record alone.
     if channel.owners != before.owners {
         channel::put(transaction, &channel);
     }
     match change {
-        MemberChange::Unchanged => (present, Vec::new()),
+        MemberChange::Unchanged => Settled { membership: present, changes: Vec::new(), events: Vec::new() },
         MemberChange::Set(role) => {
             let membership = Membership { role, ..standing };
             member::put(transaction, channel.tenant, channel.id, user, &membership);
-            (Some(membership), vec![Change::Member(channel, user.clone(), Some(role))])
+            let kind = if present.is_some() { EventKind::MemberUpdated } else { EventKind::MemberAdded };
+            let events = vec![event(kind, &channel, user, &membership)];
+            let changes = vec![Change::Member(channel, user.clone(), Some(role))];
+            Settled { membership: Some(membership), changes, events }
         }
         MemberChange::Removed => {
             member::remove(transaction, channel.tenant, channel.id, user);
-            (None, vec![Change::Member(channel, user.clone(), None)])
+            let events = vec![event(EventKind::MemberRemoved, &channel, user, &standing)];
+            Settled { membership: None, changes: vec![Change::Member(channel, user.clone(), None)], events }
         }
     }
 }
@@ -147,16 +167,18 @@ async fn add_member(
         let present = member::get(transaction, met.channel.id, target).await?;
         let actor = met.actor(own);
         let change = met.channel.add_member(actor, target, present.map(|present| present.role), *role)?;
-        user::ensure(transaction, tenant, target, call.now_ms).await?;
+        let named = user::ensure(transaction, tenant, target, call.now_ms).await?;
         // What was said before somebody came is not unread.
         let read = head::peek(transaction, met.channel.id).await?.as_ref().map(newest);
         let joining = Membership { role: *role, since_ms: call.now_ms, read };
         let standing = present.unwrap_or(joining);
-        let (membership, changes) = settle(transaction, met, &before, target, present, change, standing);
-        let membership = membership.unwrap_or(joining);
+        let settled = settle(transaction, met, &before, target, present, change, standing);
+        let membership = settled.membership.unwrap_or(joining);
         let status = if present.is_some() { StatusCode::OK } else { StatusCode::CREATED };
         let written = Written::json(status, &view(target, &membership, None)).at(member_path(&name, target));
-        Ok(Done::with(written, changes))
+        let mut events: Vec<_> = named.iter().map(|user| user_event(EventKind::UserCreated, tenant, user)).collect();
+        events.extend(settled.events);
+        Ok(Done::with(written, settled.changes).telling(events))
     })
 }
 
@@ -238,9 +260,10 @@ async fn change_member(
         let actor = met.actor(own);
         let change = met.channel.change_role(actor, &target, present.map(|present| present.role), role)?;
         let standing = present.ok_or_else(|| Problem::not_found("member"))?;
-        let (membership, changes) = settle(transaction, met, &before, &target, present, change, standing);
-        let membership = membership.ok_or_else(|| Problem::not_found("member"))?;
-        Ok(Done::with(Written::json(StatusCode::OK, &view(&target, &membership, None)), changes))
+        let settled = settle(transaction, met, &before, &target, present, change, standing);
+        let membership = settled.membership.ok_or_else(|| Problem::not_found("member"))?;
+        let written = Written::json(StatusCode::OK, &view(&target, &membership, None));
+        Ok(Done::with(written, settled.changes).telling(settled.events))
     })
 }
 
@@ -272,9 +295,9 @@ async fn remove_member(
         let actor = met.actor(own);
         let change = met.channel.remove_member(actor, &target, present.map(|present| present.role))?;
         let standing = present.ok_or_else(|| Problem::not_found("member"))?;
-        let (_, changes) = settle(transaction, met, &before, &target, present, change, standing);
+        let settled = settle(transaction, met, &before, &target, present, change, standing);
         removed = true;
-        Ok(Done::with(Written::empty(), changes))
+        Ok(Done::with(Written::empty(), settled.changes).telling(settled.events))
     })
 }
 
@@ -298,16 +321,17 @@ pub(super) async fn forget_member(
     mut channel: Channel,
     leaving: &UserId,
     now_ms: i64,
-) -> Result<Vec<Change>, Problem> {
+) -> Result<(Vec<Change>, Vec<Event>), Problem> {
     /// Among so many of the other members the heir is looked for.
     const CANDIDATES: u32 = 100;
 
-    let Some(present) = member::get(transaction, channel.id, leaving).await? else { return Ok(Vec::new()) };
+    let Some(present) = member::get(transaction, channel.id, leaving).await? else { return Ok(Default::default()) };
     let others = member::page(transaction, channel.id, None, CANDIDATES + 1).await?;
     let heir = others.into_iter().filter(|(user, _)| user != leaving).min_by_key(|(_, membership)| membership.role);
     let departure = channel.lose_member(present.role, heir.as_ref().map(|(_, membership)| membership.role), now_ms);
     member::remove(transaction, tenant, channel.id, leaving);
     let mut changes = vec![Change::Member(channel.clone(), leaving.clone(), None)];
+    let mut events = vec![event(EventKind::MemberRemoved, &channel, leaving, &present)];
     match (departure, heir) {
         (millrace_domain::Departure::Inherited, Some((heir, membership))) => {
             // Read by key, so that the commit makes sure that the heir is still a member.
@@ -316,11 +340,15 @@ pub(super) async fn forget_member(
                 .ok_or_else(|| Problem::new(Kind::Unavailable, "members are changing; try again"))?;
             let membership = Membership { role: Role::Owner, ..membership };
             member::put(transaction, tenant, channel.id, &heir, &membership);
+            events.push(event(EventKind::MemberUpdated, &channel, &heir, &membership));
             changes.push(Change::Member(channel.clone(), heir, Some(Role::Owner)));
         }
-        (millrace_domain::Departure::Archived, _) => changes.push(Change::Channel(channel.clone())),
+        (millrace_domain::Departure::Archived, _) => {
+            events.push(channel_event(EventKind::ChannelArchived, &channel));
+            changes.push(Change::Channel(channel.clone()));
+        }
         _ => {}
     }
     channel::put(transaction, &channel);
-    Ok(changes)
+    Ok((changes, events))
 }

@@ -112,7 +112,7 @@ pub(crate) struct MessageView {
 }
 
 impl MessageView {
-    fn new(stored: &StoredMessage) -> Self {
+    pub(crate) fn new(stored: &StoredMessage) -> Self {
         let body = &stored.message.body;
         let text = std::str::from_utf8(body).ok().map(str::to_owned);
         Self {

@@ -51,6 +51,7 @@ pub(super) fn base() -> OpenApi {
             tag("channels", "Named, ordered streams of messages."),
             tag("members", "Who may do what in a channel."),
             tag("messages", "What was said."),
+            tag("webhooks", "What happens, told to an endpoint of the application by signed requests (Standard Webhooks)."),
             tag("inspection", "Sessions and subscriptions as data nodes see them at this moment, and what went wrong with them lately."),
             tag("nodes", "Data nodes: how they are doing, and sending one's clients away."),
             tag("system", "For machines that look after machines."),
@@ -98,7 +99,7 @@ fn close_bodies(document: &mut Value) {
     while let Some(pointer) = bodies.get(at).cloned() {
         at += 1;
         let Some(schema) = document.pointer_mut(&pointer) else { continue };
-        if schema.get("properties").is_some() {
+        if schema.get("properties").is_some() || schema.get("type").is_some_and(|kind| kind == "object") {
             schema["additionalProperties"] = Value::Bool(false);
         }
         // Lists in bodies have objects of their own.

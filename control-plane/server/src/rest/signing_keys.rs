@@ -169,7 +169,7 @@ async fn register_signing_key(
 }
 
 /// Reads and writes the tenant's record, so that of two changes of its keys at a time one runs again.
-async fn touch(transaction: &mut dyn Transaction, id: TenantId) -> Result<(), Problem> {
+pub(super) async fn touch(transaction: &mut dyn Transaction, id: TenantId) -> Result<(), Problem> {
     let owner = tenant::by_id(transaction, id).await?.ok_or_else(|| Problem::not_found("tenant"))?;
     tenant::put(transaction, &owner);
     Ok(())

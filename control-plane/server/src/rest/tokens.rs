@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use millrace_domain::RefreshText;
+use millrace_domain::{EventKind, RefreshText};
 use millrace_protocol::id::{TenantId, UserId};
 use millrace_protocol::node::{RevokedTokens, TokensRevoked};
 use millrace_store::{StoreError, Transaction};
@@ -24,6 +24,7 @@ use super::call::{ByAnybody, ByApplication, Call, Change, Done, InTenant, Writte
 use super::caller::{Caller, wrong_scope};
 use super::fields::{self, Fields, Request};
 use super::problem::{Kind, Problem};
+use super::users::user_event;
 use crate::record::refresh_token::{self, RefreshToken};
 use crate::record::{revocation, signing_key, tenant, user};
 use crate::secret::{self, Sealer};
@@ -227,9 +228,10 @@ async fn issue_token(ByApplication(call): ByApplication, body: Json<IssueToken>)
     let record = begin(tenant, &body.value);
     let drawn = Drawn::new(&record.id);
     change!(call, body.digest, |transaction| {
-        user::ensure(transaction, tenant, &record.user, call.now_ms).await?;
+        let named = user::ensure(transaction, tenant, &record.user, call.now_ms).await?;
+        let events = named.iter().map(|user| user_event(EventKind::UserCreated, tenant, user)).collect();
         let pair = renew(transaction, record.clone(), &drawn, call.now_ms).await?;
-        Ok(Done::quietly(Written::json(StatusCode::CREATED, &pair)))
+        Ok(Done::quietly(Written::json(StatusCode::CREATED, &pair)).telling(events))
     })
 }
 

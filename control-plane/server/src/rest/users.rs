@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
 use axum::response::Response;
-use millrace_domain::{DisplayName, Metadata, User};
+use millrace_domain::{DisplayName, EventKind, Metadata, User};
 use millrace_protocol::id::{TenantId, UserId};
 use millrace_protocol::node::{RevokedTokens, TokensRevoked};
 use serde::Serialize;
@@ -23,6 +23,7 @@ use super::page::{PageQuery, cut};
 use super::problem::{Kind, Problem};
 use super::tokens::{end_sign_ins, forget_after_ms};
 use crate::record::{channel, member, revocation, user};
+use crate::webhooks::Event;
 
 /// How long one request works on removing a user; who is in very many channels is removed by several.
 const REMOVAL_MAX: Duration = Duration::from_secs(20);
@@ -82,6 +83,11 @@ impl UserView {
     }
 }
 
+/// What webhooks hear of a user.
+pub(super) fn user_event(kind: EventKind, tenant: TenantId, user: &User) -> Event {
+    Event::of_user(kind, tenant, &user.id, &serde_json::json!({ "user": UserView::new(user) }))
+}
+
 /// A page of users.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct UserPage {
@@ -117,8 +123,12 @@ async fn put_user(
             updated_ms: call.now_ms,
         };
         user::put(transaction, tenant, &written);
-        let status = if present.is_some() { StatusCode::OK } else { StatusCode::CREATED };
-        Ok(Done::quietly(Written::json(status, &UserView::new(&written))))
+        let (status, kind) = match present {
+            Some(_) => (StatusCode::OK, EventKind::UserUpdated),
+            None => (StatusCode::CREATED, EventKind::UserCreated),
+        };
+        let events = vec![user_event(kind, tenant, &written)];
+        Ok(Done::quietly(Written::json(status, &UserView::new(&written))).telling(events))
     })
 }
 
@@ -164,7 +174,7 @@ async fn list_users(ByApplication(call): ByApplication, Query(query): Query<Page
 async fn delete_user(ByApplication(call): ByApplication, Name(id): Name<UserId>) -> Result<Response, Problem> {
     let tenant = call.caller()?.application()?;
     let present = read!(call, |transaction| { Ok(user::get(transaction, tenant, &id).await?) })?;
-    present.ok_or_else(|| Problem::not_found("user"))?;
+    let present = present.ok_or_else(|| Problem::not_found("user"))?;
     let give_up_at = Instant::now() + REMOVAL_MAX;
     // First the tokens: who cannot come back does not become a member again meanwhile.
     end_sign_ins(&call, tenant, &id).await?;
@@ -172,7 +182,7 @@ async fn delete_user(ByApplication(call): ByApplication, Name(id): Name<UserId>)
     leave_everything(&call, tenant, &id, give_up_at).await?;
     change!(call, [0; 32], |transaction| {
         user::remove(transaction, tenant, &id);
-        Ok(Done::quietly(Written::empty()))
+        Ok(Done::quietly(Written::empty()).telling(vec![user_event(EventKind::UserDeleted, tenant, &present)]))
     })
 }
 
@@ -212,8 +222,8 @@ async fn leave_everything(call: &Call, tenant: TenantId, id: &UserId, give_up_at
                 let Some(channel) = channel::by_id(transaction, present.id).await? else {
                     return Ok(Done::quietly(Written::empty()));
                 };
-                let changes = forget_member(transaction, tenant, channel, id, call.now_ms).await?;
-                Ok(Done::with(Written::empty(), changes))
+                let (changes, events) = forget_member(transaction, tenant, channel, id, call.now_ms).await?;
+                Ok(Done::with(Written::empty(), changes).telling(events))
             })?;
         }
     }

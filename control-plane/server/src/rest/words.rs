@@ -3,11 +3,14 @@
 use std::borrow::Cow;
 
 use millrace_domain::word::Word;
+use millrace_domain::{EventKind, OffReason};
 use millrace_protocol::node::{ChannelKind, HistoryClass, KeyAlgorithm, Role, SlowConsumer};
 use serde::{Serialize, Serializer};
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaType, Type};
 use utoipa::{PartialSchema, ToSchema};
+
+use crate::record::webhook_log::AttemptResult;
 
 macro_rules! words {
     ($($(#[doc = $doc:literal])+ $name:ident = $word:ident;)+) => {
@@ -48,6 +51,12 @@ words! {
     RoleWord = Role;
     /// How a key signs: `EdDSA` Ed25519, `ES256` ECDSA on P-256, `HS256` a shared secret.
     AlgorithmWord = KeyAlgorithm;
+    /// What a webhook can hear of. `message.sent` is of durable channels.
+    EventWord = EventKind;
+    /// Why a webhook is off: `asked` by a request, `failing` as nothing was delivered for three days, `gone` as its endpoint answered 410, `backlog` as more waited for it than may.
+    OffWord = OffReason;
+    /// What became of an attempt: `delivered`, `retrying` another one follows, `failed` none does.
+    ResultWord = AttemptResult;
 }
 
 fn schema<T: Word>(description: &str) -> RefOr<Schema> {

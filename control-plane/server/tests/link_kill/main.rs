@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
-use millrace_control::{LinkConfig, LinkServer, RestConfig, serve_rest};
+use millrace_control::{LinkConfig, LinkServer, RestConfig, WebhookConfig, Webhooks, serve_rest};
 use millrace_protocol::node::{AppendOutcome, ChannelAppend, Head, HistoryRange, NewMessage, NodeBody, ReadHistory};
 use millrace_protocol::{ChannelId, Code, Epoch, Producer, ProducerSequence, UserId};
 use millrace_store::{FjallConfig, open_fjall};
@@ -51,7 +51,9 @@ async fn control(folder: &Path) {
         operator_key: Some(OPERATOR_KEY.into()),
         ..RestConfig::default()
     };
-    let rest = serve_rest(config, store, Arc::new(links.clone()), registry).await.expect("a REST API");
+    let webhooks = Webhooks::start(store.clone(), WebhookConfig::default(), &registry).await.expect("webhooks");
+    let links = links.with_webhooks(webhooks.clone());
+    let rest = serve_rest(config, store, Arc::new(links.clone()), webhooks, registry).await.expect("a REST API");
     println!("{link} {}", rest.address());
     let parent_gone = tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new()));
     tokio::select! {

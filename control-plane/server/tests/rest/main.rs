@@ -22,11 +22,12 @@ mod signing_keys;
 mod tokens;
 mod unknown;
 mod users;
+mod webhooks;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use millrace_control::{DataPlane, RestConfig, RestServer, serve_rest};
+use millrace_control::{DataPlane, RestConfig, RestServer, WebhookConfig, Webhooks, serve_rest};
 use millrace_store::{Store, open_memory};
 use prometheus::Registry;
 use serde_json::{Value, json};
@@ -61,6 +62,12 @@ impl World {
         Self::over(open_memory(), plane.clone(), plane, change)
     }
 
+    /// With webhooks that are delivered so.
+    fn telling(config: WebhookConfig) -> Self {
+        let plane = Arc::new(FakePlane::default());
+        Self::assemble(open_memory(), plane.clone(), plane, Telling::By(config), |_| {})
+    }
+
     /// Over a store whose commits meet their fates.
     fn faulty() -> (Self, Arc<FaultyStore>) {
         let (store, plane) = (FaultyStore::new(), Arc::new(FakePlane::default()));
@@ -73,6 +80,16 @@ impl World {
         plane: Arc<FakePlane>,
         change: impl FnOnce(&mut RestConfig),
     ) -> Self {
+        Self::assemble(store, data_plane, plane, Telling::By(WebhookConfig::default()), change)
+    }
+
+    fn assemble(
+        store: Arc<dyn Store>,
+        data_plane: Arc<dyn DataPlane>,
+        plane: Arc<FakePlane>,
+        telling: Telling,
+        change: impl FnOnce(&mut RestConfig),
+    ) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let mut config = RestConfig {
             listen: "127.0.0.1:0".parse().unwrap(),
@@ -80,7 +97,14 @@ impl World {
             ..RestConfig::default()
         };
         change(&mut config);
-        let server = runtime.block_on(serve_rest(config, store.clone(), data_plane, Registry::new())).unwrap();
+        let registry = Registry::new();
+        let server = runtime.block_on(async {
+            let webhooks = match telling {
+                Telling::By(config) => Webhooks::start(store.clone(), config, &registry).await.unwrap(),
+                Telling::Begun(webhooks) => webhooks,
+            };
+            serve_rest(config, store.clone(), data_plane, webhooks, registry).await.unwrap()
+        });
         let base = format!("http://{}", server.address());
         let agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
@@ -138,6 +162,12 @@ impl World {
     fn patch(&self, path: &str, credential: &str, body: &Value) -> Answer {
         self.request("PATCH", path).bearer(credential).json(body).send()
     }
+}
+
+/// Who tells webhooks.
+enum Telling {
+    By(WebhookConfig),
+    Begun(Webhooks),
 }
 
 /// A request under construction.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use millrace_control::{LinkConfig, LinkServer};
+use millrace_control::{LinkConfig, LinkServer, WebhookConfig, Webhooks};
 use millrace_protocol::code::Code;
 use millrace_protocol::id::{Position, Term};
 use millrace_protocol::node::{
@@ -18,7 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::runtime::Runtime;
 
 use crate::plane::FakePlane;
-use crate::{World, text};
+use crate::{Telling, World, text};
 
 const SECRET: &[u8] = b"a secret of sixteen bytes or more";
 
@@ -114,10 +114,18 @@ fn epoch() -> millrace_protocol::id::Epoch {
 
 /// A world with the real link; the runtime drives the node.
 pub(crate) fn linked() -> (World, Runtime) {
+    linked_telling(WebhookConfig::default())
+}
+
+/// The same, with webhooks that are delivered so.
+pub(crate) fn linked_telling(config: WebhookConfig) -> (World, Runtime) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let store = open_memory();
     let link = LinkServer::new(store.clone(), LinkConfig::new(SECRET.to_vec()), &Registry::new()).unwrap();
-    let world = World::over(store, Arc::new(link.clone()), Arc::new(FakePlane::default()), |_| {});
+    let webhooks = runtime.block_on(Webhooks::start(store.clone(), config, &Registry::new())).unwrap();
+    let link = link.with_webhooks(webhooks.clone());
+    let plane = Arc::new(FakePlane::default());
+    let world = World::assemble(store, Arc::new(link.clone()), plane, Telling::Begun(webhooks), |_| {});
     runtime.block_on(async {
         let node = SmallNode::link(&link).await;
         tokio::spawn(node.serve());

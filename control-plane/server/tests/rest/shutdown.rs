@@ -4,7 +4,7 @@ use std::io::Write;
 use std::net::TcpStream;
 use std::sync::Arc;
 
-use millrace_control::{RestConfig, serve_rest};
+use millrace_control::{RestConfig, WebhookConfig, Webhooks, serve_rest};
 use millrace_store::open_memory;
 use prometheus::Registry;
 use serde_json::json;
@@ -62,7 +62,13 @@ fn a_server_says_why_it_does_not_start() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let start = |config: RestConfig, registry: &Registry| {
         let plane = Arc::new(FakePlane::default());
-        runtime.block_on(serve_rest(config, open_memory(), plane, registry.clone())).map_err(|error| error.to_string())
+        runtime.block_on(async {
+            let store = open_memory();
+            let webhooks = Webhooks::start(store.clone(), WebhookConfig::default(), &Registry::new())
+                .await
+                .map_err(|error| error.to_string())?;
+            serve_rest(config, store, plane, webhooks, registry.clone()).await.map_err(|error| error.to_string())
+        })
     };
     let config = || RestConfig { listen: "127.0.0.1:0".parse().unwrap(), ..RestConfig::default() };
     let registry = Registry::new();

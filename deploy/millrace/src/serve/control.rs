@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use millrace_control::{
-    Housekeeping, HousekeepingConfig, LinkConfig, LinkServer, RestConfig, RestServer, SignIn, serve_rest,
+    Housekeeping, HousekeepingConfig, LinkConfig, LinkServer, RestConfig, RestServer, SignIn, Webhooks, serve_rest,
 };
 use millrace_data::Dial;
 use millrace_store::Store;
@@ -25,6 +25,7 @@ pub(super) struct ControlNode {
     store: Arc<dyn Store>,
     rest: RestServer,
     link: LinkServer,
+    webhooks: Webhooks,
     housekeeping: JoinHandle<()>,
 }
 
@@ -36,8 +37,12 @@ impl ControlNode {
     pub(super) async fn start(settings: &Settings, secret: &[u8]) -> Result<Self> {
         let store = open_store(settings).await?;
         let registry = prometheus::Registry::new();
+        let webhooks = Webhooks::start(Arc::clone(&store), plan::webhooks(&settings.webhooks)?, &registry)
+            .await
+            .context("deliver webhooks")?;
         let link =
             LinkServer::new(Arc::clone(&store), LinkConfig::new(secret.to_vec()), &registry).context("control link")?;
+        let link = link.with_webhooks(webhooks.clone());
         let listen = plan::address("control.rest_address", &settings.control.rest_address)?;
         let config = RestConfig {
             listen,
@@ -45,13 +50,13 @@ impl ControlNode {
             payload_bytes_max: usize::try_from(settings.limits.payload.as_u64()).context("limits.payload")?,
             ..RestConfig::default()
         };
-        let rest = serve_rest(config, Arc::clone(&store), Arc::new(link.clone()), registry.clone())
+        let rest = serve_rest(config, Arc::clone(&store), Arc::new(link.clone()), webhooks.clone(), registry.clone())
             .await
             .with_context(|| format!("serve REST on control.rest_address {listen}"))?;
         let housekeeping =
             Housekeeping::new(Arc::clone(&store), HousekeepingConfig::default(), &registry).context("housekeeping")?;
         let housekeeping = tokio::spawn(housekeeping.run());
-        Ok(Self { store, rest, link, housekeeping })
+        Ok(Self { store, rest, link, webhooks, housekeeping })
     }
 
     pub(super) fn rest_address(&self) -> SocketAddr {
@@ -87,6 +92,7 @@ impl ControlNode {
     pub(super) async fn stop(self) -> Result<()> {
         self.rest.stop().await;
         self.link.stop();
+        self.webhooks.stop().await;
         // A pass is a row of transactions: cut off, it has removed some and the next one goes on.
         self.housekeeping.abort();
         tokio::time::timeout(plan::CLOSE_TIMEOUT, self.store.close())

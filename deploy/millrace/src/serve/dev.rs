@@ -74,6 +74,9 @@ fn prepare(command: &Dev, settings: &mut Settings) -> Result<Option<Authority>> 
             *address = "127.0.0.1:0".into();
         }
     }
+    if settings.webhooks.networks.is_empty() {
+        settings.webhooks.networks = ["127.0.0.0/8", "::1/128"].map(str::to_owned).into();
+    }
     if !settings.data.tls_certificate.as_os_str().is_empty() {
         return Ok(None);
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use millrace_control::{Network, Networks, WebhookConfig};
 use millrace_data::{AdmissionLimits, Compressing, Pinning, TlsConfig};
 use millrace_store::Store;
 
@@ -65,6 +66,24 @@ fn tls(data: &settings::Data) -> Option<TlsConfig> {
         client_ca: is_set(&data.tls_client_ca).then(|| data.tls_client_ca.clone()),
         check_interval: data.tls_check,
         ..TlsConfig::new(&data.tls_certificate, &data.tls_key)
+    })
+}
+
+/// How webhooks are delivered, checked.
+pub(crate) fn webhooks(settings: &settings::Webhooks) -> Result<WebhookConfig> {
+    let networks = settings.networks.iter().map(|network| network.parse::<Network>());
+    let networks = networks.collect::<Result<Vec<_>, _>>().context("webhooks.networks")?;
+    let ca_pem = if settings.ca.as_os_str().is_empty() {
+        None
+    } else {
+        let path = settings.ca.display();
+        Some(std::fs::read(&settings.ca).with_context(|| format!("read webhooks.ca from {path}"))?)
+    };
+    Ok(WebhookConfig {
+        networks: Networks::new(networks),
+        plain_http: settings.plain_http,
+        ca_pem,
+        ..WebhookConfig::default()
     })
 }
 

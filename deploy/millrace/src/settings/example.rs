@@ -46,6 +46,12 @@ const MEANINGS: &[(&str, &str)] = &[
     ("limits.handshakes", "Connections of a shard that have not said hello yet; above it who dawdles longest ends."),
     ("limits.handshakes_per_address", "Those of one IPv4 address or IPv6 /64; 0 for no bound, as behind a proxy."),
     ("limits.heartbeat", "Silence after which a client is pinged; twice that ends its session."),
+    (
+        "webhooks.networks",
+        "Networks that requests to applications' endpoints may go to beside public addresses, such as \"10.1.0.0/16\".",
+    ),
+    ("webhooks.plain_http", "Whether such requests may be plain http to other hosts than this machine."),
+    ("webhooks.ca", "PEM file: authorities that such requests trust beside the machine's."),
     ("limits.replay", "Messages that a resume sends again; beyond, the client reads history."),
 ];
 

@@ -1,0 +1,93 @@
+//! Webhooks, and how each is doing.
+
+use millrace_domain::{WEBHOOKS_MAX, Webhook};
+use millrace_protocol::id::TenantId;
+use millrace_store::{Direction, KeyRange, StoreError, Transaction};
+use serde::{Deserialize, Serialize};
+
+use super::{cold, key, list};
+
+/// Webhooks that one scan of all reads.
+const PART: u32 = 256;
+
+/// A webhook of a tenant that was not removed.
+pub(crate) async fn get(
+    transaction: &mut dyn Transaction,
+    tenant: TenantId,
+    id: &str,
+) -> Result<Option<Webhook>, StoreError> {
+    let value = transaction.get(&key::webhook(tenant, id)).await?;
+    let webhook: Option<Webhook> = value.map(|value| cold::decode("webhook", &value)).transpose()?;
+    Ok(webhook.filter(|webhook| webhook.removed_ms.is_none()))
+}
+
+/// Writes a webhook.
+pub(crate) fn put(transaction: &mut dyn Transaction, webhook: &Webhook) {
+    transaction.put(key::webhook(webhook.tenant, &webhook.id), cold::encode(webhook));
+}
+
+/// Removes the record of a webhook whose other rows are gone.
+pub(crate) fn forget(transaction: &mut dyn Transaction, tenant: TenantId, id: &str) {
+    transaction.delete(key::webhook(tenant, id));
+}
+
+/// The webhooks of a tenant that were not removed, by id.
+pub(crate) async fn all_of(transaction: &mut dyn Transaction, tenant: TenantId) -> Result<Vec<Webhook>, StoreError> {
+    // Those that were removed are among the rows until they are swept.
+    let limit = u32::try_from(WEBHOOKS_MAX).unwrap_or(u32::MAX).saturating_mul(16);
+    let rows = list::page(transaction, key::webhooks_of(tenant), None, limit).await?;
+    let mut webhooks = Vec::with_capacity(rows.len());
+    for (_, value) in &rows {
+        let webhook: Webhook = cold::decode("webhook", value)?;
+        if webhook.removed_ms.is_none() {
+            webhooks.push(webhook);
+        }
+    }
+    Ok(webhooks)
+}
+
+/// The webhooks of all tenants, also those that were removed: a bounded part, and where the next one begins.
+pub(crate) async fn part_of_all(
+    transaction: &mut dyn Transaction,
+    from: Option<KeyRange>,
+) -> Result<(Vec<Webhook>, Option<KeyRange>), StoreError> {
+    let range = from.unwrap_or_else(key::webhooks);
+    let rows = transaction.scan(range.clone(), Direction::Forward, PART).await?;
+    let webhooks = rows.iter().map(|(_, value)| cold::decode("webhook", value)).collect::<Result<_, _>>()?;
+    let is_whole = rows.len() < PART as usize;
+    let rest = rows.last().filter(|_| !is_whole).map(|(last, _)| list::behind(range, last));
+    Ok((webhooks, rest))
+}
+
+/// How a webhook is doing, and which control node delivers for it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Health {
+    /// Names a run of a control node; empty: none delivers.
+    pub(crate) owner: String,
+    /// Until when it does by itself; Unix time, ms.
+    pub(crate) lease_until_ms: i64,
+    /// Since when nothing was taken; Unix time, ms.
+    pub(crate) failing_since_ms: Option<i64>,
+    /// Failures in a row.
+    pub(crate) failures: u32,
+    /// When the endpoint is tried again; Unix time, ms.
+    pub(crate) retry_at_ms: i64,
+    /// When something was taken last; Unix time, ms.
+    pub(crate) last_success_ms: Option<i64>,
+    /// When something was not; Unix time, ms.
+    pub(crate) last_failure_ms: Option<i64>,
+    /// Why not.
+    pub(crate) last_error: Option<String>,
+}
+
+/// How a webhook is doing; validated at the commit.
+pub(crate) async fn health(transaction: &mut dyn Transaction, id: &str) -> Result<Health, StoreError> {
+    let value = transaction.get(&key::of_webhook::health(id)).await?;
+    Ok(value.map(|value| cold::decode("health of a webhook", &value)).transpose()?.unwrap_or_default())
+}
+
+/// Writes how it is doing.
+pub(crate) fn put_health(transaction: &mut dyn Transaction, id: &str, health: &Health) {
+    transaction.put(key::of_webhook::health(id), cold::encode(health));
+}

@@ -1,0 +1,361 @@
+//! Webhooks: telling applications of what happens, by signed requests to their endpoints.
+//!
+//! A change keeps its events for every webhook that wants them in its own transaction; of messages only a mark is kept, as their channel has
+//! them. For each webhook with something to tell, one control node at a time holds a lease and delivers: at least once, and in order within a
+//! channel.
+//!
+//! - [`Webhooks`]: what the rest of the control node holds; `event`: what is told; `interest`: what appends ask;
+//! - `dispatcher`: finds webhooks with something to tell; `runner`: delivers for one of them; `lane`: one channel's events, one by one;
+//! - `endpoint`: requests; `signature`: what proves where they come from.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use millrace_domain::{Networks, Webhook, WebhookUrl};
+use millrace_protocol::id::{ChannelId, Offset, TenantId};
+use millrace_store::{Store, StoreError, Transaction};
+use prometheus::Registry;
+use tokio::sync::{Mutex as AsyncMutex, Notify, watch};
+use tokio::task::JoinHandle;
+
+use crate::record::{channel, key, webhook, webhook_log, webhook_queue};
+use crate::secret;
+
+mod dispatcher;
+mod endpoint;
+mod event;
+mod interest;
+mod lane;
+mod metrics;
+mod runner;
+pub(crate) mod signature;
+mod test;
+
+pub(crate) use event::{ChannelRef, Event};
+
+use endpoint::Client;
+use interest::{Interest, Name};
+use metrics::Metrics;
+
+/// How long a transaction may take.
+const STORE_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How webhooks are delivered.
+#[derive(Debug, Clone)]
+pub struct WebhookConfig {
+    /// Which addresses requests may go to. Default: public ones alone.
+    pub networks: Networks,
+    /// Whether `http` is allowed to other hosts than this machine. Default no: what is told is read by everybody on the way.
+    pub plain_http: bool,
+    /// Authorities that are trusted beside the platform's, as PEM. Default none.
+    pub ca_pem: Option<Vec<u8>>,
+    /// How long a request may take from its begin to the status of its answer. Default 10 s.
+    pub attempt_limit: Duration,
+    /// Requests of one webhook at once. Default 8.
+    pub at_once: usize,
+    /// Events that may wait for one webhook, messages aside; at more it is turned off. Default 10,000.
+    pub waiting_max: u64,
+    /// How long a control node that died goes on holding what it delivered for. Default 10 s.
+    pub lease: Duration,
+    /// How often all webhooks are looked at, for what no node told. Default 30 s.
+    pub look: Duration,
+    /// How long requests under way may go on when the node stops. Default 5 s.
+    pub stop_grace: Duration,
+    /// What waits after failures are divided by. Default 1; tests are in a hurry.
+    pub hurry: u32,
+}
+
+impl Default for WebhookConfig {
+    fn default() -> Self {
+        Self {
+            networks: Networks::default(),
+            plain_http: false,
+            ca_pem: None,
+            attempt_limit: Duration::from_secs(10),
+            at_once: 8,
+            waiting_max: 10_000,
+            lease: Duration::from_secs(10),
+            look: Duration::from_secs(30),
+            stop_grace: Duration::from_secs(5),
+            hurry: 1,
+        }
+    }
+}
+
+/// Why webhooks cannot be delivered.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WebhookError {
+    /// What was given as authorities cannot be used.
+    #[error("the authorities of webhooks cannot be used: {0}")]
+    Authority(String),
+    /// They cannot be read.
+    #[error("webhooks cannot be read")]
+    Store(#[from] StoreError),
+    /// Metrics of the same names exist already.
+    #[error("metrics cannot be registered")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// Webhooks of a control node. Clones share everything.
+#[derive(Clone)]
+pub struct Webhooks(Arc<Hub>);
+
+struct Hub {
+    store: Arc<dyn Store>,
+    config: WebhookConfig,
+    client: Arc<Client>,
+    metrics: Metrics,
+    interest: Interest,
+    /// Those who read webhooks for `interest` do it one after the other, so that the newest reading is the last one taken.
+    reading: AsyncMutex<()>,
+    /// Names this run of a control node.
+    owner: String,
+    /// Tells keys of this process from those of others.
+    number: u32,
+    clock_us: AtomicU64,
+    awake: Mutex<Awake>,
+    called: Notify,
+    stop: watch::Sender<bool>,
+    dispatcher: Mutex<Option<JoinHandle<()>>>,
+    /// The next attempt's number, of webhooks that were delivered for.
+    numbers: Mutex<HashMap<String, u64>>,
+    tests: Mutex<HashSet<String>>,
+}
+
+/// Who is delivered for, and who has something to tell and is not yet.
+#[derive(Default)]
+struct Awake {
+    running: HashMap<Arc<str>, Arc<Signal>>,
+    waiting: HashSet<Name>,
+}
+
+/// Tells a runner that something has come.
+#[derive(Default)]
+struct Signal {
+    notify: Notify,
+    /// Since it last looked.
+    has_come: AtomicBool,
+}
+
+impl Webhooks {
+    /// Begins to deliver. Metrics go to `registry`. Call it in a tokio runtime, before the first append.
+    ///
+    /// # Errors
+    /// [`WebhookError`]
+    pub async fn start(
+        store: Arc<dyn Store>,
+        config: WebhookConfig,
+        registry: &Registry,
+    ) -> Result<Self, WebhookError> {
+        let client = Client::new(config.networks.clone(), config.attempt_limit, config.ca_pem.as_deref())?;
+        let (stop, stopped) = watch::channel(false);
+        let hub = Arc::new(Hub {
+            store,
+            client: Arc::new(client),
+            metrics: Metrics::register(registry)?,
+            interest: Interest::default(),
+            reading: AsyncMutex::new(()),
+            owner: secret::random_id(),
+            number: u32::from_be_bytes(secret::random()),
+            clock_us: AtomicU64::new(0),
+            awake: Mutex::default(),
+            called: Notify::new(),
+            stop,
+            dispatcher: Mutex::default(),
+            numbers: Mutex::default(),
+            tests: Mutex::default(),
+            config,
+        });
+        hub.look().await?;
+        let task = tokio::spawn(dispatcher::run(hub.clone(), stopped));
+        *hub.dispatcher.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
+        Ok(Self(hub))
+    }
+
+    /// Begins no request any more, lets those under way end within the grace, and gives up its leases.
+    pub async fn stop(&self) {
+        self.0.stop.send_replace(true);
+        let task = self.0.dispatcher.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(task) = task
+            && let Err(error) = task.await
+        {
+            tracing::error!(%error, "deliveries of webhooks ended badly");
+        }
+    }
+
+    /// Whether a webhook may go to a URL at all; what its name resolves to is judged with each request.
+    ///
+    /// # Errors
+    /// What is wrong with it, for whoever wrote it.
+    pub(crate) fn admits(&self, url: &WebhookUrl) -> Result<(), String> {
+        let config = &self.0.config;
+        if !url.is_secure() && !config.plain_http && !url.host().is_loopback() {
+            return Err("is http; use https, so that nobody on the way reads what is told".into());
+        }
+        match url.host() {
+            millrace_domain::WebhookHost::Address(address) if !config.networks.allow(*address) => {
+                Err(format!("goes to {address}, which is no public address"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Keeps the events of a change for the webhooks that want them. Wake what it gives once the change is committed.
+    pub(crate) async fn keep(
+        &self,
+        transaction: &mut dyn Transaction,
+        events: &[Event],
+    ) -> Result<Vec<Name>, StoreError> {
+        self.0.keep(transaction, events).await
+    }
+
+    /// A place behind all events that wait for a webhook.
+    pub(crate) fn row(&self, id: &str) -> bytes::Bytes {
+        key::of_webhook::event(id, self.0.next_us(), self.0.number)
+    }
+
+    /// Has these delivered for, soon.
+    pub(crate) fn wake(&self, names: impl IntoIterator<Item = Name>) {
+        for name in names {
+            self.0.wake(name);
+        }
+    }
+
+    /// Webhooks of a tenant have changed, or may have.
+    pub(crate) async fn changed(&self, tenant: TenantId) {
+        self.0.changed(tenant).await;
+    }
+
+    /// Whether any webhook wants any message: if not, appends have nothing to ask.
+    pub(crate) fn wants_messages(&self) -> bool {
+        self.0.interest.is_any()
+    }
+
+    /// Notes in an append's transaction that messages from `first` on wait for those that want them. Adds these to `marked`, to be woken after
+    /// the commit.
+    pub(crate) async fn mark(
+        &self,
+        transaction: &mut dyn Transaction,
+        channel: ChannelId,
+        first: Offset,
+        marked: &mut Vec<Name>,
+    ) -> Result<(), StoreError> {
+        let names = match self.0.interest.of(channel) {
+            Ok(names) => names,
+            Err(version) => match channel::peek(transaction, channel).await? {
+                Some(record) => self.0.interest.learn(channel, record.tenant, &record.name, version),
+                None => return Ok(()),
+            },
+        };
+        for (tenant, id) in names.iter() {
+            webhook_queue::mark(transaction, id, channel, first).await?;
+            marked.push((*tenant, id.clone()));
+        }
+        Ok(())
+    }
+}
+
+impl Hub {
+    fn awake(&self) -> MutexGuard<'_, Awake> {
+        self.awake.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake(&self, name: Name) {
+        let mut awake = self.awake();
+        if let Some(signal) = awake.running.get(&name.1) {
+            signal.has_come.store(true, Ordering::Release);
+            signal.notify.notify_one();
+        } else if awake.waiting.insert(name) {
+            self.called.notify_one();
+        }
+    }
+
+    async fn begin(&self) -> Result<Box<dyn Transaction>, StoreError> {
+        self.store.begin(deadline()).await
+    }
+
+    async fn changed(&self, tenant: TenantId) {
+        let reading = self.reading.lock().await;
+        let read = async {
+            let mut transaction = self.begin().await?;
+            webhook::all_of(&mut *transaction, tenant).await
+        };
+        match read.await {
+            Ok(webhooks) => {
+                self.interest.set(tenant, &webhooks);
+                drop(reading);
+                for webhook in webhooks {
+                    self.wake((tenant, Arc::from(webhook.id.as_str())));
+                }
+            }
+            // The next look at all of them finds it.
+            Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "webhooks cannot be read"),
+        }
+    }
+
+    /// Reads all webhooks; wakes those with something to tell. Gives those that were removed.
+    async fn look(&self) -> Result<Vec<Webhook>, StoreError> {
+        let mut all = Vec::new();
+        {
+            let _reading = self.reading.lock().await;
+            let mut from = None;
+            loop {
+                let mut transaction = self.begin().await?;
+                let (part, rest) = webhook::part_of_all(&mut *transaction, from).await?;
+                all.extend(part);
+                let Some(rest) = rest else { break };
+                from = Some(rest);
+            }
+            self.interest.set_all(&all);
+        }
+        let mut removed = Vec::new();
+        for webhook in all {
+            if webhook.removed_ms.is_some() {
+                removed.push(webhook);
+                continue;
+            }
+            if !webhook.is_on() || self.awake().running.contains_key(webhook.id.as_str()) {
+                continue;
+            }
+            let mut transaction = self.begin().await?;
+            if !webhook_queue::is_empty(&mut *transaction, &webhook.id).await? {
+                self.wake((webhook.tenant, Arc::from(webhook.id.as_str())));
+            }
+        }
+        Ok(removed)
+    }
+
+    /// The number of a webhook's next attempt.
+    async fn attempt_number(&self, id: &str) -> Result<u64, StoreError> {
+        let take = |numbers: &mut HashMap<String, u64>, first: Option<u64>| {
+            let next = match first {
+                Some(first) => numbers.entry(id.to_owned()).or_insert(first),
+                None => numbers.get_mut(id)?,
+            };
+            *next += 1;
+            Some(*next - 1)
+        };
+        let numbers = || self.numbers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(number) = take(&mut numbers(), None) {
+            return Ok(number);
+        }
+        let mut transaction = self.begin().await?;
+        let newest = webhook_log::attempts(&mut *transaction, id).await?.first().map_or(0, |attempt| attempt.number);
+        Ok(take(&mut numbers(), Some(newest + 1)).unwrap_or(newest + 1))
+    }
+
+    fn forget_number(&self, id: &str) {
+        self.numbers.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+    }
+}
+
+fn deadline() -> Instant {
+    Instant::now() + STORE_DEADLINE
+}
+
+fn random() -> u64 {
+    u64::from_be_bytes(secret::random())
+}

@@ -1,0 +1,314 @@
+//! Requests to an endpoint: a URL that a stranger chose, so that every address is judged after its name is resolved and connected to as it was
+//! judged; time, bytes and connections have bounds, redirects are not followed, and nothing of an answer but its status counts.
+
+use std::error::Error as _;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Method, Request, Response};
+use hyper_util::rt::TokioIo;
+use millrace_domain::{Networks, RETRY_AFTER_MAX, WebhookHost, WebhookUrl};
+use rustls::ClientConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use tokio::net::TcpStream;
+use tokio::sync::{OnceCell, Semaphore};
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+use super::WebhookError;
+use super::metrics::Fault;
+
+/// Bytes of an answer that are read, so that its connection can be used again.
+const ANSWER_BYTES_MAX: usize = 64 << 10;
+/// How long they may take. What counts, the status, is here by then.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(1);
+/// Largest head of an answer, in bytes.
+const HEAD_BYTES_MAX: usize = 32 << 10;
+/// Addresses of a host that are tried.
+const ADDRESSES_MAX: usize = 3;
+/// Connections of one endpoint that wait for the next request.
+const IDLE_MAX: usize = 8;
+/// A connection that waited longer is not used again: many servers end theirs after a minute.
+const IDLE_LIFE: Duration = Duration::from_secs(30);
+/// Requests to all endpoints at once. One of them has few at a time, so that none takes all.
+const AT_ONCE_MAX: usize = 1_024;
+
+/// What all endpoints share.
+pub(super) struct Client {
+    networks: Networks,
+    limit: Duration,
+    authorities: Vec<CertificateDer<'static>>,
+    tls: OnceCell<Arc<ClientConfig>>,
+    places: Semaphore,
+}
+
+/// What became of a request.
+#[derive(Debug, Clone)]
+pub(super) struct Tried {
+    /// Status of the answer, if one came.
+    pub(super) status: Option<u16>,
+    /// Why it was not taken, in words for people, and what counts it.
+    pub(super) fault: Option<(Fault, String)>,
+    /// How long the endpoint wants to be left alone.
+    pub(super) retry_after: Option<Duration>,
+    pub(super) elapsed: Duration,
+}
+
+/// What a request says.
+pub(super) struct Parcel {
+    /// `webhook-id`.
+    pub(super) id: String,
+    /// `webhook-timestamp`.
+    pub(super) timestamp_s: i64,
+    /// `webhook-signature`.
+    pub(super) signature: String,
+    pub(super) body: Bytes,
+}
+
+type Sender = SendRequest<Full<Bytes>>;
+
+/// One webhook's URL, with connections that wait to be used again.
+pub(super) struct Endpoint {
+    client: Arc<Client>,
+    url: WebhookUrl,
+    idle: Mutex<Vec<(Sender, Instant)>>,
+}
+
+impl Client {
+    /// # Errors
+    /// [`WebhookError::Authority`] for what is no certificate.
+    pub(super) fn new(networks: Networks, limit: Duration, ca_pem: Option<&[u8]>) -> Result<Self, WebhookError> {
+        let mut authorities = Vec::new();
+        for certificate in ca_pem.into_iter().flat_map(CertificateDer::pem_slice_iter) {
+            authorities.push(certificate.map_err(|error| WebhookError::Authority(error.to_string()))?);
+        }
+        if ca_pem.is_some() && authorities.is_empty() {
+            return Err(WebhookError::Authority("it has no certificate in it".into()));
+        }
+        let (tls, places) = (OnceCell::new(), Semaphore::new(AT_ONCE_MAX));
+        Ok(Self { networks, limit, authorities, tls, places })
+    }
+
+    async fn tls(&self) -> Result<Arc<ClientConfig>, String> {
+        let make = async || {
+            let authorities = self.authorities.clone();
+            // The platform's authorities are read from files.
+            let made = tokio::task::spawn_blocking(move || tls_config(authorities)).await;
+            made.map_err(|error| error.to_string())?.map(Arc::new).map_err(|error| error.to_string())
+        };
+        self.tls.get_or_try_init(make).await.cloned()
+    }
+}
+
+fn tls_config(authorities: Vec<CertificateDer<'static>>) -> Result<ClientConfig, rustls::Error> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let verifier = rustls_platform_verifier::Verifier::new_with_extra_roots(authorities, provider.clone())?;
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
+        .dangerous() // It asks the platform, as the default does not.
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+impl Endpoint {
+    pub(super) fn new(client: Arc<Client>, url: WebhookUrl) -> Self {
+        Self { client, url, idle: Mutex::default() }
+    }
+
+    /// Sends a request and waits for its answer, within the time limit.
+    ///
+    /// # Cancel safety
+    /// A dropped future may have sent it.
+    pub(super) async fn post(&self, parcel: &Parcel) -> Tried {
+        // Closed never: it lives as long as the client.
+        let _place = self.client.places.acquire().await;
+        let began = Instant::now();
+        let answer = timeout(self.client.limit, self.exchange(parcel)).await;
+        let elapsed = began.elapsed();
+        let failed = |fault, text| Tried { status: None, fault: Some((fault, text)), retry_after: None, elapsed };
+        match answer {
+            Err(_elapsed) => failed(Fault::Timeout, format!("no answer within {:?}", self.client.limit)),
+            Ok(Err((fault, text))) => failed(fault, text),
+            Ok(Ok(answer)) => {
+                let status = answer.0.as_u16();
+                let text = match status {
+                    200..=299 => return Tried { status: Some(status), fault: None, retry_after: None, elapsed },
+                    300..=399 => format!("the endpoint answered {status}; redirects are not followed"),
+                    _ => format!("the endpoint answered {status}"),
+                };
+                Tried {
+                    status: Some(status),
+                    fault: Some((Fault::Status, text)),
+                    retry_after: retry_after(&answer.1),
+                    elapsed,
+                }
+            }
+        }
+    }
+
+    async fn exchange(&self, parcel: &Parcel) -> Result<(hyper::StatusCode, HeaderMap), (Fault, String)> {
+        let broken = |error: &hyper::Error| (Fault::Broken, format!("the connection broke: {}", sources(error)));
+        if let Some(mut sender) = self.waiting().await
+            && let Ok(response) = sender.send_request(self.request(parcel)).await
+        {
+            return Ok(self.finish(sender, response).await);
+        }
+        // It had ended while it waited, or just now: a request may come twice, and is the same both times.
+        let mut sender = self.connect().await?;
+        let response = sender.send_request(self.request(parcel)).await.map_err(|error| broken(&error))?;
+        Ok(self.finish(sender, response).await)
+    }
+
+    fn request(&self, parcel: &Parcel) -> Request<Full<Bytes>> {
+        let mut request = Request::new(Full::new(parcel.body.clone()));
+        *request.method_mut() = Method::POST;
+        // The target was checked for blanks and controls; what is no path even so goes to the root and is answered there.
+        *request.uri_mut() = self.url.target().parse().unwrap_or_default();
+        let headers = request.headers_mut();
+        let mut set = |name: HeaderName, value: &str| {
+            if let Ok(value) = HeaderValue::from_str(value) {
+                headers.insert(name, value);
+            }
+        };
+        set(header::HOST, &self.url.authority());
+        set(header::USER_AGENT, concat!("millrace-webhooks/", env!("CARGO_PKG_VERSION")));
+        set(header::CONTENT_TYPE, "application/json");
+        set(HeaderName::from_static("webhook-id"), &parcel.id);
+        set(HeaderName::from_static("webhook-timestamp"), &parcel.timestamp_s.to_string());
+        set(HeaderName::from_static("webhook-signature"), &parcel.signature);
+        request
+    }
+
+    /// Reads the rest of an answer, so that its connection can be used again; one with a longer rest ends.
+    async fn finish(&self, sender: Sender, response: Response<Incoming>) -> (hyper::StatusCode, HeaderMap) {
+        let (head, mut body) = response.into_parts();
+        let drain = async {
+            let mut bytes = 0;
+            while let Some(frame) = body.frame().await {
+                bytes += frame.ok()?.data_ref().map_or(0, Bytes::len);
+                if bytes > ANSWER_BYTES_MAX {
+                    return None;
+                }
+            }
+            Some(())
+        };
+        if let Ok(Some(())) = timeout(ANSWER_PATIENCE, drain).await {
+            let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+            if idle.len() < IDLE_MAX {
+                idle.push((sender, Instant::now()));
+            }
+        }
+        (head.status, head.headers)
+    }
+
+    /// A connection that waits and lives.
+    async fn waiting(&self) -> Option<Sender> {
+        loop {
+            let (mut sender, since) = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
+            if since.elapsed() < IDLE_LIFE && !sender.is_closed() && sender.ready().await.is_ok() {
+                return Some(sender);
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<Sender, (Fault, String)> {
+        let stream = self.dial(&self.addresses().await?).await?;
+        // A request is written whole; waiting for more would only delay it.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "no TCP_NODELAY");
+        }
+        if !self.url.is_secure() {
+            return handshake(stream).await;
+        }
+        let tls = |text: String| (Fault::Tls, format!("TLS failed: {text}"));
+        let name = match self.url.host() {
+            WebhookHost::Name(name) => ServerName::try_from(name.trim_end_matches('.').to_owned()),
+            WebhookHost::Address(address) => Ok(ServerName::from(*address)),
+        };
+        let name = name.map_err(|error| tls(error.to_string()))?;
+        let connector = TlsConnector::from(self.client.tls().await.map_err(tls)?);
+        let stream = connector.connect(name, stream).await.map_err(|error| tls(error.to_string()))?;
+        handshake(stream).await
+    }
+
+    /// Where the host is, as far as requests may go there.
+    async fn addresses(&self) -> Result<Vec<SocketAddr>, (Fault, String)> {
+        let port = self.url.port();
+        let found: Vec<IpAddr> = match self.url.host() {
+            WebhookHost::Address(address) => vec![*address],
+            WebhookHost::Name(name) => {
+                let found = tokio::net::lookup_host((name.as_str(), port)).await;
+                let found = found.map_err(|error| (Fault::Resolve, format!("{name} has no address: {error}")))?;
+                found.map(|address| address.ip()).collect()
+            }
+        };
+        let allowed = found.iter().filter(|address| self.client.networks.allow(**address));
+        let allowed: Vec<_> = allowed.take(ADDRESSES_MAX).map(|address| SocketAddr::new(*address, port)).collect();
+        match (allowed.is_empty(), found.first()) {
+            (false, _) => Ok(allowed),
+            (true, None) => Err((Fault::Resolve, format!("{} has no address", self.url.host()))),
+            (true, Some(address)) => {
+                let text =
+                    format!("{address} is no public address, and the operator has not opened its network to webhooks");
+                Err((Fault::Address, text))
+            }
+        }
+    }
+
+    async fn dial(&self, addresses: &[SocketAddr]) -> Result<TcpStream, (Fault, String)> {
+        let share = self.client.limit / u32::try_from(addresses.len()).unwrap_or(1).max(1);
+        let mut last = String::new();
+        for address in addresses {
+            // Exactly the address that was judged: a name that resolves to another one a moment later changes nothing.
+            match timeout(share, TcpStream::connect(address)).await {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(error)) => last = format!("cannot connect to {address}: {error}"),
+                Err(_elapsed) => last = format!("cannot connect to {address}: no answer"),
+            }
+        }
+        Err((Fault::Connect, last))
+    }
+}
+
+async fn handshake<S>(stream: S) -> Result<Sender, (Fault, String)>
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+{
+    let begun =
+        http1::Builder::new().max_buf_size(HEAD_BYTES_MAX).max_headers(64).handshake(TokioIo::new(stream)).await;
+    let (sender, connection) = begun.map_err(|error| (Fault::Broken, sources(&error)))?;
+    // It ends with its sender.
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "connection to an endpoint ended");
+        }
+    });
+    Ok(sender)
+}
+
+/// `Retry-After` in seconds, bounded; its other form, a date, is left aside.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get(header::RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
+    Some(Duration::from_secs(seconds).min(RETRY_AFTER_MAX))
+}
+
+/// An error with what caused it.
+fn sources(error: &hyper::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

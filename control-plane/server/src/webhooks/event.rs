@@ -1,0 +1,168 @@
+//! Events: what is told of a change, and keeping it for the webhooks that want it, in the transaction of the change.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use millrace_domain::EventKind;
+use millrace_domain::word::Word;
+use millrace_protocol::id::{ChannelId, ChannelName, TenantId, UserId};
+use millrace_store::{StoreError, Transaction};
+use serde::Serialize;
+
+use super::Hub;
+use crate::record::key::of_webhook;
+use crate::record::webhook;
+use crate::record::webhook_queue::{self, Content, Waiting};
+use crate::secret;
+
+/// Something that happened.
+#[derive(Debug, Clone)]
+pub(crate) struct Event {
+    /// The same in every run of a transaction: of two that are told, a receiver drops one.
+    id: String,
+    tenant: TenantId,
+    kind: EventKind,
+    channel: Option<ChannelName>,
+    lane: String,
+    data: serde_json::Value,
+}
+
+/// The channel that an event is of, as it is named in all of them.
+#[derive(Debug, Serialize)]
+pub(crate) struct ChannelRef {
+    id: String,
+    name: String,
+}
+
+impl ChannelRef {
+    pub(crate) fn new(id: ChannelId, name: &ChannelName) -> Self {
+        Self { id: id.to_string(), name: name.to_string() }
+    }
+}
+
+/// The body of a request.
+#[derive(Serialize)]
+struct Body<'a, T> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    timestamp: String,
+    data: &'a T,
+}
+
+impl Event {
+    /// Of a channel, or of its members.
+    pub(crate) fn in_channel(
+        kind: EventKind,
+        tenant: TenantId,
+        channel: ChannelId,
+        name: &ChannelName,
+        data: &impl Serialize,
+    ) -> Self {
+        Self::new(kind, tenant, Some(name.clone()), channel.to_string(), data)
+    }
+
+    /// Of a user.
+    pub(crate) fn of_user(kind: EventKind, tenant: TenantId, user: &UserId, data: &impl Serialize) -> Self {
+        Self::new(kind, tenant, None, format!("user:{user}"), data)
+    }
+
+    fn new(
+        kind: EventKind,
+        tenant: TenantId,
+        channel: Option<ChannelName>,
+        lane: String,
+        data: &impl Serialize,
+    ) -> Self {
+        let data = serde_json::to_value(data).expect("answers have string keys");
+        Self { id: new_id(), tenant, kind, channel, lane, data }
+    }
+
+    /// Takes the name that it had in an earlier run of its transaction, or else leaves its own for later ones.
+    pub(crate) fn named(&mut self, names: &mut Vec<String>, index: usize) {
+        match names.get(index) {
+            Some(name) => self.id.clone_from(name),
+            None => names.push(self.id.clone()),
+        }
+    }
+}
+
+/// A new id of an event.
+pub(crate) fn new_id() -> String {
+    format!("evt_{}", secret::random_id())
+}
+
+/// The body of a request that tells `data`.
+pub(crate) fn body(kind: &str, time_ms: i64, data: &impl Serialize) -> String {
+    let time = UNIX_EPOCH + Duration::from_millis(u64::try_from(time_ms).unwrap_or_default());
+    let timestamp = humantime::format_rfc3339_millis(time).to_string();
+    serde_json::to_string(&Body { kind, timestamp, data }).expect("answers have string keys")
+}
+
+impl Hub {
+    /// Keeps events of one tenant for all its webhooks that want them. Gives the ids of these, to be woken after the commit.
+    pub(super) async fn keep(
+        &self,
+        transaction: &mut dyn Transaction,
+        events: &[Event],
+    ) -> Result<Vec<(TenantId, Arc<str>)>, StoreError> {
+        let Some(tenant) = events.first().map(|event| event.tenant) else { return Ok(Vec::new()) };
+        let all = webhook::all_of(transaction, tenant).await?;
+        let mut rows: Vec<(&Event, u64, Option<String>)> =
+            events.iter().map(|event| (event, self.next_us(), None)).collect();
+        let mut wanted = Vec::new();
+        for candidate in all {
+            let channel = |event: &Event| event.channel.as_ref().map(ToString::to_string);
+            let wants = |event: &Event| candidate.wants(event.kind, channel(event).as_deref());
+            if !rows.iter().any(|(event, ..)| wants(event)) {
+                continue;
+            }
+            // By key, so that the commit makes sure that it is still on: the list is not validated.
+            if !webhook::get(transaction, tenant, &candidate.id).await?.is_some_and(|webhook| webhook.is_on()) {
+                continue;
+            }
+            for (event, time_us, text) in &mut rows {
+                if !wants(event) {
+                    continue;
+                }
+                let time_ms = i64::try_from(*time_us / 1000).unwrap_or(i64::MAX);
+                let body = text.get_or_insert_with(|| body(event.kind.word(), time_ms, &event.data));
+                let row = of_webhook::event(&candidate.id, *time_us, self.number);
+                let waiting = Waiting {
+                    id: event.id.clone(),
+                    kind: event.kind,
+                    lane: event.lane.clone(),
+                    content: Content::Body(body.clone()),
+                    time_ms,
+                    attempts: 0,
+                    tried_ms: 0,
+                    next_ms: 0,
+                };
+                webhook_queue::put(transaction, row, &waiting);
+            }
+            wanted.push((tenant, Arc::from(candidate.id.as_str())));
+        }
+        Ok(wanted)
+    }
+
+    /// A time that no other event of this process has, later than all before. Changes of one thing are one after the other, so that their
+    /// events are in the order of their commits.
+    pub(super) fn next_us(&self) -> u64 {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now_us = u64::try_from(since.as_micros()).unwrap_or(u64::MAX);
+        let after = |last: u64| now_us.max(last.saturating_add(1));
+        after(self.clock_us.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(after(last))).unwrap_or(0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_has_type_time_and_data() {
+        let text = body("member.added", 1_795_392_000_123, &serde_json::json!({"user": "ann"}));
+        assert_eq!(text, r#"{"type":"member.added","timestamp":"2026-11-23T00:00:00.123Z","data":{"user":"ann"}}"#);
+        assert!(body("x", -1, &()).contains("1970-01-01T00:00:00.000Z"));
+    }
+}

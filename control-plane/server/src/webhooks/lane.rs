@@ -1,0 +1,400 @@
+//! A lane: the events of one channel or user, or the messages of one channel, told one after the other.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use millrace_domain::word::Word;
+use millrace_domain::{EventKind, Outcome, Webhook, retry_delay};
+use millrace_protocol::id::{ChannelId, Offset};
+use millrace_protocol::node::{HistoryRange, ReadHistory, StoredMessage};
+use millrace_store::StoreError;
+use serde::Serialize;
+
+use super::endpoint::{Endpoint, Parcel, Tried};
+use super::{ChannelRef, Hub, deadline, event, random, signature};
+use crate::record::webhook_log::{self, Attempt, AttemptResult, Failure};
+use crate::record::webhook_queue::{self, Content, Progress, Waiting};
+use crate::record::{channel, head, message, webhook};
+use crate::rest::messages::MessageView;
+use crate::rest::now_ms;
+use crate::transact::{TransactError, transact};
+
+/// Messages of a page.
+const PAGE_MESSAGES: u32 = 32;
+/// Bytes of payload of a page, its first message aside.
+const PAGE_BYTES: u32 = 256 << 10;
+/// Of an error that is kept.
+const ERROR_CHARS_MAX: usize = 300;
+
+/// Names a lane.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Lane {
+    /// Of changes.
+    Events(String),
+    /// Of messages.
+    Messages(ChannelId),
+}
+
+/// What tells the events of a lane.
+pub(super) struct Job {
+    pub(super) hub: Arc<Hub>,
+    pub(super) webhook: Arc<Webhook>,
+    pub(super) endpoint: Arc<Endpoint>,
+    /// Its settings have changed, or the node stops.
+    pub(super) is_over: Arc<AtomicBool>,
+    /// Most events to be told.
+    pub(super) most: usize,
+}
+
+/// How it ended.
+pub(super) struct LaneEnd {
+    pub(super) lane: Lane,
+    /// Events that were given away here, delivered or given up.
+    pub(super) done: u32,
+    /// When something was taken last; Unix time, ms.
+    pub(super) success_ms: Option<i64>,
+    pub(super) failing: Option<Failing>,
+}
+
+/// Why it ended before its end.
+pub(super) enum Failing {
+    /// A request was not taken.
+    Request { outcome: Outcome, began_ms: i64, retry_after: Option<Duration>, error: String },
+    /// The store failed, or the webhook is no more.
+    Store,
+}
+
+/// An event as it is told.
+struct Told<'a> {
+    id: &'a str,
+    kind: &'a str,
+    time_ms: i64,
+    /// Attempts before this one.
+    attempts: u32,
+}
+
+/// What an attempt came to.
+struct Verdict {
+    outcome: Outcome,
+    began_ms: i64,
+    retry_after: Option<Duration>,
+    error: String,
+    attempt: Attempt,
+}
+
+/// What is told of a message.
+#[derive(Serialize)]
+struct MessageData {
+    channel: ChannelRef,
+    message: MessageView,
+}
+
+impl LaneEnd {
+    fn new(lane: Lane) -> Self {
+        Self { lane, done: 0, success_ms: None, failing: None }
+    }
+
+    /// Takes an attempt into account; tells whether the lane goes on.
+    fn take(&mut self, verdict: Verdict, settled: Result<bool, TransactError>) -> bool {
+        match settled {
+            Ok(true) => {}
+            Ok(false) => {
+                self.failing = Some(Failing::Store);
+                return false;
+            }
+            Err(error) => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "what became of a webhook's event cannot be stored"
+                );
+                self.failing = Some(Failing::Store);
+                return false;
+            }
+        }
+        let Verdict { outcome, began_ms, retry_after, error, attempt } = verdict;
+        if attempt.result != AttemptResult::Retrying {
+            self.done += 1;
+        }
+        if outcome == Outcome::Delivered {
+            self.success_ms = Some(now_ms());
+            return true;
+        }
+        self.failing = Some(Failing::Request { outcome, began_ms, retry_after, error });
+        false
+    }
+}
+
+impl Job {
+    /// Tells events that wait, in their order.
+    pub(super) async fn events(self, lane: String, rows: Vec<(Bytes, Waiting)>) -> LaneEnd {
+        let mut end = LaneEnd::new(Lane::Events(lane));
+        for (row, waiting) in rows {
+            if self.is_over.load(Ordering::Acquire) {
+                break;
+            }
+            let told = Told {
+                id: &waiting.id,
+                kind: waiting.kind.word(),
+                time_ms: waiting.time_ms,
+                attempts: waiting.attempts,
+            };
+            let verdict = match &waiting.content {
+                Content::Body(body) => self.tell(&told, Some(body.clone())).await,
+                Content::Message { channel, offset } => match self.again(*channel, *offset).await {
+                    Ok(body) => self.tell(&told, body).await,
+                    Err(error) => {
+                        tracing::warn!(
+                            error = &error as &dyn std::error::Error,
+                            "a message of a webhook cannot be read"
+                        );
+                        end.failing = Some(Failing::Store);
+                        break;
+                    }
+                },
+            };
+            let settled = match verdict {
+                Ok(verdict) => {
+                    let settled = self.settle_event(&row, &waiting, &verdict).await;
+                    end.take(verdict, settled)
+                }
+                Err(error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "attempts of a webhook cannot be read");
+                    end.failing = Some(Failing::Store);
+                    false
+                }
+            };
+            if !settled {
+                break;
+            }
+        }
+        end
+    }
+
+    /// Tells messages of a channel from `from` on, or from where it was left.
+    pub(super) async fn messages(self, at: ChannelId, from: Offset) -> LaneEnd {
+        let mut end = LaneEnd::new(Lane::Messages(at));
+        if let Err(error) = self.tell_messages(at, from, &mut end).await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "messages of a webhook cannot be told");
+            end.failing = Some(Failing::Store);
+        }
+        end
+    }
+
+    async fn tell_messages(&self, at: ChannelId, from: Offset, end: &mut LaneEnd) -> Result<(), TransactError> {
+        let mut left = self.most;
+        while left > 0 && !self.is_over.load(Ordering::Acquire) {
+            let mut transaction = self.hub.begin().await?;
+            let record = channel::peek(&mut *transaction, at).await?;
+            let head = head::peek(&mut *transaction, at).await?;
+            let progress = webhook_queue::progress(&mut *transaction, &self.webhook.id, at).await?.unwrap_or_default();
+            let first = head.as_ref().map_or(1, |head| head.first_offset.get());
+            let next = from.get().max(progress.next).max(first);
+            let behind = head.as_ref().is_some_and(|head| next < head.next_offset.get());
+            let Some(record) = record.filter(|_| behind) else {
+                if self.clear(at, next).await? {
+                    return Ok(());
+                }
+                continue;
+            };
+            let read = ReadHistory {
+                channel: at,
+                range: HistoryRange::After(next - 1),
+                messages_max: PAGE_MESSAGES.min(u32::try_from(left).unwrap_or(PAGE_MESSAGES)),
+                bytes_max: PAGE_BYTES,
+            };
+            let page = message::page(&mut *transaction, &read).await?;
+            drop(transaction);
+            for stored in page.messages {
+                left = left.saturating_sub(1);
+                if self.is_over.load(Ordering::Acquire) {
+                    return Ok(());
+                }
+                let attempts = if stored.offset.get() == progress.next { progress.attempts } else { 0 };
+                let id = format!("msg_{at}_{}_{}", stored.epoch.get(), stored.offset.get());
+                let told =
+                    Told { id: &id, kind: EventKind::MessageSent.word(), time_ms: stored.message.time_ms, attempts };
+                let channel = ChannelRef::new(at, &record.name);
+                let verdict = self.tell(&told, Some(body(channel, &stored))).await?;
+                let settled = self.settle_message(at, &told, stored.offset, &verdict).await;
+                if !end.take(verdict, settled) {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The body of a message that was given up once and is tried again; `None` if it is no more.
+    async fn again(&self, at: u64, offset: u64) -> Result<Option<String>, StoreError> {
+        let (Some(at), Some(offset)) = (ChannelId::new(at), Offset::new(offset)) else { return Ok(None) };
+        let mut transaction = self.hub.begin().await?;
+        let record = channel::peek(&mut *transaction, at).await?;
+        let stored = message::get(&mut *transaction, at, offset).await?;
+        Ok(record.zip(stored).map(|(record, stored)| body(ChannelRef::new(at, &record.name), &stored)))
+    }
+
+    /// One request. Nothing to tell any more counts as told.
+    async fn tell(&self, told: &Told<'_>, body: Option<String>) -> Result<Verdict, StoreError> {
+        let began_ms = now_ms();
+        let number = self.hub.attempt_number(&self.webhook.id).await?;
+        let tried = match body {
+            Some(body) => post(&self.hub, &self.endpoint, &self.webhook, told.id, body).await,
+            None => Tried { status: None, fault: None, retry_after: None, elapsed: Duration::ZERO },
+        };
+        let outcome = if tried.fault.is_none() { Outcome::Delivered } else { Outcome::of(tried.status) };
+        let attempts = told.attempts.saturating_add(1);
+        let ended_ms = now_ms();
+        let delay = match outcome {
+            Outcome::Gone => None,
+            outcome => retry_delay(outcome, attempts, random())
+                .map(|delay| (delay / self.hub.config.hurry.max(1)).max(tried.retry_after.unwrap_or_default())),
+        };
+        let next_ms = delay.map(|delay| ended_ms + i64::try_from(delay.as_millis()).unwrap_or(i64::MAX / 2));
+        let result = match (outcome, next_ms) {
+            (Outcome::Delivered, _) => AttemptResult::Delivered,
+            // The webhook goes off, and the event waits until it is on again.
+            (Outcome::Gone, _) | (_, Some(_)) => AttemptResult::Retrying,
+            (_, None) => AttemptResult::Failed,
+        };
+        match result {
+            AttemptResult::Delivered => self.hub.metrics.delivered(told.time_ms, ended_ms),
+            AttemptResult::Failed => self.hub.metrics.failed.inc(),
+            AttemptResult::Retrying => {}
+        }
+        let error = tried.fault.map(|(_, text)| text.chars().take(ERROR_CHARS_MAX).collect::<String>());
+        let attempt = Attempt {
+            number,
+            event: told.id.to_owned(),
+            kind: told.kind.to_owned(),
+            time_ms: began_ms,
+            attempt: attempts,
+            result,
+            status: tried.status,
+            latency_ms: u64::try_from(tried.elapsed.as_millis()).unwrap_or(u64::MAX),
+            error: error.clone(),
+            next_ms,
+        };
+        let retry_after = tried.retry_after;
+        Ok(Verdict { outcome, began_ms, retry_after, error: error.unwrap_or_default(), attempt })
+    }
+
+    /// Stores what became of an event. `false`: the webhook is no more.
+    async fn settle_event(&self, row: &Bytes, waiting: &Waiting, verdict: &Verdict) -> Result<bool, TransactError> {
+        let (tenant, id) = (self.webhook.tenant, &self.webhook.id);
+        transact!(&*self.hub.store, deadline(), |transaction| {
+            if webhook::get(transaction, tenant, id).await?.is_none() {
+                return Ok(false);
+            }
+            webhook_log::put_attempt(transaction, id, &verdict.attempt);
+            let tried = verdict.tried(waiting);
+            match verdict.attempt.result {
+                AttemptResult::Retrying => webhook_queue::put(transaction, row.clone(), &tried),
+                AttemptResult::Delivered => transaction.delete(row.clone()),
+                AttemptResult::Failed => {
+                    transaction.delete(row.clone());
+                    webhook_log::put_failure(transaction, id, &verdict.failure(tried)).await?;
+                }
+            }
+            Ok(true)
+        })
+    }
+
+    /// Stores what became of a message. `false`: the webhook is no more.
+    async fn settle_message(
+        &self,
+        at: ChannelId,
+        told: &Told<'_>,
+        offset: Offset,
+        verdict: &Verdict,
+    ) -> Result<bool, TransactError> {
+        let (tenant, id) = (self.webhook.tenant, &self.webhook.id);
+        transact!(&*self.hub.store, deadline(), |transaction| {
+            if webhook::get(transaction, tenant, id).await?.is_none() {
+                return Ok(false);
+            }
+            webhook_log::put_attempt(transaction, id, &verdict.attempt);
+            let progress = match verdict.attempt.result {
+                AttemptResult::Retrying => Progress {
+                    next: offset.get(),
+                    attempts: verdict.attempt.attempt,
+                    tried_ms: verdict.began_ms,
+                    next_ms: verdict.attempt.next_ms.unwrap_or(0),
+                },
+                _ => Progress { next: offset.get().saturating_add(1), ..Progress::default() },
+            };
+            if verdict.attempt.result == AttemptResult::Failed {
+                let waiting = Waiting {
+                    id: told.id.to_owned(),
+                    kind: EventKind::MessageSent,
+                    lane: at.to_string(),
+                    content: Content::Message { channel: at.get(), offset: offset.get() },
+                    time_ms: told.time_ms,
+                    attempts: told.attempts,
+                    tried_ms: 0,
+                    next_ms: 0,
+                };
+                let failure = verdict.failure(verdict.tried(&waiting));
+                webhook_log::put_failure(transaction, id, &failure).await?;
+            }
+            webhook_queue::put_progress(transaction, id, at, &progress);
+            Ok(true)
+        })
+    }
+
+    /// Takes the mark of a channel away whose messages are told up to `next`; `false` if more have come.
+    async fn clear(&self, at: ChannelId, next: u64) -> Result<bool, TransactError> {
+        transact!(&*self.hub.store, deadline(), |transaction| {
+            // By key, so that an append which comes meanwhile is seen.
+            let head = head::get(transaction, at).await?;
+            if head.is_some_and(|head| head.next_offset.get() > next) && channel::peek(transaction, at).await?.is_some()
+            {
+                return Ok(false);
+            }
+            webhook_queue::clear(transaction, &self.webhook.id, at).await?;
+            Ok(true)
+        })
+    }
+}
+
+impl Verdict {
+    fn tried(&self, waiting: &Waiting) -> Waiting {
+        Waiting {
+            attempts: self.attempt.attempt,
+            tried_ms: self.began_ms,
+            next_ms: self.attempt.next_ms.unwrap_or(0),
+            ..waiting.clone()
+        }
+    }
+
+    fn failure(&self, event: Waiting) -> Failure {
+        Failure { event, failed_ms: now_ms(), error: self.error.clone() }
+    }
+}
+
+fn body(channel: ChannelRef, stored: &StoredMessage) -> String {
+    let data = MessageData { channel, message: MessageView::new(stored) };
+    event::body(EventKind::MessageSent.word(), stored.message.time_ms, &data)
+}
+
+/// Signs and sends a request, counted.
+pub(super) async fn post(hub: &Hub, endpoint: &Endpoint, webhook: &Webhook, id: &str, body: String) -> Tried {
+    /// Counts down however the request ends.
+    struct UnderWay<'a>(&'a Hub);
+
+    impl Drop for UnderWay<'_> {
+        fn drop(&mut self) {
+            self.0.metrics.under_way.dec();
+        }
+    }
+
+    let now_ms = now_ms();
+    let timestamp_s = now_ms / 1000;
+    let signature = signature::sign(webhook.keys_at(now_ms), id, timestamp_s, body.as_bytes());
+    hub.metrics.under_way.inc();
+    let _under_way = UnderWay(hub);
+    let tried = endpoint.post(&Parcel { id: id.to_owned(), timestamp_s, signature, body: body.into() }).await;
+    hub.metrics.attempt(tried.fault.as_ref().map(|(fault, _)| *fault), tried.elapsed);
+    tried
+}

@@ -1,0 +1,190 @@
+//! Webhooks: registered, told, retried, given up, turned off.
+
+mod failing;
+mod messages;
+mod receiver;
+mod settings;
+
+use std::time::Duration;
+
+use millrace_control::{Networks, WebhookConfig};
+use serde_json::{Value, json};
+
+use crate::{World, text, until};
+use receiver::{Received, Receiver, Reply};
+
+/// Waits after failures are a thousandth of what they are, and this machine may be reached.
+fn quick() -> WebhookConfig {
+    WebhookConfig {
+        networks: Networks::with_loopback(),
+        attempt_limit: Duration::from_secs(5),
+        lease: Duration::from_secs(2),
+        look: Duration::from_millis(100),
+        hurry: 1_000,
+        ..WebhookConfig::default()
+    }
+}
+
+/// A webhook of the tenant; gives its id and secret.
+fn register(world: &World, url: &str, events: &[&str]) -> (String, String) {
+    let made = world.post("/v1/webhooks", &world.api, &json!({"url": url, "events": events})).expect(201);
+    (text(&made["id"]), text(&made["secret"]))
+}
+
+fn show(world: &World, id: &str) -> Value {
+    world.get(&format!("/v1/webhooks/{id}"), &world.api).expect(200)
+}
+
+fn deliveries(world: &World, id: &str) -> Vec<Value> {
+    let list = world.get(&format!("/v1/webhooks/{id}/deliveries?limit=100"), &world.api).expect(200);
+    list["deliveries"].as_array().unwrap().clone()
+}
+
+fn failures(world: &World, id: &str) -> Vec<Value> {
+    let page = world.get(&format!("/v1/webhooks/{id}/failures"), &world.api).expect(200);
+    page["failures"].as_array().unwrap().clone()
+}
+
+fn put_user(world: &World, user: &str, name: &str) {
+    let answer = world.put(&format!("/v1/users/{user}"), &world.api, &json!({"display_name": name}));
+    assert!([200, 201].contains(&answer.status), "{answer:?}");
+}
+
+/// Names of users, in the order in which they were told.
+fn names(received: &[Received]) -> Vec<String> {
+    received.iter().map(|request| text(&request.body()["data"]["user"]["display_name"])).collect()
+}
+
+const ALL: &[&str] = &[
+    "channel.created",
+    "channel.updated",
+    "channel.archived",
+    "member.added",
+    "member.updated",
+    "member.removed",
+    "user.created",
+    "user.updated",
+    "user.deleted",
+];
+
+#[test]
+fn everything_that_happens_is_told_signed_and_in_order() {
+    let world = World::telling(quick());
+    let receiver = Receiver::new(|_| Reply::Status(204));
+    let (id, secret) = register(&world, &receiver.url(), ALL);
+    world.group("general", &[("ann", "owner")]);
+    let channel = "/v1/channels/general";
+    world.patch(channel, &world.api, &json!({"display_name": "General"})).expect(200);
+    world.post(&format!("{channel}/members"), &world.api, &json!({"user": "bob", "role": "member"})).expect(201);
+    world.patch(&format!("{channel}/members/bob"), &world.api, &json!({"role": "owner"})).expect(200);
+    world.delete(&format!("{channel}/members/bob"), &world.api).expect(204);
+    world.delete(channel, &world.api).expect(200);
+    put_user(&world, "bob", "Bob");
+    world.delete("/v1/users/bob", &world.api).expect(204);
+    // What changes nothing tells nothing.
+    world.delete(channel, &world.api).expect(200);
+    until(|| receiver.count() >= 10);
+
+    let received = receiver.received();
+    let kinds = |about: &str| -> Vec<String> {
+        received.iter().filter(|request| request.kind().starts_with(about)).map(Received::kind).collect()
+    };
+    let of_channel: Vec<_> = received.iter().map(Received::kind).filter(|kind| !kind.starts_with("user")).collect();
+    assert_eq!(
+        of_channel,
+        ["channel.created", "channel.updated", "member.added", "member.updated", "member.removed", "channel.archived"],
+        "in the order in which it happened"
+    );
+    let of_bob = received.iter().filter(|request| request.body()["data"]["user"]["id"] == "bob");
+    assert_eq!(of_bob.map(Received::kind).collect::<Vec<_>>(), ["user.created", "user.updated", "user.deleted"]);
+    assert_eq!(kinds("user").len(), 4, "and ann's beginning");
+    let ids: std::collections::BTreeSet<_> = received.iter().map(Received::id).collect();
+    assert_eq!(ids.len(), received.len(), "each event has a name of its own, and came once");
+    for request in &received {
+        assert!(request.is_signed_with(&secret), "{request:?}");
+        assert_eq!((request.target.as_str(), &*request.headers["content-type"]), ("/hook", "application/json"));
+        assert_eq!(request.headers["host"], format!("127.0.0.1:{}", receiver.port()));
+        assert!(text(&request.body()["timestamp"]).ends_with('Z'));
+    }
+
+    // The same names as in the API.
+    let data = |kind: &str| received.iter().find(|request| request.kind() == kind).unwrap().body()["data"].clone();
+    let created = data("channel.created");
+    assert_eq!((&created["channel"]["name"], &created["channel"]["kind"]), (&json!("general"), &json!("group")));
+    assert_eq!((&created["members"][0]["user"], &created["members"][0]["role"]), (&json!("ann"), &json!("owner")));
+    assert_eq!(data("channel.updated")["channel"]["display_name"], "General");
+    assert_eq!(data("channel.archived")["channel"], world.get(channel, &world.api).expect(200));
+    let updated = data("member.updated");
+    assert_eq!((&updated["member"]["user"], &updated["member"]["role"]), (&json!("bob"), &json!("owner")));
+    assert_eq!(updated["channel"], json!({"id": created["channel"]["id"], "name": "general"}));
+    assert_eq!(data("member.removed")["member"]["user"], "bob");
+
+    until(|| show(&world, &id)["health"]["waiting_events"] == 0);
+    let told = deliveries(&world, &id);
+    assert_eq!(told.len(), 10);
+    assert!(
+        told.iter()
+            .all(|attempt| attempt["result"] == "delivered" && attempt["status"] == 204 && attempt["attempt"] == 1)
+    );
+    assert!(receiver.connections() < 10, "connections are used again");
+}
+
+#[test]
+fn only_what_was_asked_for_is_told() {
+    let world = World::telling(quick());
+    let (support, all) = (Receiver::new(|_| Reply::Status(200)), Receiver::new(|_| Reply::Status(200)));
+    let draft =
+        json!({"url": support.url(), "events": ["channel.created", "user.created"], "channel_prefix": "support-"});
+    world.post("/v1/webhooks", &world.api, &draft).expect(201);
+    register(&world, &all.url(), &["channel.created"]);
+    let (_, other) = world.tenant("other");
+    let foreign = Receiver::new(|_| Reply::Status(200));
+    world.post("/v1/webhooks", &other, &json!({"url": foreign.url(), "events": ALL})).expect(201);
+    world.group("general", &[("ann", "owner")]);
+    world.group("support-1", &[("ann", "owner")]);
+    until(|| support.count() >= 2 && all.count() >= 2);
+    let mut kinds: Vec<_> = support.received().iter().map(Received::kind).collect();
+    kinds.sort();
+    assert_eq!(kinds, ["channel.created", "user.created"]);
+    let named = |received: Vec<Received>| -> Vec<String> {
+        received
+            .iter()
+            .filter_map(|request| request.body()["data"]["channel"]["name"].as_str().map(str::to_owned))
+            .collect()
+    };
+    assert_eq!(named(support.received()), ["support-1"]);
+    let mut both = named(all.received());
+    both.sort();
+    assert_eq!(both, ["general", "support-1"]);
+    assert_eq!(foreign.count(), 0, "another tenant's");
+}
+
+/// Of a commit that nobody knows the outcome of, and that runs again, a receiver knows that it is told twice.
+#[test]
+fn a_change_that_is_made_twice_tells_one_event() {
+    use crate::Telling;
+    use crate::faulty::{Fate, FaultyStore};
+    use crate::plane::FakePlane;
+
+    let (store, plane) = (FaultyStore::new(), std::sync::Arc::new(FakePlane::default()));
+    let world = World::assemble(store.clone(), plane.clone(), plane, Telling::By(quick()), |_| {});
+    let receiver = Receiver::new(|_| Reply::Hang);
+    register(&world, &receiver.url(), &["user.created", "user.updated", "member.added"]);
+    world.group("general", &[("ann", "owner")]);
+    until(|| receiver.count() == 1);
+    store.next_commits([Fate::WrittenUnknown]);
+    world.post("/v1/channels/general/members", &world.api, &json!({"user": "ann", "role": "owner"})).expect(200);
+    store.forget_fates();
+    receiver.answer(|_| Reply::Status(200));
+    receiver.release();
+    until(|| receiver.count() >= 2);
+    store.next_commits([Fate::WrittenUnknown]);
+    put_user(&world, "eve", "Eve");
+    store.forget_fates();
+    put_user(&world, "eve", "Eva");
+    until(|| names(&receiver.received()[2..]).contains(&"Eva".to_owned()));
+    let told = receiver.received();
+    let of_eve: std::collections::BTreeSet<_> =
+        told[2..].iter().filter(|request| names(std::slice::from_ref(request)) == ["Eve"]).map(Received::id).collect();
+    assert_eq!(of_eve.len(), 1, "{told:?}");
+}

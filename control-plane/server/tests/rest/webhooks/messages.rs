@@ -1,0 +1,113 @@
+//! Messages, told from their channels' history.
+
+use serde_json::{Value, json};
+
+use super::{Received, Receiver, Reply, failures, quick, show};
+use crate::messages::{linked_telling, publish};
+use crate::{World, text, until};
+
+fn register(world: &World, url: &str, prefix: Option<&str>) -> String {
+    let draft = json!({"url": url, "events": ["message.sent"], "channel_prefix": prefix});
+    text(&world.post("/v1/webhooks", &world.api, &draft).expect(201)["id"])
+}
+
+fn texts(received: &[Received]) -> Vec<String> {
+    received.iter().map(|request| text(&request.body()["data"]["message"]["text"])).collect()
+}
+
+fn waits(world: &World, id: &str) -> bool {
+    show(world, id)["health"]["waiting_channels"] != 0
+}
+
+#[test]
+fn messages_are_told_once_and_in_order() {
+    let (world, _runtime) = linked_telling(quick());
+    let channel = world.group("general", &[("ann", "owner")]);
+    let ann = world.token("ann");
+    publish(&world, &ann, "before there was a webhook");
+    let receiver = Receiver::new(|_| Reply::Status(200));
+    let id = register(&world, &receiver.url(), None);
+    let other = Receiver::new(|_| Reply::Status(200));
+    register(&world, &other.url(), Some("support-"));
+    let said: Vec<_> = (0..70).map(|number| format!("message {number}")).collect();
+    for text in &said {
+        publish(&world, &ann, text);
+    }
+    until(|| receiver.count() >= 70);
+    until(|| !waits(&world, &id));
+    let told = receiver.received();
+    assert_eq!(texts(&told), said);
+    assert_eq!(other.count(), 0);
+    let first = &told[0];
+    assert_eq!((first.kind().as_str(), first.id()), ("message.sent", &*format!("msg_{}_1_2", text(&channel["id"]))));
+    let data = &first.body()["data"];
+    assert_eq!(data["channel"], json!({"id": channel["id"], "name": "general"}));
+    assert_eq!(data["message"], world.get("/v1/channels/general/messages/2", &ann).expect(200), "as the API shows it");
+}
+
+#[test]
+fn a_message_that_is_refused_is_given_up_and_the_next_one_follows() {
+    let (world, _runtime) = linked_telling(quick());
+    world.group("general", &[("ann", "owner")]);
+    let ann = world.token("ann");
+    let is_bad = |request: &Received| request.body()["data"]["message"]["text"] == "bad";
+    let receiver = Receiver::new(move |request| Reply::Status(if is_bad(request) { 400 } else { 200 }));
+    let id = register(&world, &receiver.url(), None);
+    for said in ["good", "bad", "better"] {
+        publish(&world, &ann, said);
+    }
+    until(|| texts(&receiver.received()).contains(&"better".to_owned()));
+    assert_eq!(texts(&receiver.received()), ["good", "bad", "bad", "bad", "bad", "better"]);
+    until(|| failures(&world, &id).len() == 1);
+    receiver.answer(|_| Reply::Status(200));
+    let event = text(&failures(&world, &id)[0]["event"]);
+    world.post(&format!("/v1/webhooks/{id}/failures/{event}/retry"), &world.api, &json!({})).expect(202);
+    until(|| receiver.count() == 7);
+    assert_eq!((receiver.received()[6].id(), &*texts(&receiver.received())[6]), (&*event, "bad"), "read again");
+}
+
+#[test]
+fn channels_do_not_wait_for_each_other_and_an_outage_loses_nothing() {
+    let (world, _runtime) = linked_telling(quick());
+    let ann = world.token("ann");
+    for name in ["general", "random", "other"] {
+        world.group(name, &[("ann", "owner")]);
+    }
+    let receiver = Receiver::new(|_| Reply::Status(503));
+    let id = register(&world, &receiver.url(), None);
+    let mut said = Vec::new();
+    for number in 0..20 {
+        for name in ["general", "random", "other"] {
+            let text = format!("{name} {number}");
+            world.post(&format!("/v1/channels/{name}/messages"), &ann, &json!({"text": text})).expect(201);
+            said.push(text);
+        }
+    }
+    until(|| receiver.count() >= 5);
+    assert!(waits(&world, &id));
+    receiver.answer(|_| Reply::Status(200));
+    until(|| !waits(&world, &id));
+    let told = texts(&receiver.received());
+    for name in ["general", "random", "other"] {
+        let mut of_channel: Vec<_> = told.iter().filter(|text| text.starts_with(name)).collect();
+        of_channel.dedup();
+        let expect: Vec<_> = said.iter().filter(|text| text.starts_with(name)).collect();
+        assert_eq!(of_channel, expect, "in order, and one that failed again before the next");
+    }
+}
+
+#[test]
+fn a_channel_that_keeps_nothing_for_good_tells_nothing() {
+    let (world, _runtime) = linked_telling(quick());
+    let draft = json!({"name": "live", "kind": "broadcast", "members": [{"user": "ann", "role": "owner"}]});
+    world.post("/v1/channels", &world.api, &draft).expect(201);
+    world.group("general", &[("ann", "owner")]);
+    let ann = world.token("ann");
+    let receiver = Receiver::new(|_| Reply::Status(200));
+    register(&world, &receiver.url(), None);
+    world.post("/v1/channels/live/messages", &ann, &json!({"text": "windowed"})).expect(201);
+    publish(&world, &ann, "durable");
+    until(|| receiver.count() == 1);
+    assert_eq!(texts(&receiver.received()), ["durable"]);
+    let _: Value = receiver.received()[0].body();
+}
