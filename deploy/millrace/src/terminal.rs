@@ -14,6 +14,7 @@ mod rest;
 mod send;
 mod tail;
 mod token;
+mod webhook;
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -39,6 +40,8 @@ pub(crate) enum Command {
     Channel(channel::Channel),
     /// Add, list, change and remove the members of a channel
     Member(member::Member),
+    /// Tell applications what happens: register, show, test and update webhooks
+    Webhook(webhook::Webhook),
     /// List, show and drain data nodes
     Node(node::Node),
     /// Print a link that opens the web console and signs in, once
@@ -56,6 +59,7 @@ pub(crate) fn run(command: Command) -> Result<()> {
         Command::Token(command) => token::run(&command),
         Command::Channel(command) => channel::run(&command),
         Command::Member(command) => member::run(&command),
+        Command::Webhook(command) => webhook::run(&command),
         Command::Node(command) => node::run(&command),
         Command::Console(command) => console::run(&command),
         Command::Inspect(command) => inspect::run(&command),
