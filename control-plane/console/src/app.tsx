@@ -91,7 +91,7 @@ function SignedIn({ user, keys, notice }: SessionState & { readonly kind: "signe
         </span>
       </header>
       {notice !== undefined && (
-        <p className="said" role="alert">
+        <p className="toast" role="alert">
           {notice}
           <button type="button" className="quiet" aria-label="Dismiss" onClick={() => session.dismiss()}>
             <Icon name="close" />
