@@ -57,6 +57,9 @@ struct NodeFrame {
     markReads @30 :List(ReadMark);
     readsMarked @31 :List(ReadMarked);
     readsMoved @32 :List(ReadMark);
+
+    # What the data node tells, unasked and without a reply: its certificate is another one, as the hello's `certificateHashes`.
+    certificateHashes @33 :List(Data);
   }
 }
 
@@ -69,6 +72,8 @@ struct LinkHello {
   proof @2 :Data;
   # HMAC-SHA256 of the nonce and the node's name under the cluster secret.
   endpoints @3 :List(Text);
+  certificateHashes @4 :List(Data);
+  # SHA-256 of what the node shows to clients, where a browser takes that by its hash alone.
 }
 
 struct LinkWelcome {

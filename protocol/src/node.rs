@@ -31,6 +31,8 @@ pub const VERSION: u16 = 1;
 pub const FRAME_BYTES_MAX: usize = 8 << 20;
 /// Most items of any list in a frame.
 pub const LIST_ITEMS_MAX: usize = 65_536;
+/// Most hashes of certificates of one node.
+pub const CERTIFICATE_HASHES_MAX: usize = 4;
 
 /// A frame of the control link.
 #[derive(Debug, Clone, PartialEq)]
@@ -95,6 +97,8 @@ pub enum NodeBody {
     MarkReads(Vec<ReadMark>),
     ReadsMarked(Vec<Result<Position, Refusal>>),
     ReadsMoved(Vec<ReadMark>),
+    /// The certificate that the node shows is another one; as [`LinkHello::certificate_hashes`].
+    CertificateHashes(Vec<[u8; 32]>),
     /// A member that this version does not know.
     Unknown,
 }
@@ -110,6 +114,9 @@ pub struct LinkHello {
     pub proof: [u8; 32],
     /// Where clients reach the node.
     pub endpoints: Vec<String>,
+    /// SHA-256 of the certificate that the node shows to clients, where a browser takes that by its hash alone: at most
+    /// [`CERTIFICATE_HASHES_MAX`].
+    pub certificate_hashes: Vec<[u8; 32]>,
 }
 
 /// What a channel is for.

@@ -204,8 +204,13 @@ fn node_frames() -> Vec<(&'static str, NodeBody)> {
     let by_name = Authorize { tenant, user: user.clone(), channel: ChannelRef::Name(name.clone()) };
     let by_number = Authorize { tenant, user: user.clone(), channel: ChannelRef::Id(channel) };
     let read = |range| NodeBody::ReadHistory(ReadHistory { channel, messages_max: 50, bytes_max: 65_536, range });
-    let hello =
-        LinkHello { version: 1, node: "node-1".into(), proof: [0xa5; 32], endpoints: vec!["ws://a:1".into(); 2] };
+    let hello = LinkHello {
+        version: 1,
+        node: "node-1".into(),
+        proof: [0xa5; 32],
+        endpoints: vec!["ws://a:1".into(); 2],
+        certificate_hashes: vec![[0xc3; 32]],
+    };
     let key = |algorithm, bytes: &'static [u8]| Some((algorithm, Bytes::from_static(bytes)));
     let keys = [key(KeyAlgorithm::Hs256, &[1; 32]), key(KeyAlgorithm::EdDsa, &[2; 32]), None];
     let keys = keys.map(|key| TenantKey { tenant, id: "k1".into(), key }).into();
@@ -243,6 +248,7 @@ fn node_frames() -> Vec<(&'static str, NodeBody)> {
         ("mark-reads", NodeBody::MarkReads(vec![mark.clone(); 2])),
         ("reads-marked", NodeBody::ReadsMarked(vec![Ok(mark.position), Err(refusal())])),
         ("reads-moved", NodeBody::ReadsMoved(vec![mark])),
+        ("certificate-hashes", NodeBody::CertificateHashes(vec![[0xc3; 32]; 2])),
         ("synced", NodeBody::Synced),
         ("publish", NodeBody::Publish(PublishOrder { tenant, channel, history: HistoryClass::None, message })),
         ("published", NodeBody::Published(Ok(placed))),

@@ -88,10 +88,11 @@ pub(crate) fn routes() -> Router<Shared> {
     })
 }
 
-/// Scripts and styles of our own, and connections to this API and to the data nodes. Before the first of them is known, to any.
+/// Scripts and styles of our own, and connections to this API and to the WebSockets of the data nodes. Before the first of them is
+/// known, to any.
 fn policy(endpoints: &[String]) -> String {
     let mut connect = String::new();
-    for endpoint in endpoints {
+    for endpoint in endpoints.iter().filter(|endpoint| endpoint.starts_with("ws")) {
         let end = endpoint.find("://").map_or(0, |at| at + 3);
         let origin = endpoint[end..].find('/').map_or(&endpoint[..], |at| &endpoint[..end + at]);
         connect.push(' ');
@@ -180,6 +181,7 @@ mod tests {
         check(&[], "'self' ws: wss:");
         check(&["ws://127.0.0.1:7400"], "'self' ws://127.0.0.1:7400");
         check(&["wss://a.example/v1/connect", "wss://b.example:1"], "'self' wss://a.example wss://b.example:1");
+        check(&["quic://a.example", "wss://a.example"], "'self' wss://a.example");
     }
 
     #[test]

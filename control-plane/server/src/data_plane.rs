@@ -67,8 +67,6 @@ pub trait DataPlane: Send + Sync + 'static {
     /// URLs under which clients reach the data node that is linked, or was last; none before the first link.
     fn endpoints(&self) -> Vec<String>;
 
-    /// SHA-256 of the certificates that these show, where a browser is to take them by that alone; none otherwise.
-    fn certificate_hashes(&self) -> Vec<[u8; 32]> {
-        Vec::new()
-    }
+    /// SHA-256 of the certificates that these show, where a browser takes them by that alone; none otherwise.
+    fn certificate_hashes(&self) -> Vec<[u8; 32]>;
 }

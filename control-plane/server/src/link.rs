@@ -186,6 +186,7 @@ struct Shared {
     active: Mutex<Option<Arc<Active>>>,
     /// Where clients reach the node that was made welcome last.
     endpoints: Mutex<Vec<String>>,
+    /// Of the certificate that it shows, where browsers take that by its hash.
     certificate_hashes: Mutex<Vec<[u8; 32]>>,
     stopping: AtomicBool,
     /// Who hears of messages.
@@ -261,12 +262,6 @@ impl LinkServer {
         // Whoever comes second meets the same store, where everything is kept.
         self.0.webhooks.get_or_init(|| webhooks);
         self
-    }
-
-    /// Tells clients by which hashes of their certificates (SHA-256) browsers may take the data nodes: for development, where no
-    /// authority that they trust has signed any. They take the place of those before.
-    pub fn set_certificate_hashes(&self, hashes: Vec<[u8; 32]>) {
-        *self.0.certificate_hashes.lock().unwrap_or_else(PoisonError::into_inner) = hashes;
     }
 
     /// Accepts links from other processes, for ever.
@@ -428,9 +423,15 @@ impl Drop for Waiting<'_> {
 }
 
 impl Shared {
-    /// Notes where clients reach a node that was made welcome.
-    fn met(&self, endpoints: Vec<String>) {
+    /// Notes where clients reach a node that was made welcome, and by what they know it.
+    fn met(&self, endpoints: Vec<String>, certificate_hashes: Vec<[u8; 32]>) {
         *self.endpoints.lock().unwrap_or_else(PoisonError::into_inner) = endpoints;
+        self.shows(certificate_hashes);
+    }
+
+    /// Notes the hashes of what the node shows to clients from now on.
+    fn shows(&self, certificate_hashes: Vec<[u8; 32]>) {
+        *self.certificate_hashes.lock().unwrap_or_else(PoisonError::into_inner) = certificate_hashes;
     }
 
     async fn publish(&self, order: PublishOrder) -> Result<PublishedAt, Refusal> {

@@ -130,11 +130,14 @@ pub fn start(config: Config, link: LinkConfig) -> Result<DataNode, StartError> {
     // Who asks the control plane where to connect gets an answer, also of a node that nobody gave a name.
     let endpoints = if config.endpoints.is_empty() {
         let sealed = client_tls_address.map(|address| format!("wss://{address}"));
-        std::iter::once(format!("ws://{client_address}")).chain(sealed).collect()
+        let in_lanes = client_quic_address.map(|address| format!("quic://{address}"));
+        [Some(format!("ws://{client_address}")), sealed, in_lanes].into_iter().flatten().collect()
     } else {
         config.endpoints.clone()
     };
-    let identity = Identity { node: config.core.node.clone(), endpoints, secret: link.secret };
+    // Without a certificate there is nobody to tell of another one.
+    let certificate_hashes = tls.as_ref().map_or_else(|| watch::channel(Vec::new()).1, |tls| tls.hashes());
+    let identity = Identity { node: config.core.node.clone(), endpoints, certificate_hashes, secret: link.secret };
     let surroundings = Surroundings {
         node: config.core.node,
         tls: tls.clone(),

@@ -19,6 +19,7 @@ use rustls::ServerConfig;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::{NoServerSessionStorage, ServerSessionMemoryCache};
 use rustls::version::{TLS12, TLS13};
+use tokio::sync::watch;
 
 use self::certificate::{Identity, Stamp};
 use self::shared::{Certificates, ClientVerifier, Sessions, Tickets};
@@ -153,6 +154,8 @@ pub(crate) struct Tls {
     seen: Mutex<Vec<Stamp>>,
     reloads_total: AtomicU64,
     reload_failures_total: AtomicU64,
+    /// Hashes of the certificate in force, for whoever is to hear of another one.
+    hashes: watch::Sender<Vec<[u8; 32]>>,
 }
 
 /// What became of a look at the files.
@@ -179,8 +182,10 @@ impl Tls {
             None => None,
             Some(path) => Some(Arc::new(ClientVerifier::new(certificate::read_roots(path, &provider)?))),
         };
+        let (hashes, _) = watch::channel(hashes(&identity.status));
         Ok(Arc::new(Self {
             certificates: Arc::new(Certificates::new(identity)),
+            hashes,
             clients,
             tickets: Arc::new(Tickets::new().map_err(TlsError::Crypto)?),
             sessions: Mutex::new(Vec::new()),
@@ -264,8 +269,15 @@ impl Tls {
             self.tickets.replace().map_err(TlsError::Crypto)?;
             lock(&self.sessions).iter().for_each(|sessions| sessions.clear());
         }
+        let shown = hashes(&identity.status);
+        self.hashes.send_if_modified(|told| std::mem::replace(told, shown.clone()) != shown);
         self.certificates.replace(identity);
         Ok(())
+    }
+
+    /// What browsers take the certificate in force by, now and whenever it changes: SHA-256 of one that they take by its hash alone.
+    pub(crate) fn hashes(&self) -> watch::Receiver<Vec<[u8; 32]>> {
+        self.hashes.subscribe()
     }
 
     /// The certificate that is in force.
@@ -282,6 +294,10 @@ impl Tls {
     pub(crate) fn reloads(&self) -> (u64, u64) {
         (self.reloads_total.load(Ordering::Relaxed), self.reload_failures_total.load(Ordering::Relaxed))
     }
+}
+
+fn hashes(status: &CertificateStatus) -> Vec<[u8; 32]> {
+    Some(status.sha256).filter(|_| status.is_short_lived()).into_iter().collect()
 }
 
 fn stamps(config: &TlsConfig) -> Vec<Stamp> {

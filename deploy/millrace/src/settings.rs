@@ -99,6 +99,8 @@ pub(crate) struct Data {
     pub(crate) client_address: String,
     /// WebSocket clients over TLS, with the certificate below; empty: nowhere.
     pub(crate) client_tls_address: String,
+    /// Clients over QUIC, with the certificate below; empty: on the UDP port of the number of `client_tls_address`; `off`: nowhere.
+    pub(crate) client_quic_address: String,
     /// PEM file: the node's certificate, then those that lead to its root.
     pub(crate) tls_certificate: PathBuf,
     /// PEM file: the certificate's private key.
@@ -208,6 +210,7 @@ impl Default for Data {
             name: String::new(),
             client_address: "127.0.0.1:7400".into(),
             client_tls_address: String::new(),
+            client_quic_address: String::new(),
             tls_certificate: PathBuf::new(),
             tls_key: PathBuf::new(),
             tls_client_ca: PathBuf::new(),
@@ -242,6 +245,9 @@ impl Default for Limits {
         }
     }
 }
+
+/// Value of `data.client_quic_address` for a node that takes nobody by QUIC.
+pub(crate) const QUIC_OFF: &str = "off";
 
 /// Environment variables of the terminal commands, which are no settings of a server.
 const TERMINAL_VARIABLES: &[&str] =
@@ -315,11 +321,14 @@ impl Settings {
             ("control.link_address", &self.control.link_address),
             ("data.client_address", &self.data.client_address),
             ("data.client_tls_address", &self.data.client_tls_address),
+            ("data.client_quic_address", &self.data.client_quic_address),
             ("data.admin_address", &self.data.admin_address),
             ("data.control_address", &self.data.control_address),
         ] {
-            if address.is_empty() && name == "data.client_tls_address" {
-                continue;
+            match (name, address.as_str()) {
+                ("data.client_tls_address" | "data.client_quic_address", "") => continue,
+                ("data.client_quic_address", QUIC_OFF) => continue,
+                _ => {}
             }
             // Whether a name resolves is for the machine where the node starts.
             let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port);

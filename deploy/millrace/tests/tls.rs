@@ -39,7 +39,9 @@ fn the_development_server_is_reached_over_tls_with_its_authority() {
     let mut told = ureq::get(&endpoints).call().expect("ask");
     let told: serde_json::Value = serde_json::from_reader(told.body_mut().as_reader()).expect("JSON");
     assert_eq!(told["certificate_hashes"], hashes);
-    assert_eq!(told["endpoints"], serde_json::json!([dev.url(), url]));
+    let quic_url = &dev.ready["quic_url"];
+    assert!(quic_url.as_str().is_some_and(|url| url.starts_with("quic://127.0.0.1:")), "{quic_url}");
+    assert_eq!(told["endpoints"], serde_json::json!([dev.url(), url, quic_url]));
 
     // The authority stays, so that it is trusted once; what it signs is new each time.
     dev.restart();

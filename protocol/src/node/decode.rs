@@ -8,10 +8,10 @@ use capnp::{primitive_list, struct_list, text};
 
 use super::operate::Views;
 use super::{
-    AppendOutcome, Authorize, ChannelAppend, ChannelAppended, ChannelKind, ChannelRef, CloseHome, FRAME_BYTES_MAX,
-    Grant, Head, History, HistoryClass, HistoryRange, KeyAlgorithm, LIST_ITEMS_MAX, LinkHello, MemberChanged,
-    NewMessage, NodeBody, NodeFrame, ProducerState, PublishOrder, PublishedAt, ReadHistory, ReadMark, RevokedTokens,
-    Role, SlowConsumer, StoredMessage, TenantKey, TokensRevoked,
+    AppendOutcome, Authorize, CERTIFICATE_HASHES_MAX, ChannelAppend, ChannelAppended, ChannelKind, ChannelRef,
+    CloseHome, FRAME_BYTES_MAX, Grant, Head, History, HistoryClass, HistoryRange, KeyAlgorithm, LIST_ITEMS_MAX,
+    LinkHello, MemberChanged, NewMessage, NodeBody, NodeFrame, ProducerState, PublishOrder, PublishedAt, ReadHistory,
+    ReadMark, RevokedTokens, Role, SlowConsumer, StoredMessage, TenantKey, TokensRevoked,
 };
 use crate::client::{ENDPOINTS_MAX, PAYLOAD_BYTES_CAP};
 use crate::code::{Advice, Code, Refusal};
@@ -108,6 +108,7 @@ impl Decoder<'_> {
             Which::MarkReads(list) => NodeBody::MarkReads(self.each("markReads", list?, Self::read_mark)?),
             Which::ReadsMarked(list) => NodeBody::ReadsMarked(self.each("readsMarked", list?, Self::read_marked)?),
             Which::ReadsMoved(list) => NodeBody::ReadsMoved(self.each("readsMoved", list?, Self::read_mark)?),
+            Which::CertificateHashes(list) => NodeBody::CertificateHashes(hashes("certificateHashes", list?)?),
         })
     }
 
@@ -123,6 +124,7 @@ impl Decoder<'_> {
             node: self.text("hello.node", hello.get_node())?.to_owned(),
             proof: fixed("hello.proof", hello.get_proof()?)?,
             endpoints,
+            certificate_hashes: hashes("hello.certificateHashes", hello.get_certificate_hashes()?)?,
         })
     }
 
@@ -461,6 +463,15 @@ fn list_len(what: &'static str, len: u32, len_max: usize) -> Result<usize, Frame
     let len = usize::try_from(len).unwrap_or(usize::MAX);
     limit(what, len, len_max)?;
     Ok(len)
+}
+
+fn hashes(what: &'static str, list: capnp::data_list::Reader<'_>) -> Result<Vec<[u8; 32]>, Stop> {
+    let len = list_len(what, list.len(), CERTIFICATE_HASHES_MAX)?;
+    let mut hashes = Vec::with_capacity(len);
+    for hash in list.iter() {
+        hashes.push(fixed(what, hash?)?);
+    }
+    Ok(hashes)
 }
 
 pub(super) fn fixed<const N: usize>(what: &'static str, data: &[u8]) -> Result<[u8; N], FrameError> {

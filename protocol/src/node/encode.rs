@@ -67,8 +67,9 @@ fn words_max(body: &NodeBody) -> usize {
         + match body {
             NodeBody::Hello(hello) => {
                 let endpoints: usize = hello.endpoints.iter().map(|endpoint| 1 + text_words(endpoint)).sum();
-                text_words(&hello.node) + endpoints
+                text_words(&hello.node) + endpoints + hashes_words(&hello.certificate_hashes)
             }
+            NodeBody::CertificateHashes(hashes) => hashes_words(hashes),
             NodeBody::Refused(refused) => refusal(refused),
             NodeBody::Authorize(list) => list
                 .iter()
@@ -293,6 +294,7 @@ fn body(from: &NodeBody, mut to: wire::node_frame::Builder<'_>) {
         NodeBody::Draining => to.set_draining(()),
         NodeBody::MarkReads(from) => read_marks(from, to.init_mark_reads(count(from.len()))),
         NodeBody::ReadsMoved(from) => read_marks(from, to.init_reads_moved(count(from.len()))),
+        NodeBody::CertificateHashes(from) => hashes(from, to.init_certificate_hashes(count(from.len()))),
         NodeBody::ReadsMarked(from) => {
             let mut list = to.init_reads_marked(count(from.len()));
             for (index, from) in (0..).zip(from) {
@@ -315,9 +317,21 @@ fn hello(from: &LinkHello, mut to: wire::link_hello::Builder<'_>) {
     to.set_version(from.version);
     to.set_node(from.node.as_str());
     to.set_proof(&from.proof);
-    let mut list = to.init_endpoints(count(from.endpoints.len()));
+    let mut list = to.reborrow().init_endpoints(count(from.endpoints.len()));
     for (index, endpoint) in (0..).zip(&from.endpoints) {
         list.set(index, endpoint.as_str());
+    }
+    hashes(&from.certificate_hashes, to.init_certificate_hashes(count(from.certificate_hashes.len())));
+}
+
+/// A pointer and four words for each.
+fn hashes_words(hashes: &[[u8; 32]]) -> usize {
+    1 + 5 * hashes.len()
+}
+
+fn hashes(from: &[[u8; 32]], mut to: capnp::data_list::Builder<'_>) {
+    for (index, hash) in (0..).zip(from) {
+        to.set(index, hash);
     }
 }
 

@@ -118,8 +118,11 @@ fn requests() -> impl Strategy<Value = NodeBody> {
         (tenant(), channel(), history_class(), new_message()).prop_map(|(tenant, channel, history, message)| {
             NodeBody::Publish(PublishOrder { tenant, channel, history, message })
         });
-    let hello = (any::<(u16, [u8; 32])>(), text(), vec(text(), 0..8))
-        .prop_map(|((version, proof), node, endpoints)| NodeBody::Hello(LinkHello { version, node, proof, endpoints }));
+    let hello = (any::<(u16, [u8; 32])>(), text(), vec(text(), 0..8), vec(any::<[u8; 32]>(), 0..4)).prop_map(
+        |((version, proof), node, endpoints, certificate_hashes)| {
+            NodeBody::Hello(LinkHello { version, node, proof, endpoints, certificate_hashes })
+        },
+    );
     prop_oneof![
         any::<([u8; 32], u16)>().prop_map(|(nonce, version)| NodeBody::Challenge { nonce, version }),
         hello,
@@ -207,6 +210,7 @@ fn notices() -> impl Strategy<Value = NodeBody> {
     prop_oneof![
         vec(key, 0..10).prop_map(NodeBody::Keys),
         vec(read_mark(), 0..10).prop_map(NodeBody::ReadsMoved),
+        vec(any::<[u8; 32]>(), 0..4).prop_map(NodeBody::CertificateHashes),
         (tenant(), channel(), user(), option::of((role(), any::<bool>()))).prop_map(
             |(tenant, channel, user, membership)| {
                 NodeBody::MemberChanged(MemberChanged { tenant, channel, user, membership })
@@ -350,10 +354,14 @@ fn sizes_over_a_limit_are_refused() {
     check(channels(LIST_ITEMS_MAX + 1), Err(Code::TooLarge));
     let hello = |endpoints| {
         let endpoints = vec!["a:1".into(); endpoints];
-        NodeBody::Hello(LinkHello { version: 1, node: "n".into(), proof: [0; 32], endpoints })
+        let certificate_hashes = Vec::new();
+        NodeBody::Hello(LinkHello { version: 1, node: "n".into(), proof: [0; 32], endpoints, certificate_hashes })
     };
     check(hello(16), Ok(()));
     check(hello(17), Err(Code::TooLarge));
+    let hashes = |count| NodeBody::CertificateHashes(vec![[7; 32]; count]);
+    check(hashes(CERTIFICATE_HASHES_MAX), Ok(()));
+    check(hashes(CERTIFICATE_HASHES_MAX + 1), Err(Code::TooLarge));
 }
 
 #[test]

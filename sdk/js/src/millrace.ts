@@ -20,8 +20,8 @@ export interface QueueOptions {
 
 /** Settings of a {@link Millrace}. All but `url` and `token` have defaults that suit an interactive application. */
 export interface MillraceOptions {
-  /** The node, such as `wss://chat.example`; several of one deployment are tried in turn. The path is `/v1/connect` unless the
-   * URL has one. */
+  /** The node, such as `wss://chat.example`; several of one deployment are tried in turn, as `GET /v1/endpoints` gives them, but
+   * for `quic` URLs. The path is `/v1/connect` unless the URL has one. */
   readonly url: string | readonly string[];
   /**
    * An access token, or better a function that gets one from your server: it is asked before the first connection, when three
@@ -82,7 +82,9 @@ export class Millrace {
   /** @throws {MillraceError} `url` if a URL cannot be used. */
   constructor(options: MillraceOptions) {
     const { url, token, transport, window, waiting } = options;
-    const [first, ...more] = (typeof url === "string" ? [url] : url).map(parseEndpoint);
+    // A list may be what `GET /v1/endpoints` gives, with ways that only other SDKs go.
+    const urls = typeof url === "string" ? [url] : url.filter((url) => !/^quic:/i.test(url));
+    const [first, ...more] = urls.map(parseEndpoint);
     if (first === undefined) throw new MillraceError("url", "there is no URL");
     const bounds = (given: QueueOptions | undefined, messagesMax: number, bytesMax: number) => ({
       messagesMax: atLeast(1, given?.messagesMax ?? messagesMax),

@@ -418,6 +418,8 @@ test("what cannot be is refused where it is asked", LIMIT, async () => {
   assert.throws(() => ann.channel("x".repeat(129)), { kind: "name" });
   assert.throws(() => client("ann", { url: "ftp://host" }), { kind: "url" });
   assert.throws(() => client("ann", { url: "ws://me:secret@host" }), { kind: "url" });
+  assert.throws(() => client("ann", { url: "quic://host" }), { kind: "url" });
+  assert.throws(() => client("ann", { url: ["quic://host"] }), { kind: "url" });
   assert.equal((await failure(ann.channel(name).subscribe())).kind, "already-subscribed");
   assert.equal((await failure(ann.subscribe("nowhere"))).code, Code.NoAccess);
   assert.equal((await failure(channel.send(new Uint8Array(70_000)))).kind, "too-large");
@@ -428,6 +430,8 @@ test("what cannot be is refused where it is asked", LIMIT, async () => {
   channel.unsubscribe();
   assert.deepEqual(await first, { done: true, value: undefined });
   await assert.rejects(client("ann", { url: "ws://127.0.0.1:1" }).connect({ failFast: true }), { kind: "connect" });
+  // As `GET /v1/endpoints` gives them.
+  await client("ann", { url: ["quic://127.0.0.1:1", server.url] }).connect({ failFast: true });
   const bad = client("ann", { token: "no token" });
   assert.equal((await failure(bad.connect())).code, Code.BadToken);
 });

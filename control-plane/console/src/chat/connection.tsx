@@ -17,9 +17,10 @@ const LOOK_MS = 5_000;
 /** The nodes are where this page may not connect: its policy names where they were. */
 export const moved = new Store(false);
 
-/** Where the data nodes are, as of now. */
+/** Where the data nodes are, as of now, as far as this page may connect there: by WebSocket. */
 export async function endpoints(signal: AbortSignal): Promise<readonly string[]> {
-  return (await call<{ endpoints: string[] }>({ path: "/v1/endpoints", signal })).endpoints;
+  const { endpoints } = await call<{ endpoints: string[] }>({ path: "/v1/endpoints", signal });
+  return endpoints.filter((endpoint) => /^wss?:/.test(endpoint));
 }
 
 /** Looks, while there is no connection, whether the nodes are still where the client looks for them. */

@@ -76,7 +76,7 @@ async fn begin<'a, S: AsyncRead + AsyncWrite + Unpin>(
             let heartbeat_ms = u32::try_from(shared.config.heartbeat.as_millis()).unwrap_or(u32::MAX);
             handshake::send(stream, NodeBody::Welcome { term, heartbeat_ms }).await?;
             tracing::debug!(node = hello.node, endpoints = ?hello.endpoints, "data node welcome");
-            shared.met(hello.endpoints);
+            shared.met(hello.endpoints, hello.certificate_hashes);
             Ok((claim, term))
         }
         Err(refusal) => {
@@ -231,6 +231,10 @@ impl Link {
                     // Nobody waits any more: fine.
                     drop(answer.send(result));
                 }
+                return Ok(());
+            }
+            NodeBody::CertificateHashes(hashes) => {
+                self.shared.shows(hashes.clone());
                 return Ok(());
             }
             NodeBody::Reported(_) | NodeBody::Inspected(_) | NodeBody::Draining => {

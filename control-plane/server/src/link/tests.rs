@@ -258,5 +258,6 @@ fn hello(name: &str, secret: &[u8], nonce: &[u8; 32]) -> LinkHello {
         node: name.into(),
         proof: proof.as_ref().try_into().unwrap(),
         endpoints: vec!["ws://localhost".into()],
+        certificate_hashes: vec![[1; 32]],
     }
 }

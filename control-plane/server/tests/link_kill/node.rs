@@ -34,6 +34,7 @@ impl Node {
                 node: "node".into(),
                 proof: proof.as_ref().try_into().expect("32 bytes"),
                 endpoints: vec![],
+                certificate_hashes: vec![],
             };
             node.send_frame(0, NodeBody::Hello(hello)).await;
             match node.receive().await.body {

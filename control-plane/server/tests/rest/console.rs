@@ -66,8 +66,16 @@ fn clients_learn_where_to_connect() {
     let world = World::new();
     let endpoints = || world.request("GET", "/v1/endpoints").send();
     assert_eq!(endpoints().expect(200), json!({"endpoints": []}));
-    world.plane.reached_at(&["wss://chat.example", "ws://0.0.0.0:7400", "ftp://elsewhere"]);
+    world.plane.reached_at(&["wss://chat.example", "ws://0.0.0.0:7400", "quic://chat.example:443", "ftp://elsewhere"]);
     let answer = endpoints();
-    assert_eq!(answer.expect(200), json!({"endpoints": ["wss://chat.example", "ws://127.0.0.1:7400"]}));
+    let expect = ["wss://chat.example", "ws://127.0.0.1:7400", "quic://chat.example:443"];
+    assert_eq!(answer.expect(200), json!({ "endpoints": expect }));
     assert_eq!(answer.header("cache-control"), "no-store");
+    world.plane.shows(&[[0; 32]]);
+    let hash = json!({"algorithm": "sha-256", "value": "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="});
+    assert_eq!(endpoints().expect(200), json!({"endpoints": expect, "certificate_hashes": [hash]}));
+    // The page connects by WebSocket alone.
+    let page = world.request("GET", "/").send();
+    let policy = page.header("content-security-policy");
+    assert!(policy.contains("connect-src 'self' wss://chat.example ws://127.0.0.1:7400;"), "{policy}");
 }

@@ -38,7 +38,8 @@ impl SmallNode {
         let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, SECRET);
         let proof = aws_lc_rs::hmac::sign(&key, &[&nonce[..], b"small"].concat());
         let proof = proof.as_ref().try_into().unwrap();
-        let hello = LinkHello { version: VERSION, node: "small".into(), proof, endpoints: vec![] };
+        let hello =
+            LinkHello { version: VERSION, node: "small".into(), proof, endpoints: vec![], certificate_hashes: vec![] };
         node.send(0, NodeBody::Hello(hello)).await;
         let NodeBody::Welcome { term, .. } = node.receive().await.unwrap().body else { panic!("not welcome") };
         node.term = term;

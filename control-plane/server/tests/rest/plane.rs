@@ -21,6 +21,7 @@ pub(crate) struct FakePlane {
     /// What operators asked, but for figures; and how often for those.
     asked: Mutex<(Vec<(String, NodeBody)>, u64)>,
     endpoints: Mutex<Vec<String>>,
+    certificate_hashes: Mutex<Vec<[u8; 32]>>,
     /// One permit lets one publish pass; plenty unless a test takes them away.
     pub(crate) gate: Semaphore,
 }
@@ -34,6 +35,7 @@ impl Default for FakePlane {
             nodes: Mutex::default(),
             asked: Mutex::default(),
             endpoints: Mutex::default(),
+            certificate_hashes: Mutex::default(),
             gate: Semaphore::new(1_000),
         }
     }
@@ -113,6 +115,11 @@ impl FakePlane {
         *self.endpoints.lock().unwrap() = endpoints.iter().map(|&endpoint| endpoint.to_owned()).collect();
     }
 
+    /// What the data nodes show is known by these.
+    pub(crate) fn shows(&self, hashes: &[[u8; 32]]) {
+        *self.certificate_hashes.lock().unwrap() = hashes.to_vec();
+    }
+
     fn accept(&self, order: &PublishOrder) -> PublishedAt {
         let mut orders = self.orders.lock().unwrap();
         let mut places = HashMap::new();
@@ -158,6 +165,10 @@ impl DataPlane for FakePlane {
 
     fn endpoints(&self) -> Vec<String> {
         self.endpoints.lock().unwrap().clone()
+    }
+
+    fn certificate_hashes(&self) -> Vec<[u8; 32]> {
+        self.certificate_hashes.lock().unwrap().clone()
     }
 }
 

@@ -15,7 +15,7 @@ use millrace_protocol::id::Term;
 use millrace_protocol::node::{self, FrameReader, LinkHello, NodeBody, NodeFrame};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
 /// From connecting to `Welcome`.
@@ -71,6 +71,8 @@ impl fmt::Display for LinkTarget {
 pub(crate) struct Identity {
     pub(crate) node: String,
     pub(crate) endpoints: Vec<String>,
+    /// Of the certificate that clients are shown, where browsers take that by its hash.
+    pub(crate) certificate_hashes: watch::Receiver<Vec<[u8; 32]>>,
     pub(crate) secret: Vec<u8>,
 }
 
@@ -219,11 +221,14 @@ async fn connect_and_greet(target: &LinkTarget, identity: &Identity) -> Result<L
     if version != node::VERSION {
         return Err(LinkError::Version(version));
     }
+    let mut hashes = identity.certificate_hashes.clone();
+    let certificate_hashes = hashes.borrow_and_update().clone();
     let hello = NodeBody::Hello(LinkHello {
         version: node::VERSION,
         node: identity.node.clone(),
         proof: proof(&identity.secret, &nonce, &identity.node),
         endpoints: identity.endpoints.clone(),
+        certificate_hashes,
     });
     let mut buffer = Vec::new();
     node::encode_delimited(&NodeFrame { id: 0, body: hello }, &mut buffer)?;
@@ -231,7 +236,7 @@ async fn connect_and_greet(target: &LinkTarget, identity: &Identity) -> Result<L
     match read.next().await?.body {
         NodeBody::Welcome { term, heartbeat_ms } => {
             let heartbeat = Duration::from_millis(heartbeat_ms.into()).clamp(HEARTBEAT.0, HEARTBEAT.1);
-            Ok(Link { read, write, term, heartbeat })
+            Ok(Link { read, write, term, heartbeat, hashes })
         }
         NodeBody::Refused(refusal) => Err(LinkError::Refused(refusal)),
         _ => Err(LinkError::UnexpectedFrame),
@@ -275,6 +280,8 @@ struct Link {
     write: tokio::io::WriteHalf<Box<dyn Pipe>>,
     term: Term,
     heartbeat: Duration,
+    /// What the hello told of the certificate.
+    hashes: watch::Receiver<Vec<[u8; 32]>>,
 }
 
 impl Link {
@@ -283,7 +290,7 @@ impl Link {
         let pong_due = Notify::new();
         let (term, heartbeat) = (self.term, self.heartbeat);
         let reading = read_all(&mut self.read, heartbeat, events, &pong_due);
-        let writing = write_all(&mut self.write, term, heartbeat, outgoing, &pong_due);
+        let writing = write_all(&mut self.write, &mut self.hashes, term, heartbeat, outgoing, &pong_due);
         // Both ends of the select are loops that end only with the link, so neither is ever dropped half way to be resumed.
         tokio::select! {
             end = reading => end,
@@ -320,6 +327,7 @@ async fn read_all(
 
 async fn write_all(
     write: &mut tokio::io::WriteHalf<Box<dyn Pipe>>,
+    hashes: &mut watch::Receiver<Vec<[u8; 32]>>,
     term: Term,
     heartbeat: Duration,
     outgoing: &mut mpsc::Receiver<Outgoing>,
@@ -328,7 +336,9 @@ async fn write_all(
     let mut buffer = Vec::new();
     let mut ping_at = Instant::now() + heartbeat;
     loop {
-        let mut pong = false;
+        let (mut pong, mut shown) = (false, None);
+        // A node without a certificate has nothing to tell of it.
+        let has_certificate = hashes.has_changed().is_ok();
         let mut next = tokio::select! {
             next = outgoing.recv() => match next {
                 Some(next) => Some(next),
@@ -342,9 +352,16 @@ async fn write_all(
                 pong = true;
                 None
             }
+            Ok(()) = hashes.changed(), if has_certificate => {
+                shown = Some(hashes.borrow_and_update().clone());
+                None
+            }
             () = tokio::time::sleep_until(ping_at) => None,
         };
         buffer.clear();
+        if let Some(hashes) = shown {
+            node::encode_delimited(&NodeFrame { id: 0, body: NodeBody::CertificateHashes(hashes) }, &mut buffer)?;
+        }
         if pong {
             node::encode_delimited(&NodeFrame { id: 0, body: NodeBody::Pong }, &mut buffer)?;
         }

@@ -106,7 +106,6 @@ async fn serve(command: &Dev, settings: &Settings, authority: Option<Authority>,
     let data =
         millrace_data::start(plan::data(settings)?, LinkConfig { target, secret }).context("start the data node")?;
 
-    control.link().set_certificate_hashes(certificate_hashes(&data));
     let credentials = Credentials {
         url: format!("ws://{}", data.client_address),
         ca: authority.as_ref().map_or(Ok(String::new()), |authority| absolute(&authority.ca()))?,
@@ -124,9 +123,7 @@ async fn serve(command: &Dev, settings: &Settings, authority: Option<Authority>,
 
     let fresh = async {
         match &authority {
-            Some(authority) => {
-                authority.keep_fresh(&data, || control.link().set_certificate_hashes(certificate_hashes(&data))).await
-            }
+            Some(authority) => authority.keep_fresh(&data).await,
             None => std::future::pending().await,
         }
     };
@@ -174,10 +171,12 @@ fn announce(command: &Dev, credentials: &Credentials, data: &DataNode, console: 
     let mut out = std::io::stdout().lock();
     let admin = format!("http://{}", data.admin_address);
     let tls_url = data.client_tls_address.map(|address| format!("wss://{address}"));
+    let quic_url = data.client_quic_address.map(|address| format!("quic://{address}"));
     if command.json {
         let mut ready = serde_json::to_value(credentials).context("write credentials as JSON")?;
         ready["admin"] = json!(admin);
         ready["tls_url"] = json!(tls_url);
+        ready["quic_url"] = json!(quic_url);
         ready["certificate_hashes"] = certificate_hashes(data)
             .into_iter()
             .map(|hash| json!({ "algorithm": "sha-256", "value": STANDARD.encode(hash) }))
@@ -194,6 +193,9 @@ fn announce(command: &Dev, credentials: &Credentials, data: &DataNode, console: 
         writeln!(out, "  clients   {url}")?;
         if let Some(tls_url) = tls_url {
             writeln!(out, "  over TLS  {tls_url}")?;
+        }
+        if let Some(quic_url) = quic_url {
+            writeln!(out, "  over QUIC {quic_url}")?;
         }
         if !ca.is_empty() {
             writeln!(out, "  CA        {ca}")?;

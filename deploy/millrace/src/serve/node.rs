@@ -100,6 +100,9 @@ pub(crate) fn data(command: &Data) -> Result<()> {
             if let Some(address) = node.client_tls_address {
                 told["tls_url"] = json!(format!("wss://{address}"));
             }
+            if let Some(address) = node.client_quic_address {
+                told["quic_url"] = json!(format!("quic://{address}"));
+            }
             ready(&told)?;
         }
         loop {

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use millrace_control::{Network, Networks, WebhookConfig};
-use millrace_data::{AdmissionLimits, Compressing, Pinning, TlsConfig};
+use millrace_data::{AdmissionLimits, Compressing, Pinning, QuicAddress, TlsConfig};
 use millrace_store::Store;
 
-use crate::settings::{self, Compression, Engine, Settings};
+use crate::settings::{self, Compression, Engine, QUIC_OFF, Settings};
 
 /// The data node's configuration, checked.
 pub(crate) fn data(settings: &Settings) -> Result<millrace_data::Config> {
@@ -35,6 +35,11 @@ pub(crate) fn data(settings: &Settings) -> Result<millrace_data::Config> {
         client_tls_address: match data.client_tls_address.as_str() {
             "" => None,
             text => Some(address("data.client_tls_address", text)?),
+        },
+        client_quic_address: match data.client_quic_address.as_str() {
+            "" => QuicAddress::WithTls,
+            QUIC_OFF => QuicAddress::Off,
+            text => QuicAddress::At(address("data.client_quic_address", text)?),
         },
         tls: tls(data),
         admin_address: address("data.admin_address", &data.admin_address)?,
@@ -122,3 +127,20 @@ pub(crate) fn host_name() -> String {
 
 /// How long everything but the data node's drain may take at a stop.
 pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quic_is_where_tls_is_or_elsewhere_or_nowhere() {
+        let check = |text: &str, expect: QuicAddress| {
+            let overrides = [format!("data.client_quic_address={text}")];
+            let settings = Settings::load(None, std::iter::empty(), &overrides).unwrap();
+            assert_eq!(data(&settings).unwrap().client_quic_address, expect, "{text:?}");
+        };
+        check("", QuicAddress::WithTls);
+        check("127.0.0.1:8443", QuicAddress::At(([127, 0, 0, 1], 8443).into()));
+        check("off", QuicAddress::Off);
+    }
+}

@@ -23,6 +23,10 @@ const MEANINGS: &[(&str, &str)] = &[
         "data.client_tls_address",
         "The same over TLS, with the certificate below; empty: nowhere. `dev` has it on, with a certificate of its own.",
     ),
+    (
+        "data.client_quic_address",
+        "Clients over QUIC (UDP); empty: the port number of client_tls_address, if that is set; `off`: nowhere.",
+    ),
     ("data.tls_certificate", "PEM file: the node's certificate, then those that lead to its root."),
     ("data.tls_key", "PEM file: the certificate's private key, not encrypted."),
     ("data.tls_client_ca", "PEM file: roots of clients' certificates, which all clients over TLS then need."),

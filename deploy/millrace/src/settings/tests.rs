@@ -47,6 +47,7 @@ fn what_is_wrong_is_named() {
     check(None, &[], &["limits.queue=16 KiB"], &["limits.queue", "65536"]);
     check(None, &[], &["data.client_address=nonsense"], &["data.client_address", "nonsense", "HOST:PORT"]);
     check(None, &[], &["data.client_tls_address=7443"], &["data.client_tls_address", "HOST:PORT"]);
+    check(None, &[], &["data.client_quic_address=on"], &["data.client_quic_address", "HOST:PORT"]);
     check(None, &[], &["data.tls_key=key.pem"], &["data.tls_certificate", "both"]);
     check(None, &[], &["data.tls_client_ca=ca.pem"], &["data.tls_client_ca", "data.tls_key"]);
     check(None, &[], &["webhooks.networks=10.0.0.0"], &["webhooks.networks", "10.0.0.0", "10.1.0.0/16"]);

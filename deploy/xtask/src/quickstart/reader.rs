@@ -123,6 +123,7 @@ impl Reader {
         let settings = [
             ("ws://127.0.0.1:7400", "data.client_address"),
             ("wss://127.0.0.1:7443", "data.client_tls_address"),
+            ("quic://127.0.0.1:7443", "data.client_quic_address"),
             ("http://127.0.0.1:7410", "control.rest_address"),
             ("http://127.0.0.1:7401", "data.admin_address"),
         ];

@@ -69,14 +69,19 @@ async fn a_handshake_is_bounded_in_time_bytes_and_number() {
 async fn one_data_node_at_a_time_and_terms_rise() {
     let world = World::new();
     assert!(world.server.endpoints().is_empty());
-    let first = world.node().await;
+    let mut first = world.node().await;
     assert!(world.server.is_linked());
     assert_eq!(world.server.endpoints(), ["ws://localhost"]);
+    assert_eq!(world.server.certificate_hashes(), [[1; 32]]);
     let refusal = world.greeted("second").await.map(|node| node.term).unwrap_err();
     assert_eq!(refusal.code, Code::Busy);
     assert!(refusal.message.contains("\"node\"") && !refusal.retry_after.is_zero(), "{refusal:?}");
 
     let first_term = first.term;
+    first.send(NodeBody::CertificateHashes(vec![[2; 32], [3; 32]])).await;
+    // It is taken before what comes behind it is answered.
+    assert_eq!(first.call(NodeBody::Ping).await, NodeBody::Pong);
+    assert_eq!(world.server.certificate_hashes(), [[2; 32], [3; 32]]);
     drop(first);
     assert_eq!(world.server.endpoints(), ["ws://localhost"], "it comes back where it was");
     let second = world.node().await;

@@ -49,6 +49,10 @@ impl Peer {
 
     async fn welcome(&mut self, term: u64) {
         self.challenge().await;
+        self.accept(term).await;
+    }
+
+    async fn accept(&mut self, term: u64) {
         self.send(0, NodeBody::Welcome { term: Term(term), heartbeat_ms: HEARTBEAT_MS }).await;
     }
 }
@@ -58,6 +62,8 @@ struct World {
     peers: Receiver<Peer>,
     events: Receiver<LinkEvent>,
     outgoing: Sender<Outgoing>,
+    /// Hashes of the certificate that the node shows.
+    shown: watch::Sender<Vec<[u8; 32]>>,
 }
 
 /// A link that is kept open for as long as the world is there.
@@ -74,12 +80,18 @@ fn world(refuse: impl Fn(usize) -> bool + Send + Sync + 'static) -> World {
         to_peers.try_send(Peer { write, read, frames: FrameReader::default() }).map_err(io::Error::other)?;
         Ok(ours)
     };
-    let identity = Identity { node: "n1".into(), endpoints: vec!["ws://n1".into()], secret: b"secret".to_vec() };
+    let (shown, certificate_hashes) = watch::channel(vec![[1; 32]]);
+    let identity = Identity {
+        node: "n1".into(),
+        endpoints: vec!["ws://n1".into()],
+        certificate_hashes,
+        secret: b"secret".to_vec(),
+    };
     let (to_events, events) = mpsc::channel(16);
     let (outgoing, from_outgoing) = mpsc::channel(16);
     let target = LinkTarget::InProcess { dial: Arc::new(dial) };
     tokio::spawn(keep_open(target, identity, to_events, from_outgoing));
-    World { dials, peers, events, outgoing }
+    World { dials, peers, events, outgoing, shown }
 }
 
 impl World {
@@ -111,6 +123,24 @@ async fn the_proof_is_of_the_nonce_and_the_name() {
     assert_eq!(hmac::verify(&key, &[&[3; 32][..], b"n1"].concat(), &hello.proof), Ok(()));
     assert_eq!((hello.node.as_str(), hello.version), ("n1", node::VERSION));
     assert_eq!(hello.endpoints, ["ws://n1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_certificate_is_told() {
+    let mut world = world(|_| false);
+    let mut peer = world.peer().await;
+    assert_eq!(peer.challenge().await.certificate_hashes, [[1; 32]]);
+    // While the link is not up yet it is not told; it is when the link is.
+    world.shown.send_replace(vec![[2; 32]]);
+    peer.accept(7).await;
+    world.up(7).await;
+    assert_eq!(peer.receive().await.expect("a frame").body, NodeBody::CertificateHashes(vec![[2; 32]]));
+    world.shown.send_replace(Vec::new());
+    assert_eq!(peer.receive().await.expect("a frame").body, NodeBody::CertificateHashes(Vec::new()));
+    drop(peer);
+    world.down().await;
+    world.shown.send_replace(vec![[3; 32]]);
+    assert_eq!(world.peer().await.challenge().await.certificate_hashes, [[3; 32]]);
 }
 
 #[tokio::test(start_paused = true)]

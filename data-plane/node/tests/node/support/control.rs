@@ -53,6 +53,8 @@ struct State {
     keys: Vec<node::TenantKey>,
     term: u64,
     hellos: usize,
+    /// What the node told of its certificate last.
+    certificate_hashes: Vec<[u8; 32]>,
     refused_proofs: usize,
     /// Publish orders that wait for their answer.
     orders: HashMap<u64, std::sync::mpsc::Sender<Result<PublishedAt, Refusal>>>,
@@ -268,6 +270,11 @@ impl Control {
         messages.iter().map(|stored| (stored.offset.get(), stored.message.body.to_vec())).collect()
     }
 
+    /// Hashes of the node's certificate, as it told them last.
+    pub(crate) fn certificate_hashes(&self) -> Vec<[u8; 32]> {
+        self.state().certificate_hashes.clone()
+    }
+
     /// Hellos with the right proof, and with a wrong one.
     pub(crate) fn hellos(&self) -> (usize, usize) {
         let state = self.state();
@@ -328,6 +335,7 @@ async fn serve(
     let (term, keys) = {
         let mut state = shared.state.lock().expect("state");
         state.hellos += 1;
+        state.certificate_hashes = hello.certificate_hashes;
         state.term += 1;
         (Term(state.term), state.keys.clone())
     };
@@ -346,6 +354,10 @@ async fn serve(
         let body = match frame.body {
             NodeBody::Ping => NodeBody::Pong,
             NodeBody::Pong => continue,
+            NodeBody::CertificateHashes(hashes) => {
+                shared.state.lock().expect("state").certificate_hashes = hashes;
+                continue;
+            }
             NodeBody::Published(result) => {
                 let state = shared.state.lock().expect("state");
                 // Kept, so that numbers are not used again.

@@ -103,8 +103,8 @@ impl Authority {
         write(&self.node(), &format!("{}{}", certificate.pem(), key.serialize_pem()), 0o600)
     }
 
-    /// Renews the node's certificate every day, for as long as anybody waits; `renewed` is called when a new one is in force.
-    pub(super) async fn keep_fresh(&self, node: &DataNode, renewed: impl Fn()) -> Infallible {
+    /// Renews the node's certificate every day, for as long as anybody waits.
+    pub(super) async fn keep_fresh(&self, node: &DataNode) -> Infallible {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
             let Some(certificate) = node.certificate() else { continue };
@@ -112,11 +112,10 @@ impl Authority {
             if now() < made + RENEW_AFTER {
                 continue;
             }
-            match self.renew().and_then(|()| node.reload_certificates().context("use the new certificate")) {
-                Ok(()) => renewed(),
-                Err(error) => {
-                    tracing::warn!(error = format!("{error:#}"), "the development certificate is not renewed");
-                }
+            if let Err(error) =
+                self.renew().and_then(|()| node.reload_certificates().context("use the new certificate"))
+            {
+                tracing::warn!(error = format!("{error:#}"), "the development certificate is not renewed");
             }
         }
     }
