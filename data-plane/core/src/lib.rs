@@ -52,7 +52,7 @@ pub use compression::Compress;
 pub use config::{Config, ConfigError, HomeConfig, Rate};
 pub use hop::Hop;
 pub use id::{Now, SLOTS, SessionKey, ShardIndex, home_of};
-pub use outbound::{Lanes, Outbound, Place};
+pub use outbound::{Lanes, Outbound, Place, Taken};
 pub use run::Run;
 pub use shard::{Findings, Shard};
 pub use stats::Stats;

@@ -12,7 +12,7 @@ use millrace_protocol::client::{ServerBody, ServerFrame};
 use millrace_protocol::ws::deflate::Window;
 use millrace_protocol::{ChannelId, Position};
 
-pub use self::lanes::{Lanes, Place};
+pub use self::lanes::{Lanes, Place, Taken};
 use crate::run::{Run, encode_frame, frame_end};
 use crate::wheel::Tick;
 

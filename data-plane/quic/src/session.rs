@@ -5,7 +5,7 @@
 use std::time::Instant;
 
 use bytes::Bytes;
-use millrace_core::{Lanes, Place};
+use millrace_core::{Lanes, Place, Taken};
 use millrace_protocol::client::{CLIENT_FRAME_BYTES_MAX, ClientBody, decode_client};
 use millrace_protocol::stream::FrameReader;
 use millrace_protocol::{ChannelId, Code};
@@ -305,6 +305,12 @@ impl Writes {
         }
     }
 
+    /// Whose rest is the longest, if all of them are as much as there may be.
+    fn full_of(&self) -> Option<Owner> {
+        let longest = self.rests.iter().max_by_key(|rest| rest.bytes.len())?;
+        (self.rests_bytes >= RESTS_BYTES_MAX).then_some(longest.owner)
+    }
+
     pub(crate) fn has_rest_on(&self, stream: StreamId) -> bool {
         self.rests.iter().any(|rest| rest.stream == stream)
     }
@@ -345,35 +351,32 @@ struct Writer<'a> {
 }
 
 impl Lanes for Writer<'_> {
-    fn take(&mut self, place: Place, frame: impl FnOnce() -> Bytes) -> bool {
+    fn take(&mut self, place: Place, frame: impl FnOnce() -> Bytes) -> Taken {
         let Self { session, driver } = self;
-        if session.writes.rests_bytes >= RESTS_BYTES_MAX {
-            return false;
+        let Some(control) = session.control else { return Taken::LaneFull };
+        let lane = place.channel().and_then(|channel| session.lane(channel));
+        let owner = place.channel().map_or(Owner::Control, Owner::Channel);
+        // What goes on the control stream although it is a channel's waits for that, too.
+        let on_control = matches!(place, Place::Attached(_)) || matches!(place, Place::Closing(_)) && lane.is_none();
+        if session.has_rest(owner) || on_control && session.has_rest(Owner::Control) {
+            return Taken::LaneFull;
         }
-        let Some(control) = session.control else { return false };
-        let key = session.key;
+        if let Some(owner) = session.writes.full_of() {
+            return match owner {
+                Owner::Channel(channel) => Taken::FullOf(Some(channel)),
+                Owner::Control | Owner::Http => Taken::FullOf(None),
+            };
+        }
         match place {
-            Place::Control => {
-                if session.has_rest(Owner::Control) {
-                    return false;
-                }
-                session.write(driver, control, Owner::Control, frame(), false);
-            }
-            Place::Channel(channel) => {
-                if session.has_rest(Owner::Channel(channel)) {
-                    return false;
-                }
-                match session.lane(channel) {
-                    Some(stream) => session.write(driver, stream, Owner::Channel(channel), frame(), false),
-                    // A channel's first frame opens its stream.
-                    None => debug_assert!(false, "messages of a channel without a stream"),
-                }
-            }
+            Place::Control => session.write(driver, control, owner, frame(), false),
+            Place::Channel(_) => match lane {
+                Some(stream) => session.write(driver, stream, owner, frame(), false),
+                // A channel's first frame opens its stream.
+                None => debug_assert!(false, "messages of a channel without a stream"),
+            },
             Place::Opening(channel) => {
-                if session.has_rest(Owner::Channel(channel)) {
-                    return false;
-                }
-                let Some(stream) = driver.open_stream(key) else { return false };
+                let key = session.key;
+                let Some(stream) = driver.open_stream(key) else { return Taken::LaneFull };
                 if let Some(earlier) = session.forget(channel) {
                     driver.finish(key, earlier);
                 }
@@ -383,26 +386,22 @@ impl Lanes for Writer<'_> {
                 }
                 session.lanes.push((channel, stream));
                 let first = session.first(frame());
-                session.write(driver, stream, Owner::Channel(channel), first, false);
+                session.write(driver, stream, owner, first, false);
             }
             Place::Closing(channel) | Place::Attached(channel) => {
-                let lane = session.lane(channel).filter(|_| matches!(place, Place::Closing(_)));
-                if session.has_rest(Owner::Channel(channel)) || lane.is_none() && session.has_rest(Owner::Control) {
-                    return false;
-                }
                 let stream = session.forget(channel);
-                match (lane, stream) {
-                    (Some(lane), _) => session.write(driver, lane, Owner::Channel(channel), frame(), true),
-                    (None, stream) => {
+                match stream {
+                    Some(stream) if !on_control => session.write(driver, stream, owner, frame(), true),
+                    stream => {
                         if let Some(stream) = stream {
-                            driver.finish(key, stream);
+                            driver.finish(session.key, stream);
                         }
                         session.write(driver, control, Owner::Control, frame(), false);
                     }
                 }
             }
         }
-        true
+        Taken::Whole
     }
 }
 

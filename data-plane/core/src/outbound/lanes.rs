@@ -26,8 +26,8 @@ pub enum Place {
 }
 
 impl Place {
-    /// What is in order: each channel, and the control stream.
-    fn lane(self) -> Lane {
+    /// Whose frame it is, if it is a channel's.
+    pub fn channel(self) -> Option<ChannelId> {
         match self {
             Self::Control => None,
             Self::Opening(channel) | Self::Channel(channel) | Self::Closing(channel) | Self::Attached(channel) => {
@@ -37,13 +37,26 @@ impl Place {
     }
 }
 
+/// What is in order: each channel, and the control stream.
 type Lane = Option<ChannelId>;
+
+/// What became of a frame that was offered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    /// It was taken.
+    Whole,
+    /// It was refused: its lane has not taken all that it was given before.
+    LaneFull,
+    /// It was refused: the transport holds as much as it may of what others have not taken, most of it of this channel; without one, of
+    /// the control stream.
+    FullOf(Option<ChannelId>),
+}
 
 /// A transport with lanes, as it takes frames.
 pub trait Lanes {
-    /// Takes a frame, whole and without a transport's header; or refuses it (`false`), because its stream has not taken all that it was
-    /// given before. Of what it refused, nothing more is offered in this pass.
-    fn take(&mut self, place: Place, frame: impl FnOnce() -> Bytes) -> bool;
+    /// Takes a frame, whole and without a transport's header, or refuses it. Of a lane that was refused, nothing more is offered in
+    /// this pass.
+    fn take(&mut self, place: Place, frame: impl FnOnce() -> Bytes) -> Taken;
 }
 
 /// What a queue towards a transport with lanes knows of them.
@@ -105,7 +118,10 @@ impl Outbound {
 /// One look at everything that waits.
 #[derive(Default)]
 struct Pass {
+    /// Lanes that take nothing.
     refused: Vec<Lane>,
+    /// Lanes that others keep from taking something.
+    kept_out: Vec<Lane>,
     /// Lanes that took something; told only of those that come to be refused.
     moved: Vec<Lane>,
     data_bytes: u32,
@@ -192,17 +208,27 @@ impl Pass {
     }
 
     fn ask(&mut self, place: Place, lanes: &mut impl Lanes, frame: impl FnOnce() -> Bytes) -> bool {
-        let lane = place.lane();
-        if self.refused.contains(&lane) {
+        let lane = place.channel();
+        if self.refused.contains(&lane) || self.kept_out.contains(&lane) {
             return false;
         }
-        let taken = lanes.take(place, frame);
-        if !taken {
-            self.refused.push(lane);
-        } else if !self.moved.contains(&lane) {
-            self.moved.push(lane);
+        match lanes.take(place, frame) {
+            Taken::Whole => {
+                if !self.moved.contains(&lane) {
+                    self.moved.push(lane);
+                }
+                return true;
+            }
+            Taken::LaneFull => self.refused.push(lane),
+            // Who is slow is not who finds no room for that.
+            Taken::FullOf(other) => {
+                self.kept_out.push(lane);
+                if !self.refused.contains(&other) {
+                    self.refused.push(other);
+                }
+            }
         }
-        taken
+        false
     }
 }
 
@@ -221,18 +247,23 @@ mod tests {
     #[derive(Default)]
     struct Streams {
         room: HashMap<Lane, usize>,
+        /// What this one has not taken fills the whole.
+        full_of: Option<Lane>,
         got: Vec<(Place, String)>,
     }
 
     impl Lanes for Streams {
-        fn take(&mut self, place: Place, frame: impl FnOnce() -> Bytes) -> bool {
-            let room = self.room.entry(place.lane()).or_insert(usize::MAX);
+        fn take(&mut self, place: Place, frame: impl FnOnce() -> Bytes) -> Taken {
+            let room = self.room.entry(place.channel()).or_insert(usize::MAX);
             if *room == 0 {
-                return false;
+                return Taken::LaneFull;
+            }
+            if let Some(other) = self.full_of.filter(|&other| other != place.channel()) {
+                return Taken::FullOf(other);
             }
             *room -= 1;
             self.got.push((place, told(&frame())));
-            true
+            Taken::Whole
         }
     }
 
@@ -284,7 +315,7 @@ mod tests {
     }
 
     fn of(streams: &Streams, lane: Lane) -> Vec<&str> {
-        streams.got.iter().filter(|(place, _)| place.lane() == lane).map(|(_, told)| &**told).collect()
+        streams.got.iter().filter(|(place, _)| place.channel() == lane).map(|(_, told)| &**told).collect()
     }
 
     #[test]
@@ -325,6 +356,23 @@ mod tests {
         assert_eq!(of(&streams, None), ["ping", "ping", "ping"]);
         assert_eq!((outbound.queued_bytes(), outbound.control_frames(), outbound.is_empty()), (0, 0, true));
         assert_eq!((outbound.held_since(), outbound.rest.capacity()), (None, 0));
+    }
+
+    /// A channel whose frames find no room because of another one's is not the slow one.
+    #[test]
+    fn who_fills_the_transport_is_held_and_not_who_finds_it_full() {
+        let (mut outbound, mut streams) = (Outbound::in_lanes(), Streams::default());
+        outbound.push_run(&Rc::new(run_of(1, 4, &[10])));
+        outbound.push_run(&Rc::new(run_of(1, 5, &[10])));
+        streams.full_of = Some(Some(channel(2)));
+        outbound.offer(5, &mut streams);
+        assert_eq!(of(&streams, Some(channel(1))), [] as [&str; 0]);
+        assert_eq!((outbound.holds(channel(1)), outbound.holds(channel(2))), (false, true));
+        assert_eq!((outbound.held_channels(), outbound.held_since()), (vec![channel(2)], Some(5)));
+        streams.full_of = None;
+        outbound.offer(6, &mut streams);
+        assert_eq!(of(&streams, Some(channel(1))), ["4", "5"]);
+        assert_eq!((outbound.held_since(), outbound.is_empty()), (None, true));
     }
 
     /// What is dropped of a run that was taken in part is told with the right offsets.

@@ -5,7 +5,7 @@ mod world;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use millrace_core::{Lanes, Place};
+use millrace_core::{Lanes, Place, Taken};
 use millrace_protocol::ChannelId;
 use millrace_protocol::client::{ClientBody, ClientFrame, Hello, Publish, VERSION, encode_client};
 use quinn_proto::Dir;
@@ -126,6 +126,26 @@ fn a_stream_that_is_not_read_holds_up_no_other() {
     world.run_until("the rest came", |world| {
         world.client.streams[&first].len() == usize::try_from(taken[0]).unwrap() + 2
     });
+}
+
+/// What one stream has not taken counts as that channel's, also for those who find no room because of it.
+#[test]
+fn who_finds_no_room_is_told_because_of_whom() {
+    let mut world = World::new(2, 1, Limits::default(), Link::default());
+    world.client_stream_window = 8 << 10;
+    world.connect();
+    world.client_writes(&hello());
+    world.run_until("the hello came", |world| world.server.frames.len() == 1);
+    for place in [1, 2] {
+        assert!(world.offer(Place::Opening(channel(place)), frame(0, 5)));
+    }
+    // 80 KB, of which the client takes 8: more than all that may wait.
+    assert_eq!(world.offered(Place::Channel(channel(1)), frame(1, 10_000)), Taken::Whole);
+    assert_eq!(world.offered(Place::Channel(channel(1)), frame(2, 1)), Taken::LaneFull);
+    assert_eq!(world.offered(Place::Channel(channel(2)), frame(1, 1)), Taken::FullOf(Some(channel(1))));
+    assert_eq!(world.offered(Place::Control, frame(1, 1)), Taken::FullOf(Some(channel(1))));
+    world.run_for(Duration::from_secs(1));
+    assert_eq!(world.offered(Place::Channel(channel(2)), frame(1, 1)), Taken::Whole);
 }
 
 #[test]
@@ -413,5 +433,5 @@ fn lanes_are_offered_nothing_before_the_control_stream_is_there() {
     let key = world.server.session.as_ref().unwrap().key();
     let mut session = crate::Session::new(key, crate::Protocol::Millrace);
     let mut lanes = session.lanes(&mut world.drivers[0]);
-    assert!(!lanes.take(Place::Control, || panic!("it is not asked for")));
+    assert_eq!(lanes.take(Place::Control, || panic!("it is not asked for")), Taken::LaneFull);
 }

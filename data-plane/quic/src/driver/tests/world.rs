@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use millrace_core::{Lanes, Place};
+use millrace_core::{Lanes, Place, Taken};
 use millrace_protocol::client::SUBPROTOCOL;
 use millrace_protocol::stream::FrameReader;
 use quinn_proto::crypto::rustls::QuicClientConfig;
@@ -257,8 +257,13 @@ impl World {
         self.client.address = ([203, 0, 113, 5], port).into();
     }
 
-    /// Offers a frame to the session's streams.
+    /// Offers a frame to the session's streams; whether it was taken.
     pub(super) fn offer(&mut self, place: Place, frame: Bytes) -> bool {
+        self.offered(place, frame) == Taken::Whole
+    }
+
+    /// The same; what became of it.
+    pub(super) fn offered(&mut self, place: Place, frame: Bytes) -> Taken {
         let Shell { session, shard, .. } = &mut self.server;
         let session = session.as_mut().expect("a session");
         session.lanes(&mut self.drivers[*shard]).take(place, || frame)
