@@ -144,6 +144,11 @@ impl Session {
         self.subscriptions.get_mut(place)
     }
 
+    /// Makes room for so many subscriptions that come together, and no more: what sessions hold for hours is not rounded up.
+    pub(crate) fn expect(&mut self, subscriptions: usize) {
+        self.subscriptions.reserve_exact(subscriptions);
+    }
+
     /// Adds a subscription to a channel that the session has none of.
     pub(crate) fn add(&mut self, subscription: Subscription) {
         let place = self.subscriptions.partition_point(|other| other.channel < subscription.channel);

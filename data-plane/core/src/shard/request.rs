@@ -138,6 +138,9 @@ impl<V: VerifyToken> Shard<V> {
             node: &node,
         };
         self.send(key, request, ServerBody::Welcome(welcome));
+        if let Some(session) = self.sessions.get_mut(key) {
+            session.expect(hello.subscriptions.len().min(self.config.subscriptions_max as usize));
+        }
         for subscribe in &hello.subscriptions {
             self.subscribe(key, request, subscribe);
         }
