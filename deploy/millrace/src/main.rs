@@ -12,6 +12,12 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+/// Sessions come and go in bursts of many small pieces, freed by another thread than allocated them; the C library sorts these again
+/// and again. Set up by `.cargo/config.toml`: what is freed goes back to the system within a second.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Chat, presence, calls and live streams on one platform.
 #[derive(Parser)]
 #[command(
