@@ -174,9 +174,10 @@ fn transport(limits: &Limits) -> TransportConfig {
     let mut transport = TransportConfig::default();
     let idle_ms = u32::try_from(limits.idle_timeout.as_millis()).unwrap_or(u32::MAX);
     transport
-        // The control stream. HTTP/3 gets more once it is chosen.
+        // The control stream. HTTP/3 gets more once it is chosen, but its clients take it for granted from the first packet that they
+        // may open their three (RFC 9114 §6.2): Chromium gives up where fewer are said.
         .max_concurrent_bidi_streams(VarInt::from_u32(1))
-        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .max_concurrent_uni_streams(VarInt::from_u32(3))
         .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(idle_ms))))
         .stream_receive_window(VarInt::from_u32(limits.stream_window_bytes))
         .receive_window(VarInt::from_u32(limits.receive_window_bytes))

@@ -432,7 +432,9 @@ async def _():
 async def _():
     async with open_session() as session:
         equal(session._quic._remote_max_streams_bidi, 1, "streams in both directions")
-        equal(session._quic._remote_max_streams_uni, 0, "streams in one direction")
+        session._quic.send_stream_data(session._quic.get_next_available_stream_id(True), b"x")
+        session.transmit()
+        equal((await asyncio.wait_for(session.closed, TIMEOUT_SECONDS))[0], 4000, "code of the close")
 
 
 @case("HTTP/3: every draft's number says that WebTransport is served", over="webtransport")
