@@ -111,6 +111,10 @@ fn node(workspace: &Workspace, tally: &mut Tally) -> Result<()> {
         tally,
     );
     quic(workspace, &server, &token, tally)?;
+    let mut webhooks = workspace.command(workspace.python());
+    webhooks.current_dir(&clients).args(["webhooks.py", "--api", &field(&server.line, "api")?]);
+    webhooks.args(["--api-key", &field(&server.line, "api_key")?]);
+    suite(workspace, "node: webhooks, by the reference library", &mut webhooks, tally);
     // The last to have the node: what it does must not pass for what others did.
     let mut hostile = workspace.command(workspace.python());
     hostile.current_dir(&clients).args(["hostile.py", "--url", &url, "--token", &token, "--channel", "general"]);
