@@ -31,19 +31,21 @@ pub(crate) fn forget(transaction: &mut dyn Transaction, tenant: TenantId, id: &s
     transaction.delete(key::webhook(tenant, id));
 }
 
+/// Most rows of a tenant, those that were removed and are not swept yet among them: each change reads all of them.
+pub(crate) const ROWS_MAX: usize = 16 * WEBHOOKS_MAX;
+
 /// The webhooks of a tenant that were not removed, by id.
 pub(crate) async fn all_of(transaction: &mut dyn Transaction, tenant: TenantId) -> Result<Vec<Webhook>, StoreError> {
-    // Those that were removed are among the rows until they are swept.
-    let limit = u32::try_from(WEBHOOKS_MAX).unwrap_or(u32::MAX).saturating_mul(16);
-    let rows = list::page(transaction, key::webhooks_of(tenant), None, limit).await?;
-    let mut webhooks = Vec::with_capacity(rows.len());
-    for (_, value) in &rows {
-        let webhook: Webhook = cold::decode("webhook", value)?;
-        if webhook.removed_ms.is_none() {
-            webhooks.push(webhook);
-        }
-    }
+    let mut webhooks = rows_of(transaction, tenant).await?;
+    webhooks.retain(|webhook| webhook.removed_ms.is_none());
     Ok(webhooks)
+}
+
+/// The same, with those that were removed and are not swept yet.
+pub(crate) async fn rows_of(transaction: &mut dyn Transaction, tenant: TenantId) -> Result<Vec<Webhook>, StoreError> {
+    let limit = u32::try_from(ROWS_MAX).unwrap_or(u32::MAX);
+    let rows = list::page(transaction, key::webhooks_of(tenant), None, limit).await?;
+    rows.iter().map(|(_, value)| cold::decode("webhook", value)).collect()
 }
 
 /// The webhooks of all tenants, also those that were removed: a bounded part, and where the next one begins.

@@ -302,8 +302,13 @@ async fn create_webhook(ByApplication(call): ByApplication, body: Json<CreateWeb
     };
     let _turn = call.turn(tenant, "").await;
     let result = change!(call, digest, |transaction| {
-        let present = webhook::all_of(transaction, tenant).await?;
-        if present.iter().filter(|present| present.id != new.id).count() >= WEBHOOKS_MAX {
+        let mut present = webhook::rows_of(transaction, tenant).await?;
+        present.retain(|present| present.id != new.id);
+        if present.len() >= webhook::ROWS_MAX {
+            let problem = Problem::new(Kind::Unavailable, "many webhooks were removed lately; try again in a minute");
+            return Err(problem.after(std::time::Duration::from_secs(60)));
+        }
+        if present.iter().filter(|present| present.removed_ms.is_none()).count() >= WEBHOOKS_MAX {
             let detail = format!("a tenant has at most {WEBHOOKS_MAX} webhooks; remove one first");
             return Err(Problem::new(Kind::Conflict, detail));
         }

@@ -29,6 +29,8 @@ const LANE_EVENTS: usize = 32;
 const DOWN_FAILURES: u32 = 3;
 /// How often it is counted what waits.
 const COUNT_INTERVAL: Duration = Duration::from_secs(5);
+/// By so much a lease is longer while nothing can be told.
+const QUIET_LEASES: u32 = 3;
 /// A runner that the store fails waits so long.
 const STORE_PAUSE: Duration = Duration::from_secs(1);
 
@@ -49,6 +51,8 @@ pub(super) struct Runner {
     lanes: JoinSet<LaneEnd>,
     busy: HashSet<Lane>,
     is_over: Arc<AtomicBool>,
+    /// Nothing can be told now.
+    is_quiet: bool,
     /// Where the look at marks goes on, so that every channel gets its turn.
     marks_after: Option<ChannelId>,
     /// How many events waited, and when that was.
@@ -103,6 +107,7 @@ impl Runner {
             lanes: JoinSet::new(),
             busy: HashSet::new(),
             is_over: Arc::default(),
+            is_quiet: false,
             marks_after: None,
             counted: 0,
             counted_at: None,
@@ -164,17 +169,19 @@ impl Runner {
         if self.webhook.as_ref().is_none_or(|webhook| !webhook.is_on()) {
             return Ok(None);
         }
-        let renewal = self.hub.config.lease / 3;
+        let renewal = self.lease() / 3;
         let room = if self.health.failures > 0 { 1 } else { self.hub.config.at_once.max(1) };
         let room = room.saturating_sub(self.lanes.len());
         if room == 0 {
             return Ok(Some(renewal));
         }
         if self.health.failures > 0 && now_ms < self.health.retry_at_ms {
+            self.is_quiet = self.lanes.is_empty();
             return Ok(Some(renewal.min(span(self.health.retry_at_ms - now_ms))));
         }
         let due = self.due(room, now_ms).await?;
         let started = self.start(due.events, due.messages, room);
+        self.is_quiet = started == 0 && self.lanes.is_empty();
         match due.next_ms {
             // Whoever is told now may free what comes behind it.
             _ if started > 0 || !self.lanes.is_empty() => Ok(Some(renewal)),
@@ -186,7 +193,7 @@ impl Runner {
 
     /// Reads the settings and the lease, and renews that.
     async fn refresh(&mut self, now_ms: i64) -> Result<Standing, TransactError> {
-        let lease_ms = i64::try_from(self.hub.config.lease.as_millis()).unwrap_or(i64::MAX / 2);
+        let lease_ms = i64::try_from(self.lease().as_millis()).unwrap_or(i64::MAX / 2);
         let mut health = self.health.clone();
         let is_new = self.health_is_new;
         let found: Result<_, TransactError> = transact!(&*self.hub.store, deadline(), |transaction| {
@@ -217,6 +224,11 @@ impl Runner {
         self.health_is_new = false;
         self.take(webhook);
         Ok(Standing::Ours)
+    }
+
+    /// How long it holds what it holds. Whoever only waits renews less often: while an endpoint fails for days, each renewal is a write.
+    fn lease(&self) -> Duration {
+        self.hub.config.lease * if self.is_quiet { QUIET_LEASES } else { 1 }
     }
 
     /// Takes the settings; new ones begin afresh.

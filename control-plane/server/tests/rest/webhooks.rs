@@ -159,6 +159,36 @@ fn only_what_was_asked_for_is_told() {
     assert_eq!(foreign.count(), 0, "another tenant's");
 }
 
+#[test]
+fn of_two_control_nodes_one_tells_and_the_other_goes_on() {
+    use std::sync::Arc;
+
+    use millrace_control::Webhooks;
+    use prometheus::Registry;
+
+    use crate::Telling;
+    use crate::plane::FakePlane;
+
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let store = millrace_store::open_memory();
+    let start = || runtime.block_on(Webhooks::start(store.clone(), quick(), &Registry::new())).unwrap();
+    let (first, _second) = (start(), start());
+    let plane = Arc::new(FakePlane::default());
+    let world = World::assemble(store.clone(), plane.clone(), plane, Telling::Begun(first.clone()), |_| {});
+    let receiver = Receiver::new(|_| Reply::Status(200));
+    let (id, _) = register(&world, &receiver.url(), &["user.created"]);
+    let told = |from: usize, to: usize| {
+        for number in from..to {
+            put_user(&world, &format!("u{number}"), "x");
+        }
+        until(|| show(&world, &id)["health"]["waiting_events"] == 0 && receiver.count() >= to);
+        assert_eq!(receiver.count(), to, "each once");
+    };
+    told(0, 60);
+    runtime.block_on(first.stop());
+    told(60, 80);
+}
+
 /// Of a commit that nobody knows the outcome of, and that runs again, a receiver knows that it is told twice.
 #[test]
 fn a_change_that_is_made_twice_tells_one_event() {
