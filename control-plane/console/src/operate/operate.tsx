@@ -1,4 +1,4 @@
-// The operator's view: nodes and their figures, what became of a client's messages, keys.
+// The operator's view: nodes and their figures, what became of a client's messages, keys, webhooks.
 
 import { type ReactElement, useMemo } from "react";
 
@@ -10,11 +10,13 @@ import { Find } from "./find.js";
 import { Keys } from "./keys.js";
 import { NodePage } from "./node.js";
 import { Overview } from "./overview.js";
+import { Webhooks } from "./webhooks.js";
 
 const SECTIONS = [
   { place: "nodes", title: "Nodes" },
   { place: "find", title: "Find a user or a channel" },
   { place: "keys", title: "Keys" },
+  { place: "webhooks", title: "Webhooks" },
 ] as const;
 
 /** The key of an operator, or else one that may at least look up what is its tenant's. */
@@ -56,6 +58,7 @@ export function Operate({ keys }: { readonly keys: readonly Key[] }): ReactEleme
           (detail === "" ? <Overview api={api} /> : <NodePage key={detail} api={api} id={detail} />)}
         {section === "find" && <Find api={api} isOperator={isOperator} place={detail} />}
         {section === "keys" && <Keys api={api} isOperator={isOperator} />}
+        {section === "webhooks" && <Webhooks keys={keys} id={detail} />}
       </div>
     </div>
   );
