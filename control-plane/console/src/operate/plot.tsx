@@ -12,6 +12,8 @@ import { aligned, alone, type Series } from "./series.js";
 /** Lines that can be told apart; more take the same colours again. */
 export const LINES = 8;
 const HEIGHT = 150;
+/** Between labels of time, in seconds: labels have no parts of one. */
+const STEPS_S = [1, 5, 10, 15, 30, 60, 120, 300, 600];
 
 export interface PlotProps {
   readonly title: string;
@@ -128,7 +130,7 @@ function options(
       y: { range: (_plot, _min, max) => [0, Math.max(least, max * 1.15)] },
     },
     axes: [
-      { ...axis, size: 24, space: 90, values: "{HH}:{mm}:{ss}" },
+      { ...axis, size: 24, space: 90, incrs: STEPS_S, values: "{HH}:{mm}:{ss}" },
       { ...axis, size: 58, space: 34, values: (_plot, values) => values.map((value) => format(value)) },
     ],
     series: [
