@@ -141,7 +141,7 @@ impl Reader {
         }
         self.server = Some(server);
         if self.addresses.is_empty() {
-            for (label, (said, _)) in ["clients", "over TLS", "REST", "metrics"].iter().zip(settings) {
+            for (label, (said, _)) in ["clients", "over TLS", "over QUIC", "REST", "metrics"].iter().zip(settings) {
                 let found = lines.iter().find_map(|line| line.trim_start().strip_prefix(label));
                 let told = found.with_context(|| format!("the server does not say {label}"))?.trim();
                 let (scheme, rest) = told.split_once("://").with_context(|| format!("{told} is no address"))?;
