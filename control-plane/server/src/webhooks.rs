@@ -281,12 +281,13 @@ impl Hub {
         let reading = self.reading.lock().await;
         let read = async {
             let mut transaction = self.begin().await?;
-            webhook::all_of(&mut *transaction, tenant).await
+            webhook::rows_of(&mut *transaction, tenant).await
         };
         match read.await {
             Ok(webhooks) => {
                 self.interest.set(tenant, &webhooks);
                 drop(reading);
+                // Whoever delivers for one that is off or was removed ends.
                 for webhook in webhooks {
                     self.wake((tenant, Arc::from(webhook.id.as_str())));
                 }

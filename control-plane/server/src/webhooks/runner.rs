@@ -29,6 +29,8 @@ const LANE_EVENTS: usize = 32;
 const DOWN_FAILURES: u32 = 3;
 /// How often it is counted what waits.
 const COUNT_INTERVAL: Duration = Duration::from_secs(5);
+/// How long a runner with nothing to tell holds its lease and connections: the next event often follows soon.
+const LINGER: Duration = Duration::from_secs(3);
 /// By so much a lease is longer while nothing can be told.
 const QUIET_LEASES: u32 = 3;
 /// A runner that the store fails waits so long.
@@ -69,6 +71,16 @@ enum Standing {
     },
     /// It is off, or no more.
     Off,
+}
+
+/// What follows a look.
+enum Next {
+    /// Another one, after this time or when something comes.
+    Look(Duration),
+    /// Nothing waits.
+    Nothing,
+    /// It is off, or no more.
+    End,
 }
 
 /// What waits and can be told now.
@@ -116,11 +128,22 @@ impl Runner {
 
     /// Delivers until nothing waits, the webhook is off, or the node stops.
     pub(super) async fn run(mut self, mut stopped: watch::Receiver<bool>) {
+        let mut idle_since = None;
         while !*stopped.borrow() {
             self.signal.has_come.store(false, Ordering::Release);
             let wait = match self.turn().await {
-                Ok(Some(wait)) => wait,
-                Ok(None) => break,
+                Ok(Next::Look(wait)) => {
+                    idle_since = None;
+                    wait
+                }
+                Ok(Next::Nothing) => {
+                    let since = idle_since.get_or_insert_with(Instant::now);
+                    match LINGER.checked_sub(since.elapsed()) {
+                        Some(left) => left,
+                        None => break,
+                    }
+                }
+                Ok(Next::End) => break,
                 Err(error) => {
                     tracing::warn!(
                         webhook = &*self.id,
@@ -154,40 +177,40 @@ impl Runner {
         self.release().await;
     }
 
-    /// One look: who delivers, what waits, what can be told now. Gives how long nothing more can be done; `None`: for good.
-    async fn turn(&mut self) -> Result<Option<Duration>, TransactError> {
+    /// One look: who delivers, what waits, what can be told now.
+    async fn turn(&mut self) -> Result<Next, TransactError> {
         let now_ms = now_ms();
         match self.refresh(now_ms).await? {
             Standing::Ours => {}
             Standing::Theirs { until_ms } => {
                 self.is_over.store(true, Ordering::Release);
-                return Ok(Some(span(until_ms - now_ms).max(Duration::from_millis(10))));
+                return Ok(Next::Look(span(until_ms - now_ms).max(Duration::from_millis(10))));
             }
-            Standing::Off => return Ok(None),
+            Standing::Off => return Ok(Next::End),
         }
         self.count(now_ms).await?;
         if self.webhook.as_ref().is_none_or(|webhook| !webhook.is_on()) {
-            return Ok(None);
+            return Ok(Next::End);
         }
         let renewal = self.lease() / 3;
         let room = if self.health.failures > 0 { 1 } else { self.hub.config.at_once.max(1) };
         let room = room.saturating_sub(self.lanes.len());
         if room == 0 {
-            return Ok(Some(renewal));
+            return Ok(Next::Look(renewal));
         }
         if self.health.failures > 0 && now_ms < self.health.retry_at_ms {
             self.is_quiet = self.lanes.is_empty();
-            return Ok(Some(renewal.min(span(self.health.retry_at_ms - now_ms))));
+            return Ok(Next::Look(renewal.min(span(self.health.retry_at_ms - now_ms))));
         }
         let due = self.due(room, now_ms).await?;
         let started = self.start(due.events, due.messages, room);
-        self.is_quiet = started == 0 && self.lanes.is_empty();
+        self.is_quiet = started == 0 && self.lanes.is_empty() && due.next_ms.is_some();
         match due.next_ms {
             // Whoever is told now may free what comes behind it.
-            _ if started > 0 || !self.lanes.is_empty() => Ok(Some(renewal)),
-            Some(next_ms) => Ok(Some(renewal.min(span(next_ms - now_ms)).max(Duration::from_millis(1)))),
-            None if due.more => Ok(Some(Duration::from_millis(1))),
-            None => Ok(None),
+            _ if started > 0 || !self.lanes.is_empty() => Ok(Next::Look(renewal)),
+            Some(next_ms) => Ok(Next::Look(renewal.min(span(next_ms - now_ms)).max(Duration::from_millis(1)))),
+            None if due.more => Ok(Next::Look(Duration::from_millis(1))),
+            None => Ok(Next::Nothing),
         }
     }
 

@@ -79,17 +79,25 @@ fn a_poisonous_event_is_given_up_and_can_be_told_later() {
 
 #[test]
 fn an_event_that_always_fails_is_tried_eleven_times_and_holds_up_no_other_user() {
-    let world = World::telling(quick());
+    // A day is 0.9 s.
+    let world = World::telling(WebhookConfig { hurry: 100_000, ..quick() });
     let receiver = Receiver::new(|request| if is_of(request, "ann") { Reply::Status(500) } else { Reply::Status(200) });
-    // A thousandth of three days is not over yet when eleven attempts are made in a thousandth of one.
     let (id, _) = register(&world, &receiver.url(), &["user.created", "user.updated"]);
     put_user(&world, "ann", "bad");
-    until(|| receiver.count() >= 2);
-    put_user(&world, "bob", "good");
-    until(|| receiver.received().iter().any(|request| is_of(request, "bob")));
-    assert!(failures(&world, &id).is_empty() && show(&world, &id)["state"] == "on");
-    let seen = deliveries(&world, &id);
-    assert!(seen.iter().any(|attempt| attempt["result"] == "retrying" && attempt["next_ms"].is_number()), "{seen:?}");
+    put_user(&world, "ann", "behind it");
+    let mut others = 0;
+    until(|| {
+        // What works meanwhile keeps the endpoint from being taken for dead.
+        others += 1;
+        put_user(&world, &format!("u{others}"), "good");
+        until(|| receiver.received().iter().any(|request| is_of(request, &format!("u{others}"))));
+        failures(&world, &id).len() == 1
+    });
+    let of_ann: Vec<_> = receiver.received().into_iter().filter(|request| is_of(request, "ann")).collect();
+    assert_eq!(names(&of_ann[..11]), vec!["bad"; 11], "nothing overtakes it");
+    let failure = failures(&world, &id).remove(0);
+    assert_eq!((&failure["attempts"], &failure["error"]), (&json!(11), &json!("the endpoint answered 500")));
+    assert_eq!(show(&world, &id)["state"], "on");
 }
 
 #[test]
@@ -152,13 +160,13 @@ fn a_silent_endpoint_harms_no_other() {
     for number in 0..30 {
         put_user(&world, &format!("u{number}"), "x");
     }
-    until(|| good.count() == 30);
+    until(|| good.count() >= 30);
     until(|| !deliveries(&world, &slow_id).is_empty());
     let attempt = deliveries(&world, &slow_id).pop().unwrap();
     assert_eq!(attempt["error"], "no answer within 300ms");
     assert!(attempt["latency_ms"].as_u64() >= Some(300) && attempt["status"].is_null(), "{attempt}");
     assert!(silent.count() < 30, "few at a time");
-    until(|| deliveries(&world, &good_id).len() == 30);
+    until(|| deliveries(&world, &good_id).iter().filter(|attempt| attempt["result"] == "delivered").count() >= 30);
     silent.release();
 }
 
