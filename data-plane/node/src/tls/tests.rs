@@ -4,7 +4,7 @@ use std::path::Path;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConnection};
+use rustls::{CipherSuite, ClientConfig, ClientConnection, RootCertStore, ServerConnection};
 use tempfile::TempDir;
 
 use super::*;
@@ -97,6 +97,27 @@ fn leaf(client: &ClientConnection) -> Vec<u8> {
 
 fn resumed(server: &ServerConnection) -> bool {
     server.handshake_kind() == Some(rustls::HandshakeKind::Resumed)
+}
+
+/// A client that puts AES-256 first, as this library does, is not asked; one that has nothing else gets it.
+#[test]
+fn suites_that_hash_with_sha_384_come_last() {
+    let authority = Authority::new();
+    let tls = Tls::load(authority.write_leaf((2050, 1, 1))).expect("load");
+    let server = tls.server_config(Profile::WEBSOCKET).expect("config");
+    let client = authority.client(None);
+    assert_eq!(client.crypto_provider().cipher_suites[0].suite(), CipherSuite::TLS13_AES_256_GCM_SHA384);
+    let suite = |client: ClientConfig| {
+        let (client, _) = shake(&Arc::new(client), &server).expect("handshake");
+        client.negotiated_cipher_suite().map(|suite| suite.suite())
+    };
+    assert_eq!(suite(client), Some(CipherSuite::TLS13_AES_128_GCM_SHA256));
+    let mut only = aws_lc_rs::default_provider();
+    only.cipher_suites.truncate(1);
+    let builder =
+        ClientConfig::builder_with_provider(Arc::new(only)).with_protocol_versions(&[&TLS13]).expect("TLS 1.3");
+    let stubborn = builder.with_root_certificates(authority.roots()).with_no_client_auth();
+    assert_eq!(suite(stubborn), Some(CipherSuite::TLS13_AES_256_GCM_SHA384));
 }
 
 #[test]
