@@ -261,6 +261,12 @@ impl Fleet {
         })
     }
 
+    /// The same time for several fleets: what one has sent, another measures.
+    pub(crate) fn with_origin(mut self, origin: Instant) -> Self {
+        self.origin = origin;
+        self
+    }
+
     /// Nanoseconds since the fleet was made; payloads carry these.
     pub(crate) fn now_ns(&self) -> u64 {
         since(self.origin)

@@ -143,6 +143,13 @@ pub(crate) const POST: [(Metric, f64); 4] = [
 /// From a lost connection until all channels are joined again.
 pub(crate) const BACK: [(Metric, f64); 2] =
     [(metric("back p50", "ms", Better::Lower), 0.5), (metric("back p95", "ms", Better::Lower), 0.95)];
+/// Of messages of a channel whose packets are lost.
+pub(crate) const HIT: [(Metric, f64); 3] = [
+    (metric("hit p50", "ms", Better::Neither), 0.5),
+    (metric("hit p99", "ms", Better::Neither), 0.99),
+    (metric("hit max", "ms", Better::Neither), 1.0),
+];
+pub(crate) const PACKETS_LOST: Metric = metric("packets lost", "", Better::Neither);
 /// From the moment when thousands were cut off until each of them has joined again.
 pub(crate) const RETURNED: [(Metric, f64); 3] = [
     (metric("returned p50", "ms", Better::Lower), 0.5),

@@ -45,6 +45,7 @@ pub(crate) enum Workload {
     History(HistoryPaging),
     Mix(Mix),
     Cut(Cut),
+    Lossy(Lossy),
 }
 
 /// Messages to channels, to all their subscribers, at steady rates. Open loop.
@@ -223,6 +224,31 @@ pub(crate) struct Cut {
     pub(crate) history: History,
 }
 
+/// One client in several channels, over a path that loses packets of one of them. Open loop.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Lossy {
+    pub(crate) channels: u32,
+    /// Messages per second to all channels together, in turn.
+    pub(crate) rate: f64,
+    pub(crate) payload: usize,
+    /// Of the first channel: its packets are known by their size.
+    pub(crate) hit_payload: usize,
+    /// Of these packets, in percent.
+    pub(crate) losses: Vec<f64>,
+    /// Of the path, in each direction.
+    #[serde(with = "humantime_serde")]
+    pub(crate) delay: Duration,
+    /// Chooses what is lost.
+    pub(crate) seed: u64,
+    #[serde(default)]
+    pub(crate) history: History,
+    #[serde(with = "humantime_serde")]
+    pub(crate) warm_up: Duration,
+    #[serde(with = "humantime_serde")]
+    pub(crate) measure: Duration,
+}
+
 /// How often people do something for each message that they post.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -264,6 +290,7 @@ built_in![
     "growth-channels-live",
     "growth-shards",
     "growth-subscribers",
+    "head-of-line",
     "history",
     "idle",
     "idle-quic",
@@ -343,6 +370,7 @@ impl Workload {
             Self::Publish(publish) => publish.measure.max(publish.warm_up),
             Self::Mix(mix) => mix.measure.max(mix.warm_up),
             Self::Cut(cut) => cut.quiet,
+            Self::Lossy(lossy) => lossy.measure.max(lossy.warm_up),
             Self::Storm(_) | Self::Slow(_) | Self::History(_) => Duration::ZERO,
         }
     }
@@ -374,6 +402,7 @@ impl Workload {
                 (cut.sessions, cut.newcomers, cut.staying, cut.channels) = (40, 10, 10, 5);
                 (cut.rate, cut.quiet) = (50.0, brief);
             }
+            Self::Lossy(lossy) => (lossy.losses, lossy.warm_up, lossy.measure) = (vec![20.0], brief, brief * 3),
             // Fewer messages would not fill the queue of the one that never reads.
             Self::Slow(slow) => (slow.subscribers, slow.rate, slow.pairs) = (10, 400.0, 1),
             Self::History(paging) => (paging.messages, paging.pages) = (1_000, 5),
@@ -425,6 +454,25 @@ impl Workload {
                 ensure!(paging.messages >= 1_000, "messages has to be 1000 or more");
                 check_above_0("pages", paging.pages)?;
                 check_payload(paging.payload)
+            }
+            Self::Lossy(lossy) => {
+                ensure!(
+                    (2..=1_000).contains(&lossy.channels),
+                    "channels has to be 2 to 1000: one that is hit, and others"
+                );
+                ensure!(
+                    !lossy.losses.is_empty() && lossy.losses.iter().all(|loss| (0.0..=50.0).contains(loss)),
+                    "losses need a value, and are 0 to 50 percent"
+                );
+                let least = lossy.payload + crate::workload::lossy::HIT_BYTES_MORE;
+                ensure!(
+                    (least..=1_000).contains(&lossy.hit_payload),
+                    "hit-payload has to be {least} to 1000: more than the others, and within one packet"
+                );
+                ensure!(!lossy.measure.is_zero(), "measure has to be longer than nothing");
+                ensure!(lossy.delay <= Duration::from_secs(1), "delay has to be a second at most");
+                check_rate(lossy.rate)?;
+                check_payload(lossy.payload)
             }
             Self::Cut(cut) => {
                 check_above_0("sessions", cut.sessions)?;

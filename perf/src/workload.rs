@@ -6,6 +6,7 @@ pub(crate) mod fill;
 pub(crate) mod history;
 pub(crate) mod idle;
 pub(crate) mod ledger;
+pub(crate) mod lossy;
 pub(crate) mod mix;
 pub(crate) mod publish;
 pub(crate) mod saturation;
@@ -66,6 +67,7 @@ pub(crate) fn run(run: &mut Run<'_>) -> Result<()> {
         Workload::History(paging) => history::run(paging, run),
         Workload::Mix(mix) => mix::run(mix, run),
         Workload::Cut(cut) => cut::run(cut, run),
+        Workload::Lossy(lossy) => lossy::run(lossy, run),
     }
 }
 

@@ -7,8 +7,20 @@ use anyhow::{Context, Result, ensure};
 use crate::run::Workspace;
 use crate::tally::Tally;
 
-const SCENARIOS: &[&str] =
-    &["fanout", "rooms", "connect", "resume", "idle", "publish", "echo", "slow-reader", "history", "chat", "storm"];
+const SCENARIOS: &[&str] = &[
+    "fanout",
+    "rooms",
+    "connect",
+    "resume",
+    "idle",
+    "publish",
+    "echo",
+    "slow-reader",
+    "history",
+    "chat",
+    "storm",
+    "head-of-line",
+];
 
 pub(crate) fn smoke(workspace: &Workspace, tally: &mut Tally) -> Result<()> {
     let run = run(workspace);
