@@ -120,3 +120,14 @@ func TestTheEndpointThatWorkedIsTriedFirst(t *testing.T) {
 		t.Fatal(to)
 	}
 }
+
+func TestAListMayNameWaysThatOnlyBrowsersGo(t *testing.T) {
+	token := WithToken("token")
+	more := []Option{token, WithURL("wss://chat.example"), WithURL("quic://chat.example")}
+	if _, found, err := newSettings("https://chat.example", more); err != nil || len(found) != 1 {
+		t.Errorf("found %v, %v", found, err)
+	}
+	if _, _, err := newSettings("https://chat.example", []Option{token}); err == nil {
+		t.Error("a client went where only browsers go")
+	}
+}

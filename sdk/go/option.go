@@ -59,6 +59,10 @@ func newSettings(url string, options []Option) (*settings, []endpoint, error) {
 	}
 	var endpoints []endpoint
 	for _, url := range s.urls {
+		// A list may be what GET /v1/endpoints gives, with ways that only browsers go.
+		if len(s.urls) > 1 && strings.HasPrefix(strings.ToLower(url), "https://") {
+			continue
+		}
 		parsed, err := parseEndpoint(url)
 		if err != nil {
 			return nil, nil, err

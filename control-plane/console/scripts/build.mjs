@@ -13,7 +13,7 @@ import { build } from "esbuild";
 const root = fileURLToPath(new URL("..", import.meta.url));
 
 /** Largest script and style sheet together, after gzip: what a first visit costs. */
-const GZIP_BYTES_MAX = 170_000;
+const GZIP_BYTES_MAX = 176_000;
 
 /** Everything that dist/ holds, by name, without the compressed twins. */
 export async function files() {

@@ -88,18 +88,18 @@ pub(crate) fn routes() -> Router<Shared> {
     })
 }
 
-/// Scripts and styles of our own, and connections to this API and to the WebSockets of the data nodes. Before the first of them is
+/// Scripts and styles of our own, and connections to this API and to the data nodes, by WebSocket and WebTransport. Before the first of them is
 /// known, to any.
 fn policy(endpoints: &[String]) -> String {
     let mut connect = String::new();
-    for endpoint in endpoints.iter().filter(|endpoint| endpoint.starts_with("ws")) {
+    for endpoint in endpoints.iter().filter(|endpoint| !endpoint.starts_with("quic:")) {
         let end = endpoint.find("://").map_or(0, |at| at + 3);
         let origin = endpoint[end..].find('/').map_or(&endpoint[..], |at| &endpoint[..end + at]);
         connect.push(' ');
         connect.push_str(origin);
     }
     if connect.is_empty() {
-        connect.push_str(" ws: wss:");
+        connect.push_str(" ws: wss: https:");
     }
     format!(
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'{connect}; \
@@ -178,10 +178,11 @@ mod tests {
             assert_eq!(connect, expect);
             assert!(!policy.contains("unsafe"), "{policy}");
         };
-        check(&[], "'self' ws: wss:");
+        check(&[], "'self' ws: wss: https:");
         check(&["ws://127.0.0.1:7400"], "'self' ws://127.0.0.1:7400");
         check(&["wss://a.example/v1/connect", "wss://b.example:1"], "'self' wss://a.example wss://b.example:1");
         check(&["quic://a.example", "wss://a.example"], "'self' wss://a.example");
+        check(&["wss://a.example", "https://a.example:7443"], "'self' wss://a.example https://a.example:7443");
     }
 
     #[test]

@@ -131,7 +131,8 @@ pub fn start(config: Config, link: LinkConfig) -> Result<DataNode, StartError> {
     let endpoints = if config.endpoints.is_empty() {
         let sealed = client_tls_address.map(|address| format!("wss://{address}"));
         let in_lanes = client_quic_address.map(|address| format!("quic://{address}"));
-        [Some(format!("ws://{client_address}")), sealed, in_lanes].into_iter().flatten().collect()
+        let in_browsers = client_quic_address.map(|address| format!("https://{address}"));
+        [Some(format!("ws://{client_address}")), sealed, in_lanes, in_browsers].into_iter().flatten().collect()
     } else {
         config.endpoints.clone()
     };

@@ -35,6 +35,7 @@ export type { Entry, TimelineOptions, TimelineView } from "./timeline.js";
 export { Timeline } from "./timeline.js";
 export type { WebSocketConstructor, WebSocketLike } from "./transport/websocket.js";
 export { webSocket } from "./transport/websocket.js";
+export type { CertificateHash, CertificateHashes } from "./transport/webtransport.js";
 export type { Connection, End, Transport, TransportEvents } from "./transport.js";
 export { VERSION } from "./version.js";
 export type { HistoryClass } from "./wire/frames.js";

@@ -1,13 +1,15 @@
 // The client: where to, who as, and within which limits.
 
 import { Channel, type SubscribeOptions } from "./channel.js";
-import { parseEndpoint } from "./engine/endpoints.js";
+import { parseEndpoint, places } from "./engine/endpoints.js";
 import { closed, MillraceError } from "./error.js";
 import type { Listener } from "./listeners.js";
 import { type ClientEvents, Shell, type TokenProvider } from "./shell.js";
 import type { State } from "./state.js";
 import { platform, type Surroundings } from "./surroundings.js";
+import { racing } from "./transport/racing.js";
 import { type WebSocketConstructor, webSocket } from "./transport/websocket.js";
+import { type CertificateHashes, webTransport } from "./transport/webtransport.js";
 import type { Transport } from "./transport.js";
 import { VERSION as SDK_VERSION } from "./version.js";
 import { AGENT_BYTES_MAX } from "./wire/frames.js";
@@ -20,9 +22,18 @@ export interface QueueOptions {
 
 /** Settings of a {@link Millrace}. All but `url` and `token` have defaults that suit an interactive application. */
 export interface MillraceOptions {
-  /** The node, such as `wss://chat.example`; several of one deployment are tried in turn, as `GET /v1/endpoints` gives them, but
-   * for `quic` URLs. The path is `/v1/connect` unless the URL has one. */
+  /**
+   * The node, such as `wss://chat.example`; several of one deployment are tried in turn. The path is `/v1/connect` unless the
+   * URL has one. `https://chat.example` is WebTransport where the browser has it and UDP gets through, and else the WebSocket of
+   * the same host: the one in the list, or the one on the same port. A list may be what `GET /v1/endpoints` gives: `quic` URLs
+   * are left out.
+   */
   readonly url: string | readonly string[];
+  /**
+   * Certificates that WebTransport takes by their hash, of nodes whose authority the browser does not trust: `certificate_hashes`
+   * of `GET /v1/endpoints`, or a function that asks for them, as they change every day.
+   */
+  readonly certificateHashes?: CertificateHashes;
   /**
    * An access token, or better a function that gets one from your server: it is asked before the first connection, when three
    * quarters of a token's time are over, and when a node refuses the last one. A fixed token ends the client when it expires.
@@ -50,7 +61,7 @@ export interface MillraceOptions {
   readonly sendTimeoutMs?: number | null;
   /** How long `close` waits for receipts. Default: 5,000. */
   readonly closeTimeoutMs?: number;
-  /** What carries frames, if not a WebSocket of the platform. */
+  /** What carries frames, if not the platform's WebSocket and WebTransport. */
   readonly transport?: Transport;
 }
 
@@ -84,7 +95,8 @@ export class Millrace {
     const { url, token, transport, window, waiting } = options;
     // A list may be what `GET /v1/endpoints` gives, with ways that only other SDKs go.
     const urls = typeof url === "string" ? [url] : url.filter((url) => !/^quic:/i.test(url));
-    const [first, ...more] = urls.map(parseEndpoint);
+    const { endpoints, beside } = places(urls.map(parseEndpoint));
+    const [first, ...more] = endpoints;
     if (first === undefined) throw new MillraceError("url", "there is no URL");
     const bounds = (given: QueueOptions | undefined, messagesMax: number, bytesMax: number) => ({
       messagesMax: atLeast(1, given?.messagesMax ?? messagesMax),
@@ -94,6 +106,7 @@ export class Millrace {
     const config = {
       agent: cut(options.agent ?? `millrace-js/${SDK_VERSION}`),
       endpoints: [first, ...more] as const,
+      beside,
       tokensRenew: typeof token !== "string",
       failFast: false,
       queue: bounds(options.queue, 1_024, 1 << 20),
@@ -107,13 +120,14 @@ export class Millrace {
       closeTimeoutMs: atLeast(0, options.closeTimeoutMs ?? 5_000),
     };
     this.config = config;
+    const surroundings = (options as { surroundings?: Surroundings }).surroundings ?? platform;
     this.shell = new Shell({
       config,
       window: bounds(window, 256, 4 << 20),
       waiting: bounds(waiting, 1_024, 4 << 20),
       token: typeof token === "string" ? () => token : token,
-      transport: transport ?? webSocket(globalWebSocket),
-      surroundings: (options as { surroundings?: Surroundings }).surroundings ?? platform,
+      transport: transport ?? racing(webSocket(globalWebSocket), webTransport(options.certificateHashes), surroundings),
+      surroundings,
     });
   }
 

@@ -9,7 +9,7 @@ import { Inbox } from "./inbox.js";
 import { Listeners } from "./listeners.js";
 import type { State } from "./state.js";
 import type { Surroundings } from "./surroundings.js";
-import type { Connection, End, Transport } from "./transport.js";
+import type { Connection, End, Transport, TransportEvents } from "./transport.js";
 import { Window, type WindowLimits } from "./window.js";
 
 /** Bytes that may wait in the connection before the client makes no more. */
@@ -332,7 +332,7 @@ export class Shell {
         void this.fetchToken(engine);
         break;
       case "connect":
-        this.connect(engine, action.endpoint);
+        this.connect(engine, action.endpoint, action.beside);
         break;
       case "disconnect":
         this.connection?.close();
@@ -367,7 +367,7 @@ export class Shell {
     }
   }
 
-  private connect(engine: Engine, endpoint: string): void {
+  private connect(engine: Engine, endpoint: string, beside: string | undefined): void {
     let isOpen = false;
     const attempt = {};
     this.attempt = attempt;
@@ -382,14 +382,15 @@ export class Shell {
         engine.handleDisconnected(this.now(), endOf(endpoint, isOpen, end));
       });
     try {
-      const connection = this.setup.transport.open(endpoint, {
+      const events: TransportEvents = {
         opened: () => {
           isOpen = true;
           tell(() => engine.handleConnected(this.now()));
         },
         frame: (bytes) => tell(() => engine.handleFrame(this.now(), bytes)),
         closed,
-      });
+      };
+      const connection = this.setup.transport.open(endpoint, events, beside);
       if (this.attempt === attempt) this.connection = connection;
     } catch (cause) {
       closed({ code: 1006, reason: cause instanceof Error ? cause.message : String(cause) });

@@ -32,6 +32,10 @@ export interface Connection {
 
 /** A way to carry frames. {@link webSocket} is the one that every node offers. */
 export interface Transport {
-  /** Opens a connection to a URL of the client's options, or that a node named. */
-  open(url: string, events: TransportEvents): Connection;
+  /**
+   * Opens a connection to a URL of the client's options, or that a node named.
+   *
+   * @param beside The URL of WebTransport to the same node, if one is known.
+   */
+  open(url: string, events: TransportEvents, beside?: string): Connection;
 }

@@ -9,7 +9,7 @@ import { go, parseRoute, route } from "../route.js";
 import { type SignedInUser, session } from "../session/session.js";
 import { useStore } from "../store.js";
 import { ChannelPane } from "./channel.js";
-import { endpoints, watchForMoves } from "./connection.js";
+import { certificateHashes, endpoints, watchForMoves } from "./connection.js";
 import { type ChatContext, Context } from "./context.js";
 import { Directory, titleOf } from "./directory.js";
 import { useShortcuts } from "./shortcuts.js";
@@ -37,6 +37,7 @@ export function Chat({ me, isShown }: { readonly me: SignedInUser; readonly isSh
       (url) => {
         made = new Millrace({
           url,
+          certificateHashes,
           token: session.tokens(),
           agent: "millrace-console",
           // A tunnel may be long: what was written waits for its end.

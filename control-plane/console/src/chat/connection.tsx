@@ -1,6 +1,6 @@
 // What the connection does, told calmly: nothing for the first moments, then one quiet line in a place that is always there.
 
-import type { Millrace } from "@millrace/client";
+import type { CertificateHash, Millrace } from "@millrace/client";
 import { useConnection } from "@millrace/client/react";
 import { useEffect, useState } from "react";
 
@@ -17,10 +17,21 @@ const LOOK_MS = 5_000;
 /** The nodes are where this page may not connect: its policy names where they were. */
 export const moved = new Store(false);
 
-/** Where the data nodes are, as of now, as far as this page may connect there: by WebSocket. */
+interface Endpoints {
+  readonly endpoints: readonly string[];
+  readonly certificate_hashes?: readonly CertificateHash[];
+}
+
+/** Where the data nodes are, as of now, as far as this page may connect there: by WebSocket and WebTransport. */
 export async function endpoints(signal: AbortSignal): Promise<readonly string[]> {
-  const { endpoints } = await call<{ endpoints: string[] }>({ path: "/v1/endpoints", signal });
-  return endpoints.filter((endpoint) => /^wss?:/.test(endpoint));
+  const { endpoints } = await call<Endpoints>({ path: "/v1/endpoints", signal });
+  return endpoints.filter((endpoint) => /^(wss?|https):/.test(endpoint));
+}
+
+/** What WebTransport takes their certificates by, if the browser may not know their authority. */
+export async function certificateHashes(): Promise<readonly CertificateHash[]> {
+  const { certificate_hashes: hashes = [] } = await call<Endpoints>({ path: "/v1/endpoints" });
+  return hashes;
 }
 
 /** Looks, while there is no connection, whether the nodes are still where the client looks for them. */

@@ -6,7 +6,7 @@ use axum::http::{HeaderMap, header};
 
 use crate::data_plane::DataPlane;
 
-/// The data plane's endpoints for the sender of these headers. What is no `ws`, `wss` or `quic` URL of a plain host is left out: it
+/// The data plane's endpoints for the sender of these headers. What is no `ws`, `wss`, `quic` or `https` URL of a plain host is left out: it
 /// comes from another process and goes into headers.
 pub(crate) fn of(data_plane: &dyn DataPlane, headers: &HeaderMap) -> Vec<String> {
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
@@ -16,7 +16,7 @@ pub(crate) fn of(data_plane: &dyn DataPlane, headers: &HeaderMap) -> Vec<String>
 /// An endpoint for a client who came by `host`: a node that listens on every address is wherever the client came to.
 fn seen_from(endpoint: &str, host: Option<&str>) -> Option<String> {
     let (scheme, rest) = endpoint.split_once("://")?;
-    if !["ws", "wss", "quic"].contains(&scheme) {
+    if !["ws", "wss", "quic", "https"].contains(&scheme) {
         return None;
     }
     let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
@@ -72,7 +72,8 @@ mod tests {
         check("ws://:1", None, None);
         check("quic://a:1", None, Some("quic://a:1"));
         check("quic://[::]:7443", Some("10.1.2.3"), Some("quic://10.1.2.3:7443"));
-        check("https://a:1", None, None);
+        check("https://a:1", None, Some("https://a:1"));
+        check("http://a:1", None, None);
         check("a:1", None, None);
     }
 }

@@ -56,8 +56,8 @@ async fn version() -> Response {
 /// Where clients connect for live messages.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Endpoints {
-    /// URLs, each of one data node: `ws` and `wss` for WebSocket, `quic` for QUIC. Empty as long as none has ever been linked.
-    #[schema(example = json!(["wss://chat.example", "quic://chat.example"]))]
+    /// URLs, each of one data node: `ws` and `wss` for WebSocket, `quic` for QUIC, `https` for WebTransport. Empty as long as none has ever been linked.
+    #[schema(example = json!(["wss://chat.example", "quic://chat.example", "https://chat.example"]))]
     endpoints: Vec<String>,
     /// A browser's `serverCertificateHashes`: of certificates that are valid for at most 14 days, which browsers take by their hash
     /// alone, as those of development servers. They change whenever a node has a new one: ask again before each connection.

@@ -223,7 +223,8 @@ function connect(engine: Engine, now: number): void {
     fetchToken(engine);
   } else {
     engine.link = { kind: "connecting", deadline: now + config.connectTimeoutMs };
-    engine.actions.push({ type: "connect", endpoint: engine.endpoints.next() });
+    const endpoint = engine.endpoints.next();
+    engine.actions.push({ type: "connect", endpoint, beside: engine.endpoints.besideOf(endpoint) });
   }
 }
 

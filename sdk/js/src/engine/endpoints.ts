@@ -1,4 +1,4 @@
-// Where a client connects: URLs as people write them, and which of several is next.
+// Where a client connects: URLs as people write them, which of them are two ways to one node, and which is next.
 
 import { MillraceError } from "../error.js";
 
@@ -15,8 +15,8 @@ const bad = (message: string): MillraceError => new MillraceError("url", message
 export function parseEndpoint(url: string): string {
   const scheme = /^([^:/?#]*):\/\//.exec(url)?.[1]?.toLowerCase();
   if (scheme === undefined) throw bad(`${JSON.stringify(url)} has no scheme; write ws://host:port or wss://host`);
-  if (scheme !== "ws" && scheme !== "wss") {
-    throw bad(`${scheme}:// is no scheme for this connection; use ws:// or wss://`);
+  if (scheme !== "ws" && scheme !== "wss" && scheme !== "https") {
+    throw bad(`${scheme}:// is no scheme for this connection; use ws://, wss:// or https://`);
   }
   let parsed: URL;
   try {
@@ -30,6 +30,39 @@ export function parseEndpoint(url: string): string {
   return `${parsed.protocol}//${parsed.host}${path}${parsed.search}`;
 }
 
+/** Where to connect, and how else. */
+export interface Places {
+  /** URLs of WebSockets. */
+  readonly endpoints: readonly string[];
+  /** URLs of WebTransport to the same nodes, by those. */
+  readonly beside: ReadonlyMap<string, string>;
+}
+
+/**
+ * Finds which URLs are two ways to one node: one of WebTransport, and the first WebSocket's of the same host. Beside an `https` URL
+ * without one stands the WebSocket that a node has on the port of the same number. No way leads out of TLS, but on this machine.
+ *
+ * @param urls Each as `parseEndpoint` gives it.
+ */
+export function places(urls: readonly string[]): Places {
+  const beside = new Map<string, string>();
+  const hostOf = (url: string) => new URL(url).hostname;
+  const isWeb = (url: string) => url.startsWith("https:");
+  const endpoints = urls.filter((url) => !isWeb(url));
+  for (const web of urls.filter(isWeb)) {
+    const host = hostOf(web);
+    const isHere = /^(localhost|127\.[\d.]+|\[::1\])$/.test(host);
+    const fits = (url: string) => hostOf(url) === host && (isHere || url.startsWith("wss:"));
+    let partner = endpoints.find((url) => fits(url) && !beside.has(url));
+    if (partner === undefined) {
+      partner = web.replace("https:", "wss:");
+      if (!endpoints.includes(partner)) endpoints.push(partner);
+    }
+    beside.set(partner, web);
+  }
+  return { endpoints, beside };
+}
+
 /** The URLs of a deployment, in the order in which they are tried. */
 export class Endpoints {
   /** From a node that goes away; tried once each, before the others. */
@@ -39,9 +72,20 @@ export class Endpoints {
   private last: string;
   private index = 0;
 
-  /** At least one URL, each as `parseEndpoint` gives it. */
-  constructor(private readonly configured: readonly [string, ...string[]]) {
+  /** Of those that a node advised. */
+  private advisedBeside: ReadonlyMap<string, string> = new Map();
+
+  /** At least one URL of a WebSocket, each as `parseEndpoint` gives it; and what `places` found beside them. */
+  constructor(
+    private readonly configured: readonly [string, ...string[]],
+    private readonly beside: ReadonlyMap<string, string> = new Map(),
+  ) {
     this.last = configured[0];
+  }
+
+  /** The URL of WebTransport to the same node, if one is known. */
+  besideOf(endpoint: string): string | undefined {
+    return this.advisedBeside.get(endpoint) ?? this.beside.get(endpoint);
   }
 
   /** The one to try now; each call names the next. */
@@ -66,13 +110,15 @@ export class Endpoints {
     for (const endpoint of endpoints) {
       try {
         const url = parseEndpoint(endpoint.includes("://") ? endpoint : `${scheme}://${endpoint}`);
-        if (scheme === "ws" || url.startsWith("wss:")) usable.push(url);
+        if (scheme === "ws" || !url.startsWith("ws:")) usable.push(url);
       } catch {
         // A node of a later version may name a transport that this one does not have.
       }
     }
-    const turn = usable.length > 0 ? spread % usable.length : 0;
-    this.advised = [...usable.slice(turn), ...usable.slice(0, turn)];
+    const { endpoints: found, beside } = places(usable);
+    const turn = found.length > 0 ? spread % found.length : 0;
+    this.advised = [...found.slice(turn), ...found.slice(0, turn)];
+    this.advisedBeside = beside;
   }
 
   private takePreferred(): string | undefined {

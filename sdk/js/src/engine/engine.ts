@@ -38,6 +38,8 @@ export const HISTORIES_ASKED_MAX = 4;
 export interface Config {
   readonly agent: string;
   readonly endpoints: readonly [string, ...string[]];
+  /** URLs of WebTransport to the same nodes, by those. */
+  readonly beside?: ReadonlyMap<string, string>;
   /** A new token can be had by asking. */
   readonly tokensRenew: boolean;
   /** The first connection must succeed soon: each URL is tried once, and again only if a node asks for it. */
@@ -66,7 +68,7 @@ export type Action =
   /** Get a token; tell with `handleToken`. */
   | { readonly type: "fetchToken" }
   /** Open a connection; tell with `handleConnected` or `handleDisconnected`. */
-  | { readonly type: "connect"; readonly endpoint: string }
+  | { readonly type: "connect"; readonly endpoint: string; readonly beside?: string | undefined }
   /** Close the connection, or stop opening it; nothing is told. */
   | { readonly type: "disconnect" }
   /** Queue an event for the application. */
@@ -142,7 +144,7 @@ export class Engine {
     unixMs: number,
   ) {
     this.random = new Random(seed);
-    this.endpoints = new Endpoints(config.endpoints);
+    this.endpoints = new Endpoints(config.endpoints, config.beside);
     this.backoff = new Backoff(config.backoff);
     this.unixMsAtZero = unixMs - now;
   }

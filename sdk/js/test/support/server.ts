@@ -10,6 +10,8 @@ import { fileURLToPath } from "node:url";
 
 interface Ready {
   url: string;
+  tls_url: string;
+  certificate_hashes: { algorithm: string; value: string }[];
   api: string;
   api_key: string;
   token: string;
@@ -43,6 +45,7 @@ export class Server {
     const set = [
       "log.filter=error",
       `data.client_address=${before === undefined ? ANY : host(before.url)}`,
+      `data.client_tls_address=${before === undefined ? ANY : host(before.tls_url)}`,
       `control.rest_address=${before === undefined ? ANY : host(before.api)}`,
       `data.admin_address=${ANY}`,
       ...settings,
