@@ -5,6 +5,8 @@
 //! unrelated (RFC 9000 §9.5), and yet a few hundred instructions of classic BPF find the shard ([`crate::steering`]).
 
 use std::hash::Hasher;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use quinn_proto::{ConnectionId, ConnectionIdGenerator, InvalidCid};
 use siphasher::sip::SipHasher24;
@@ -147,12 +149,25 @@ pub(crate) struct ShardCids {
     shard: u8,
     nonces: SipHasher24,
     issued: u64,
+    last: LastCid,
+}
+
+/// The id that was issued last. An endpoint keeps to itself which one it gave to a new connection.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct LastCid(Arc<AtomicU64>);
+
+impl LastCid {
+    /// As a big-endian number.
+    pub(crate) fn get(&self) -> u64 {
+        // The endpoint and who asks are in one thread.
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 impl ShardCids {
     /// `seed` is random, and told to nobody.
-    pub(crate) fn new(key: CidKey, shard: u8, seed: [u64; 2]) -> Self {
-        Self { key, shard, nonces: SipHasher24::new_with_keys(seed[0], seed[1]), issued: 0 }
+    pub(crate) fn new(key: CidKey, shard: u8, seed: [u64; 2], last: LastCid) -> Self {
+        Self { key, shard, nonces: SipHasher24::new_with_keys(seed[0], seed[1]), issued: 0, last }
     }
 }
 
@@ -161,7 +176,9 @@ impl ConnectionIdGenerator for ShardCids {
         self.issued += 1;
         let mut hasher = self.nonces;
         hasher.write_u64(self.issued);
-        ConnectionId::new(&self.key.issue(self.shard, hasher.finish()))
+        let cid = self.key.issue(self.shard, hasher.finish());
+        self.last.0.store(u64::from_be_bytes(cid), Ordering::Relaxed);
+        ConnectionId::new(&cid)
     }
 
     fn validate(&self, cid: &ConnectionId) -> Result<(), InvalidCid> {
@@ -191,7 +208,7 @@ mod tests {
         let other = CidKey::new(*b"another.").placed(2, 37);
         let mut taken_for_own = 0;
         for shard in [0, 1, 7, 255] {
-            let mut ids = ShardCids::new(key(), shard, [1, 2]);
+            let mut ids = ShardCids::new(key(), shard, [1, 2], LastCid::default());
             for _ in 0..500 {
                 let cid = ids.generate_cid();
                 assert!(ids.validate(&cid).is_ok());
@@ -208,7 +225,7 @@ mod tests {
     /// Whoever sees many ids of one connection must not find a part that they share.
     #[test]
     fn ids_of_one_shard_have_nothing_in_common() {
-        let mut ids = ShardCids::new(key(), 3, [5, 6]);
+        let mut ids = ShardCids::new(key(), 3, [5, 6], LastCid::default());
         let cids: Vec<u64> = (0..4096).map(|_| u64::from_be_bytes((*ids.generate_cid()).try_into().unwrap())).collect();
         for bit in 0..62 {
             let set = cids.iter().filter(|&cid| cid >> bit & 1 == 1).count();
@@ -222,7 +239,7 @@ mod tests {
 
     #[test]
     fn ids_of_another_length_are_refused() {
-        let ids = ShardCids::new(key(), 3, [5, 6]);
+        let ids = ShardCids::new(key(), 3, [5, 6], LastCid::default());
         for len in [0, 7, 9, 20] {
             assert!(ids.validate(&ConnectionId::new(&vec![0; len])).is_err());
         }

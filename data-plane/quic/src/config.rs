@@ -8,7 +8,7 @@ use quinn_proto::congestion::NewRenoConfig;
 use quinn_proto::crypto::rustls::QuicServerConfig;
 use quinn_proto::{EndpointConfig, IdleTimeout, ServerConfig, TransportConfig, VarInt};
 
-use crate::cid::{CidKey, ShardCids};
+use crate::cid::{CidKey, LastCid, ShardCids};
 
 /// Limits of one shard's endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -154,10 +154,10 @@ impl Server {
         Ok(Self { config: Arc::new(config), keys, limits })
     }
 
-    pub(crate) fn endpoint(&self, shard: u8, seed: [u64; 4]) -> EndpointConfig {
+    pub(crate) fn endpoint(&self, shard: u8, seed: [u64; 4], last: &LastCid) -> EndpointConfig {
         let mut config = EndpointConfig::new(self.keys.reset.clone());
-        let (key, [a, b, ..]) = (self.keys.cid, seed);
-        config.cid_generator(move || Box::new(ShardCids::new(key, shard, [a, b])));
+        let (key, [a, b, ..], last) = (self.keys.cid, seed, last.clone());
+        config.cid_generator(move || Box::new(ShardCids::new(key, shard, [a, b], last.clone())));
         // Bounded for each network instead; this one alone would tell 50 clients a second after a restart.
         config.min_reset_interval(Duration::ZERO);
         let mut bytes = [0; 32];

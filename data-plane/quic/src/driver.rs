@@ -9,7 +9,7 @@
 
 mod connection;
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
@@ -20,6 +20,7 @@ use quinn_proto::{ConnectionHandle, DatagramEvent, EcnCodepoint, Endpoint, Incom
 use self::connection::Connection;
 pub use self::connection::{End, Read, Write};
 use crate::admission::{Admission, Verdict};
+use crate::cid::LastCid;
 use crate::route::{Route, Stage, route, stage};
 use crate::wheel::Wheel;
 use crate::{Limits, Protocol, Server};
@@ -122,7 +123,9 @@ pub struct Driver {
     connections: Vec<Option<Box<Connection>>>,
     generation: u32,
     open: usize,
-    half_open: usize,
+    /// Handshakes under way, by the id that we gave the connection for it.
+    half_open: HashMap<u64, u32>,
+    last_cid: LastCid,
     lingering: usize,
     accepting: bool,
     admission: Admission,
@@ -148,7 +151,8 @@ impl Driver {
     /// The endpoint of shard `shard` of `shards`. `seed` must be random in production, and is told to nobody.
     pub fn new(now: Instant, server: Server, shard: u16, shards: u16, seed: [u64; 4]) -> Self {
         let own = u8::try_from(shard).unwrap_or(u8::MAX);
-        let config = Arc::new(server.endpoint(own, seed));
+        let last_cid = LastCid::default();
+        let config = Arc::new(server.endpoint(own, seed, &last_cid));
         let endpoint = Endpoint::new(config, Some(server.config.clone()), false, None);
         let admission = Admission::new(now, &server.limits, seed[2] ^ seed[3].rotate_left(9));
         Self {
@@ -159,7 +163,8 @@ impl Driver {
             connections: Vec::new(),
             generation: 0,
             open: 0,
-            half_open: 0,
+            half_open: HashMap::new(),
+            last_cid,
             lingering: 0,
             accepting: true,
             admission,
@@ -184,8 +189,14 @@ impl Driver {
     }
 
     /// Whether a datagram may begin a connection or goes on with a handshake, which is dear, or is of a connection that is open.
+    ///
+    /// What a client sends behind the end of its handshake cannot be read before that: it has to be handled in the order in which it came.
     pub fn stage(&self, datagram: &[u8]) -> Stage {
-        stage(&self.server.keys.cid, datagram)
+        stage(&self.server.keys.cid, datagram, |cid| {
+            let connection =
+                self.half_open.get(&cid).and_then(|&index| self.connections.get(index as usize)?.as_deref());
+            connection.is_some_and(|connection| connection.inner.is_handshaking())
+        })
     }
 
     /// Takes in a datagram that belongs here.
@@ -235,7 +246,7 @@ impl Driver {
             return self.respond(transmit, buffer);
         }
         let (from, validated) = (incoming.remote_address().ip(), incoming.remote_address_validated());
-        match self.admission.judge(now, from, validated, self.half_open, &self.server.limits) {
+        match self.admission.judge(now, from, validated, self.half_open.len(), &self.server.limits) {
             Verdict::Accept => {}
             Verdict::Ignore => {
                 self.stats.ignored += 1;
@@ -258,9 +269,10 @@ impl Driver {
                 if self.connections.len() <= handle.0 {
                     self.connections.resize_with(handle.0 + 1, || None);
                 }
-                self.connections[handle.0] = Some(Box::new(Connection::new(key, inner, handshake_by)));
+                let cid = self.last_cid.get();
+                self.connections[handle.0] = Some(Box::new(Connection::new(key, inner, handshake_by, cid)));
                 self.open += 1;
-                self.half_open += 1;
+                self.half_open.insert(cid, key.index);
                 self.touch(key.index);
             }
             Err(error) => {
@@ -397,7 +409,7 @@ impl Driver {
 
     /// Handshakes under way.
     pub fn half_open(&self) -> usize {
-        self.half_open
+        self.half_open.len()
     }
 
     /// Connections whose session is over, and whose client may still be reading why.
@@ -470,9 +482,8 @@ impl Driver {
             }
             quinn_proto::Event::Connected => {
                 connection.handshake_by = None;
-                let was_half_open = std::mem::take(&mut connection.half_open);
-                let told_end = connection.told_end;
-                self.half_open -= usize::from(was_half_open);
+                let (cid, told_end) = (connection.half_open.take(), connection.told_end);
+                cid.and_then(|cid| self.half_open.remove(&cid));
                 self.stats.handshakes += 1;
                 if told_end {
                     // Its end waited for this.
@@ -526,8 +537,8 @@ impl Driver {
     fn settle(&mut self, key: Key) {
         let Some(connection) = self.connection_mut(key) else { return };
         connection.handshake_by = None;
-        if std::mem::take(&mut connection.half_open) {
-            self.half_open -= 1;
+        if let Some(cid) = connection.half_open.take() {
+            self.half_open.remove(&cid);
             self.stats.handshakes_failed += 1;
         }
     }

@@ -24,7 +24,7 @@ pub use config::{KeyError, Keys, Limits, NoSuite, Server};
 pub use driver::{Driver, End, Event, Key, Outgoing, Read, Stats, Write};
 pub use protocol::Protocol;
 pub use quinn_proto::{EcnCodepoint, StreamId};
-pub use route::{Route, Stage, route, stage};
+pub use route::{Route, Stage, route};
 pub use session::{Input, Session};
 pub use steering::{Instruction, steering};
 pub use web::WebCounts;

@@ -21,10 +21,13 @@ pub enum Route {
 pub enum Stage {
     /// It may begin a connection.
     First,
-    /// It goes on with a handshake: it names a connection id of ours, or one that looks like it.
-    Begun,
-    /// Its connection is open, or was.
-    Open,
+    /// It names an id that looks like one of ours, but none of a handshake under way: it shows its address after a Retry, comes late, or
+    /// is somebody's invention.
+    Claimed,
+    /// It goes on with the handshake of the connection that has this id, or was sent behind what does.
+    Begun(u64),
+    /// It has the form of those of open connections, and names this id.
+    Open(u64),
 }
 
 const LONG_HEADER: u8 = 0x80;
@@ -64,18 +67,26 @@ pub fn route(key: &CidKey, here: u16, shards: u16, datagram: &[u8]) -> Route {
     }
 }
 
-/// Tells what a datagram is about. What is no packet at all may begin a connection.
+/// Tells what a datagram is about; `is_handshake` tells whether the connection with an id of ours is in its handshake. What is no packet at
+/// all may begin a connection.
 ///
 /// Source: RFC 9000 §17.
-pub fn stage(key: &CidKey, datagram: &[u8]) -> Stage {
+pub(crate) fn stage(key: &CidKey, datagram: &[u8], is_handshake: impl FnOnce(u64) -> bool) -> Stage {
     let Some((&first, rest)) = datagram.split_first() else { return Stage::First };
-    if first & LONG_HEADER == 0 {
-        return Stage::Open;
+    let is_long = first & LONG_HEADER != 0;
+    let cid = if is_long {
+        // Version 4, length of the id 1, id.
+        let of_ours = rest.get(4).filter(|&&len| usize::from(len) == CID_BYTES);
+        of_ours.and_then(|_| rest[5..].first_chunk::<CID_BYTES>()).filter(|cid| key.shard_of(cid).is_some())
+    } else {
+        rest.first_chunk::<CID_BYTES>()
+    };
+    let Some(cid) = cid.copied().map(u64::from_be_bytes) else { return Stage::First };
+    match is_handshake(cid) {
+        true => Stage::Begun(cid),
+        false if is_long => Stage::Claimed,
+        false => Stage::Open(cid),
     }
-    // Version 4, length of the id 1, id.
-    let cid =
-        rest.get(4).filter(|&&len| usize::from(len) == CID_BYTES).and_then(|_| rest[5..].first_chunk::<CID_BYTES>());
-    if cid.is_some_and(|cid| key.shard_of(cid).is_some()) { Stage::Begun } else { Stage::First }
 }
 
 #[cfg(test)]
@@ -83,12 +94,12 @@ mod tests {
     use quinn_proto::ConnectionIdGenerator;
 
     use super::*;
-    use crate::cid::ShardCids;
+    use crate::cid::{LastCid, ShardCids};
 
     #[test]
     fn datagrams_find_their_shard() {
         let key = CidKey::new(*b"8 bytes.");
-        let cid = |shard| (*ShardCids::new(key, shard, [1, 2]).generate_cid()).to_vec();
+        let cid = |shard| (*ShardCids::new(key, shard, [1, 2], LastCid::default()).generate_cid()).to_vec();
         let check = |datagram: &[&[u8]], expect: Route| {
             assert_eq!(route(&key, 1, 3, &datagram.concat()), expect, "{datagram:x?}");
         };
@@ -115,15 +126,21 @@ mod tests {
     #[test]
     fn a_datagram_tells_what_it_is_about() {
         let key = CidKey::new(*b"8 bytes.");
-        let ours = (*ShardCids::new(key, 1, [1, 2]).generate_cid()).to_vec();
+        let mut cids = ShardCids::new(key, 1, [1, 2], LastCid::default());
+        let [ours, begun] = [(); 2].map(|()| (*cids.generate_cid()).to_vec());
+        let number = |cid: &[u8]| u64::from_be_bytes(cid.try_into().unwrap());
         let check = |datagram: &[&[u8]], expect: Stage| {
-            assert_eq!(stage(&key, &datagram.concat()), expect, "{datagram:x?}");
+            let found = stage(&key, &datagram.concat(), |cid| cid == number(&begun));
+            assert_eq!(found, expect, "{datagram:x?}");
         };
         check(&[], Stage::First);
-        check(&[&[0x40], &ours], Stage::Open);
-        check(&[&[0x40]], Stage::Open);
-        check(&[&[0xC0, 0, 0, 0, 1, 8], &ours], Stage::Begun);
-        check(&[&[0xE0, 0, 0, 0, 1, 8], &ours, &[7; 20]], Stage::Begun);
+        check(&[&[0x40], &ours], Stage::Open(number(&ours)));
+        check(&[&[0x40], &begun, &[7; 20]], Stage::Begun(number(&begun)));
+        check(&[&[0x40]], Stage::First);
+        check(&[&[0xC0, 0, 0, 0, 1, 8], &ours], Stage::Claimed);
+        check(&[&[0xE0, 0, 0, 0, 1, 8], &ours, &[7; 20]], Stage::Claimed);
+        check(&[&[0xC0, 0, 0, 0, 1, 8], &begun], Stage::Begun(number(&begun)));
+        check(&[&[0xE0, 0, 0, 0, 1, 8], &begun, &[7; 20]], Stage::Begun(number(&begun)));
         check(&[&[0xC0, 0, 0, 0, 1, 8], &[9; 8]], Stage::First);
         check(&[&[0xC0, 0, 0, 0, 1, 9], &ours, &[7; 20]], Stage::First);
         check(&[&[0xC0, 0, 0, 0, 1, 8], &ours[..7]], Stage::First);

@@ -150,7 +150,7 @@ mod tests {
     use quinn_proto::ConnectionIdGenerator;
 
     use super::*;
-    use crate::cid::ShardCids;
+    use crate::cid::{LastCid, ShardCids};
 
     /// As the kernel runs it: a load beyond the packet ends the program with 0.
     fn run(program: &[Instruction], packet: &[u8]) -> u32 {
@@ -196,7 +196,7 @@ mod tests {
         let program = steering(&key);
         assert!(program.len() < 500, "{}", program.len());
         for shard in [0, 1, 5, 255] {
-            let mut ids = ShardCids::new(key, shard, [u64::from(shard), 2]);
+            let mut ids = ShardCids::new(key, shard, [u64::from(shard), 2], LastCid::default());
             for first in 0..64 {
                 let packet = [&[0x40 | first], &ids.generate_cid()[..], &[1; 20]].concat();
                 assert_eq!(run(&program, &packet), u32::from(shard));
@@ -208,7 +208,7 @@ mod tests {
     fn what_is_not_of_this_key_goes_by_hash() {
         let key = CidKey::new(*b"8 bytes.").placed(1, 9);
         let program = steering(&key);
-        let cid = ShardCids::new(key.placed(2, 9), 1, [1, 2]).generate_cid();
+        let cid = ShardCids::new(key.placed(2, 9), 1, [1, 2], LastCid::default()).generate_cid();
         assert_eq!(run(&program, &[&[0x40], &cid[..]].concat()), BY_HASH);
         assert_eq!(run(&program, &[0xC0; 1200]), BY_HASH);
         for len in 0..5 {

@@ -6,11 +6,11 @@ use std::time::Instant;
 
 use millrace_core::{Now, SessionKey};
 use millrace_protocol::Code;
-use millrace_quic::{Driver, Event, Input, Key, Protocol, Route, Server, Session, Stage, StreamId};
+use millrace_quic::{Driver, Event, Input, Key, Protocol, Route, Server, Session, StreamId};
 
 use super::admission::{Admission, Place};
 use super::room::{Held, InputRoom};
-use super::waiting::Waiting;
+use super::waiting::{Taken, Waiting};
 use super::{STRANGER_WORK_BYTES, Shard};
 use crate::poller::{Interest, Poller, Ready};
 use crate::report::ShellStats;
@@ -224,9 +224,10 @@ impl Quic {
 
     /// Takes a datagram of ours: at once if its connection is open, and in its part of the turn if it is of a handshake.
     fn take(&mut self, now: Instant, datagram: Datagram) {
-        match self.driver.stage(&datagram.data) {
-            Stage::Open => self.handle(now, datagram),
-            stage => self.stats.waiting_full += u64::from(!self.waiting.push(stage, datagram)),
+        match self.waiting.take(self.driver.stage(&datagram.data), datagram) {
+            Taken::Now(datagram) => self.handle(now, datagram),
+            Taken::Waits => {}
+            Taken::Lost => self.stats.waiting_full += 1,
         }
     }
 

@@ -19,7 +19,8 @@ pub(super) struct Connection {
     pub(super) remote: SocketAddr,
     /// When its handshake has to be done.
     pub(super) handshake_by: Option<Instant>,
-    pub(super) half_open: bool,
+    /// The id that it is known by until its handshake is complete or has failed.
+    pub(super) half_open: Option<u64>,
     /// Its entry in the wheel.
     pub(super) armed: Option<Armed>,
     /// Nobody has signed in on it.
@@ -87,14 +88,14 @@ pub enum Write {
 }
 
 impl Connection {
-    pub(super) fn new(key: Key, inner: quinn_proto::Connection, handshake_by: Instant) -> Self {
+    pub(super) fn new(key: Key, inner: quinn_proto::Connection, handshake_by: Instant, cid: u64) -> Self {
         let remote = inner.remote_address();
         Self {
             inner,
             key,
             remote,
             handshake_by: Some(handshake_by),
-            half_open: true,
+            half_open: Some(cid),
             armed: None,
             is_stranger: true,
             stirred: false,

@@ -358,6 +358,39 @@ fn strangers_are_heard_when_there_is_time_for_them() {
     world.run_until("so did the next frame", |world| world.server.frames.len() == 2);
 }
 
+/// What comes behind the end of a handshake cannot be read before that: whoever deals with handshakes later has to know.
+#[test]
+fn datagrams_behind_a_handshake_are_told_from_those_of_open_connections() {
+    let stages = |world: &World| world.to_server().map(|data| world.drivers[0].stage(data)).collect::<Vec<_>>();
+    let mut world = World::new(21, 1, Limits::default(), Link::default());
+    world.begin();
+    world.run_for(Duration::ZERO);
+    assert_eq!(stages(&world), [Stage::First]);
+    world.run_until("the client is done", |world| !world.client.inner.is_handshaking());
+    world.client_writes(&hello());
+    world.run_for(Duration::ZERO);
+    let (sent, found): (Vec<_>, _) = (world.to_server().map(<[u8]>::to_vec).collect(), stages(&world));
+    let Some(&Stage::Begun(cid)) = found.first() else { panic!("{found:?}") };
+    assert!(found.iter().all(|&stage| stage == Stage::Begun(cid)), "{found:?}");
+    let is_short = |data: &&Vec<u8>| data[0] & 0x80 == 0;
+    assert!(sent.iter().any(|data| !is_short(&data)) && sent.iter().any(|data| is_short(&data)), "{sent:x?}");
+
+    world.run_until("the hello came", |world| world.server.frames.len() == 1);
+    // The same once more: the handshake is over.
+    for data in &sent {
+        let expect = if is_short(&data) { Stage::Open(cid) } else { Stage::Claimed };
+        assert_eq!(world.drivers[0].stage(data), expect);
+    }
+    assert_eq!(world.half_open(), 0);
+
+    // One that comes to nothing leaves nothing behind.
+    let first = world.first_packets();
+    world.datagram(([10, 1, 1, 1], 1), &first);
+    assert_eq!(world.half_open(), 1);
+    world.run_for(Duration::from_secs(30));
+    assert_eq!(world.half_open(), 0);
+}
+
 /// Before the handshake is complete the code could not be told: the close waits for that.
 #[test]
 fn who_is_refused_for_early_data_hears_the_code() {

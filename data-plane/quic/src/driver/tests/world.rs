@@ -275,6 +275,11 @@ impl World {
         self.turn();
     }
 
+    /// What is on its way to the server.
+    pub(super) fn to_server(&self) -> impl Iterator<Item = &[u8]> {
+        self.packets.values().filter(|packet| packet.to == server_address()).map(|packet| &packet.data[..])
+    }
+
     pub(super) fn stats(&self) -> Stats {
         let mut all = Stats::default();
         for stats in self.drivers.iter().map(Driver::stats) {
