@@ -138,10 +138,23 @@ pub struct Driver {
     /// Connections that may have something to send.
     sending: VecDeque<u32>,
     events: VecDeque<Event>,
+    /// Of the connection that tells something now.
+    told: Told,
     /// What the endpoint itself answers.
     responses: VecDeque<(Transmit, Vec<u8>)>,
     scratch: Vec<u8>,
     stats: Stats,
+}
+
+/// Strangers without anything to tell that are heard as one who has something.
+const SILENT_MAX: usize = 1024;
+
+/// What need not be told again before it is acted on: each frame of a stream is news to the connection, of which a datagram holds hundreds.
+#[derive(Default)]
+struct Told {
+    /// A few: no more than may be open at a time.
+    readable: Vec<StreamId>,
+    openable: bool,
 }
 
 /// Datagrams of one connection in one send, where the system can cut them apart (GSO).
@@ -174,6 +187,7 @@ impl Driver {
             stirred_strangers: VecDeque::new(),
             sending: VecDeque::new(),
             events: VecDeque::new(),
+            told: Told::default(),
             responses: VecDeque::new(),
             scratch: Vec::new(),
             stats: Stats::default(),
@@ -330,10 +344,16 @@ impl Driver {
         }
     }
 
-    /// Hears the stranger who has waited longest; whether there was one.
+    /// Hears the stranger who has waited longest and has something to tell; whether there may be another one.
     pub fn hear_stranger(&mut self, now: Instant) -> bool {
-        let Some(index) = self.stirred_strangers.pop_front() else { return false };
-        self.hear(now, index);
+        // Most have nothing: they were sent something, which may have brought news.
+        for _ in 0..SILENT_MAX {
+            let Some(index) = self.stirred_strangers.pop_front() else { return false };
+            self.hear(now, index);
+            if !self.events.is_empty() {
+                break;
+            }
+        }
         true
     }
 
@@ -446,6 +466,8 @@ impl Driver {
     fn stir(&mut self, now: Instant, index: u32) {
         let Some(Some(connection)) = self.connections.get_mut(index as usize) else { return };
         let key = connection.key;
+        self.told.readable.clear();
+        self.told.openable = false;
         loop {
             let Some(Some(connection)) = self.connections.get_mut(index as usize) else { return };
             if let Some(event) = connection.inner.poll() {
@@ -508,15 +530,26 @@ impl Driver {
             quinn_proto::Event::Stream(event) => match event {
                 StreamEvent::Opened { dir } => {
                     while let Some(stream) = self.accept(key, dir) {
-                        self.events.push_back(Event::Readable(key, stream));
+                        self.tell_readable(key, stream);
                     }
                 }
-                StreamEvent::Readable { id } => self.events.push_back(Event::Readable(key, id)),
+                StreamEvent::Readable { id } => self.tell_readable(key, id),
                 StreamEvent::Writable { id } => self.events.push_back(Event::Writable(key, id)),
-                StreamEvent::Available { dir: Dir::Uni } => self.events.push_back(Event::Openable(key)),
+                StreamEvent::Available { dir: Dir::Uni } => {
+                    if !std::mem::replace(&mut self.told.openable, true) {
+                        self.events.push_back(Event::Openable(key));
+                    }
+                }
                 StreamEvent::Stopped { id, .. } => self.events.push_back(Event::Stopped(key, id)),
                 StreamEvent::Available { dir: Dir::Bi } | StreamEvent::Finished { .. } => {}
             },
+        }
+    }
+
+    fn tell_readable(&mut self, key: Key, stream: StreamId) {
+        if !self.told.readable.contains(&stream) {
+            self.told.readable.push(stream);
+            self.events.push_back(Event::Readable(key, stream));
         }
     }
 

@@ -305,14 +305,18 @@ impl Shard {
         let strangers_max = (self.turn.read_bytes_max as u64 / STRANGER_WORK_BYTES).max(1);
         let heard = self.strangers_heard - self.strangers_heard_before;
         let mut left = strangers_max.saturating_sub(heard).max(strangers_max.div_ceil(4));
+        let mut cost = 0;
         loop {
+            let before = self.strangers_heard;
             while let Some(event) = self.quic.as_mut().and_then(|quic| quic.driver.poll_event(now.instant)) {
                 self.quic_event(now, event);
             }
+            // Whoever has several streams to be read takes the time of several.
+            left = left.saturating_sub(cost.max(self.strangers_heard - before));
+            cost = 1;
             if left == 0 || !self.quic.as_mut().is_some_and(|quic| quic.driver.hear_stranger(now.instant)) {
                 return;
             }
-            left -= 1;
         }
     }
 
@@ -398,7 +402,7 @@ impl Shard {
         let Quic { driver, peers, stats: web, .. } = quic;
         let Some(peer) = peer_of(peers, key) else { return };
         let session = peer.session;
-        self.strangers_heard += u64::from(peer.standing != Standing::SignedIn);
+        let is_stranger = peer.standing != Standing::SignedIn;
         let mut bytes = 0;
         let on_frame = |frame: &[u8]| {
             bytes += frame.len();
@@ -409,6 +413,8 @@ impl Shard {
             None => peer.streams.handle_connected(driver, on_frame),
         };
         stats.read_bytes_total += bytes as u64;
+        // The end of a handshake for which nothing waited is no work.
+        self.strangers_heard += u64::from(is_stranger && (stream.is_some() || bytes > 0));
         let counts = peer.streams.take_web_counts();
         web.web_sessions += counts.opened;
         web.web_refused += counts.refused;

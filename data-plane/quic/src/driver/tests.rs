@@ -391,6 +391,46 @@ fn datagrams_behind_a_handshake_are_told_from_those_of_open_connections() {
     assert_eq!(world.half_open(), 0);
 }
 
+/// A datagram can hold hundreds of frames that are news and say nothing.
+#[test]
+fn what_came_together_is_told_once() {
+    let mut world = World::new(22, 1, Limits::default(), Link::default());
+    world.connect();
+    world.client_writes(&hello());
+    world.run_until("the hello came", |world| world.server.frames.len() == 1);
+    world.run_for(Duration::from_millis(200));
+    let before = world.server.told;
+    for n in 1..=6_u32 {
+        world.client_writes(&frame(n.into(), 1));
+        world.client.inner.set_max_concurrent_streams(Dir::Uni, VarInt::from_u32(100 + 100 * n));
+        world.run_for(Duration::ZERO);
+    }
+    assert_eq!(world.to_server().count(), 6);
+    world.run_for(Duration::from_millis(10));
+    assert_eq!(world.server.frames.len(), 7);
+    assert_eq!((world.server.told.0 - before.0, world.server.told.1 - before.1), (1, 1));
+    // And again for what comes next.
+    world.client_writes(&frame(7, 1));
+    world.run_until("the next frame came", |world| world.server.frames.len() == 8);
+}
+
+/// Whatever is sent to a stranger may bring news; mostly it does not, and then nobody else has to wait for it.
+#[test]
+fn strangers_with_nothing_to_tell_take_nobodys_turn() {
+    let mut world = World::new(23, 1, Limits::default(), Link::default());
+    for n in 0..50 {
+        let first = world.first_packets();
+        world.datagram(([10, 1, 1, n], 4000), &first);
+    }
+    world.hears_nobody = true;
+    // They get the same again, as they do not answer.
+    world.run_for(Duration::from_secs(3));
+    assert_eq!((world.half_open(), world.drivers[0].has_work()), (50, true));
+    let now = world.now;
+    assert!(!world.drivers[0].hear_stranger(now), "nobody has anything to tell");
+    assert!(!world.drivers[0].has_work());
+}
+
 /// Before the handshake is complete the code could not be told: the close waits for that.
 #[test]
 fn who_is_refused_for_early_data_hears_the_code() {

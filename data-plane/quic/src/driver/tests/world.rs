@@ -84,6 +84,8 @@ pub(super) struct Shell {
     pub(super) session: Option<Session>,
     shard: usize,
     pub(super) frames: Vec<Vec<u8>>,
+    /// Events of streams that have something, and of streams that can be opened.
+    pub(super) told: (u32, u32),
     pub(super) connected: bool,
     pub(super) goodbyes: u32,
     pub(super) ended: Vec<crate::End>,
@@ -406,6 +408,8 @@ impl World {
 
 impl Shell {
     fn handle(&mut self, driver: &mut Driver, shard: usize, event: Event) {
+        self.told.0 += u32::from(matches!(event, Event::Readable(..)));
+        self.told.1 += u32::from(matches!(event, Event::Openable(_)));
         let Self { session, frames, .. } = self;
         let keep = |frame: &[u8]| frames.push(frame.to_vec());
         let input = match (event, session) {
