@@ -331,8 +331,8 @@ impl Shard {
         self.quic_transmit(now);
         self.send_hops();
         self.send_backlog();
-        let quic_open = self.quic.as_ref().map_or(0, |quic| quic.open + quic.driver.lingering());
-        if self.draining == Draining::Clients && self.open + quic_open == 0 && self.parting.len() == 0 {
+        let quic_parted = self.quic.as_ref().is_none_or(Quic::has_parted);
+        if self.draining == Draining::Clients && self.open == 0 && quic_parted && self.parting.len() == 0 {
             self.draining = Draining::Told;
             self.push_up(FromShard::Drained);
         }

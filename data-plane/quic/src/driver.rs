@@ -126,7 +126,8 @@ pub struct Driver {
     /// Handshakes under way, by the id that we gave the connection for it.
     half_open: HashMap<u64, u32>,
     last_cid: LastCid,
-    lingering: usize,
+    /// Connections whose goodbye is not said.
+    parting: usize,
     accepting: bool,
     admission: Admission,
     wheel: Wheel,
@@ -178,7 +179,7 @@ impl Driver {
             open: 0,
             half_open: HashMap::new(),
             last_cid,
-            lingering: 0,
+            parting: 0,
             accepting: true,
             admission,
             wheel: Wheel::new(now),
@@ -379,9 +380,8 @@ impl Driver {
                     self.count_out(&transmit);
                     return Some(transmit);
                 }
-                let lingered = connection.lingers();
                 if connection.part(now) {
-                    self.lingering -= usize::from(lingered);
+                    self.parting -= 1;
                     continue;
                 }
                 connection.sending = false;
@@ -432,9 +432,10 @@ impl Driver {
         self.half_open.len()
     }
 
-    /// Connections whose session is over, and whose client may still be reading why.
-    pub fn lingering(&self) -> usize {
-        self.lingering
+    /// Connections whose session is over, and whose client has not been sent all that it is to be told: it waits for room, for the end of
+    /// the handshake, or for the client, which may still be reading why.
+    pub fn parting(&self) -> usize {
+        self.parting
     }
 
     fn connection_mut(&mut self, key: Key) -> Option<&mut Connection> {
@@ -483,7 +484,7 @@ impl Driver {
             if drained {
                 self.end(key, End::Lost);
                 let gone = self.connections[index as usize].take();
-                self.lingering -= usize::from(gone.as_ref().is_some_and(|gone| gone.lingers()));
+                self.parting -= usize::from(gone.as_ref().is_some_and(|gone| gone.parts()));
                 if let Some(armed) = gone.and_then(|gone| gone.armed) {
                     self.wheel.remove(armed);
                 }

@@ -118,6 +118,12 @@ impl Quic {
         (self.driver.has_work() || !self.waiting.is_empty()) && !self.port.is_blocked()
     }
 
+    /// Whether there are no sessions, and nobody is to be told anything any more. It may take as long as a handshake, and the node does not
+    /// wait longer than it is told to drain.
+    pub(super) fn has_parted(&self) -> bool {
+        self.open + self.driver.parting() == 0 && !self.port.is_blocked()
+    }
+
     /// What datagrams weighed that came, in bytes read.
     pub(super) fn heard_bytes(&self) -> u64 {
         self.heard_bytes

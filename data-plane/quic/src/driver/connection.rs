@@ -118,9 +118,9 @@ impl Connection {
         true
     }
 
-    /// Whether its goodbye waits for the client's.
-    pub(super) fn lingers(&self) -> bool {
-        self.goodbye.as_ref().is_some_and(|goodbye| goodbye.not_before.is_some())
+    /// Whether it has a goodbye to say.
+    pub(super) fn parts(&self) -> bool {
+        self.goodbye.is_some()
     }
 
     /// When [`part`](Self::part) is to be asked without another reason.
@@ -144,6 +144,7 @@ impl Driver {
         if !std::mem::replace(&mut connection.told_end, true) {
             let reason = Bytes::copy_from_slice(reason.as_bytes());
             connection.goodbye = Some(Goodbye { code: VarInt::from_u32(code), reason, not_before: None });
+            self.parting += 1;
         }
         self.touch(key.index);
     }
@@ -156,7 +157,7 @@ impl Driver {
         if !std::mem::replace(&mut connection.told_end, true) {
             let (code, not_before) = (VarInt::from_u32(code), Some(until));
             connection.goodbye = Some(Goodbye { code, reason: Bytes::new(), not_before });
-            self.lingering += 1;
+            self.parting += 1;
         }
         self.touch(key.index);
     }

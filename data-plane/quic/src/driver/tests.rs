@@ -446,11 +446,13 @@ fn who_is_refused_for_early_data_hears_the_code() {
         world
     };
     let mut world = come_back(18);
+    world.run_until("the end waits for the handshake", |world| world.drivers[0].parting() == 1);
+    assert_eq!((world.client.lost.is_some(), world.half_open()), (false, 1));
     world.run_until("the client is told", |world| world.client.lost.is_some());
     assert_eq!(world.client.closed_with(), Some(4000), "{:?}", world.client.lost);
     assert!(!world.server.connected, "no event comes of a connection that is being closed");
     world.run_for(Duration::from_secs(10));
-    assert_eq!((world.open(), world.half_open()), (0, 0));
+    assert_eq!((world.open(), world.half_open(), world.drivers[0].parting()), (0, 0, 0));
 
     // One that never completes its handshake is not waited for without end.
     let mut world = come_back(19);
@@ -460,8 +462,9 @@ fn who_is_refused_for_early_data_hears_the_code() {
         world.datagram(([203, 0, 113, 5], 5000), &datagram);
     }
     assert_eq!((world.half_open(), world.server.session.is_some()), (1, true));
+    assert_eq!(world.drivers[0].parting(), 1);
     world.run_for(Duration::from_secs(30));
-    assert_eq!((world.open(), world.half_open()), (0, 0));
+    assert_eq!((world.open(), world.half_open(), world.drivers[0].parting()), (0, 0, 0));
 }
 
 /// What was written before the end arrives before it, however little the turn could send.
@@ -476,8 +479,10 @@ fn last_words_are_sent_before_the_end() {
     }
     let key = world.server.session.as_ref().unwrap().key();
     world.drivers[0].close(key, 4007, "enough");
+    // Whoever stops has to wait for it.
+    assert_eq!(world.drivers[0].parting(), 1);
     world.run_until("the client is told", |world| world.client.lost.is_some());
-    assert_eq!(world.client.closed_with(), Some(4007));
+    assert_eq!((world.client.closed_with(), world.drivers[0].parting()), (Some(4007), 0));
     assert!(world.client.control.iter().map(|frame| number(frame)).eq(1..=5));
 }
 
