@@ -8,11 +8,13 @@ use crate::report::{NodeReport, ShardReport, ShellStats};
 /// The report in the link's words. `started_ms` is Unix time.
 pub(crate) fn figures(report: &NodeReport, started_ms: i64) -> NodeFigures {
     let shards = report.shards.len();
+    // They have no descriptors, and so no part of what descriptors bound.
+    let over_quic: u64 = report.shards.iter().flatten().map(|shard| shard.shell.quic_connections).sum();
     NodeFigures {
         version: env!("CARGO_PKG_VERSION").into(),
         started_ms,
         draining: report.draining,
-        connections: small(report.connections),
+        connections: small(report.connections + over_quic),
         connections_max: small(report.connections_max),
         // Whole ms: what is lost is below the resolution of the system's own count.
         #[expect(

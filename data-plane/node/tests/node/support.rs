@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 pub(crate) use client::{Client, Frame, Got, Hello, exchange, exchange_tcp, parse_answer};
 pub(crate) use control::Control;
 use millrace_data::{Config, DataNode, LinkConfig, Pinning, QuicAddress, start};
-pub(crate) use transport::{Wire, dial, dial_tcp, door, tls_config};
+pub(crate) use transport::{Transport, Wire, dial, dial_tcp, door, tls_config};
 
 /// Nothing in these tests takes long; whoever waits longer waits for something that will not come.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -23,7 +23,10 @@ pub(crate) fn config() -> Config {
         client_tls_address: Some(([127, 0, 0, 1], 0).into()),
         tls: Some(tls_config()),
         // A port that the system chose for TCP may be somebody's for UDP.
-        client_quic_address: QuicAddress::Off,
+        client_quic_address: match Transport::here() {
+            Transport::Quic => QuicAddress::At(([127, 0, 0, 1], 0).into()),
+            Transport::Ws | Transport::Wss => QuicAddress::Off,
+        },
         admin_address: ([127, 0, 0, 1], 0).into(),
         shards: NonZeroU16::new(2),
         // Tests of several nodes share the processors.

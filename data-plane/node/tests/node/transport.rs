@@ -15,7 +15,8 @@ fn everything_holds_over_every_other_transport() {
     for transport in TRANSPORTS.iter().filter(|&&transport| transport != Transport::here()) {
         let mut command = Command::new(std::env::current_exe().expect("own path"));
         command.arg("--test-threads=2").env(VARIABLE, transport.name());
-        let output = command.args(ELSEWHERE.iter().flat_map(|part| ["--skip", part])).output().expect("start");
+        let elsewhere = ELSEWHERE.iter().chain(transport.skips());
+        let output = command.args(elsewhere.flat_map(|part| ["--skip", part])).output().expect("start");
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success(), "{}: {text}\n{}", transport.name(), String::from_utf8_lossy(&output.stderr));
         assert!(text.contains("messages::"), "{}: {text}", transport.name());

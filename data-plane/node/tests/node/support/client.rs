@@ -13,13 +13,16 @@ use millrace_protocol::ws::handshake::{ClientHandshake, ClientRequest, ResponseE
 use millrace_protocol::ws::{Decoder, Event, Limits, Opcode, Role, close, encode};
 use millrace_protocol::{ChannelId, Code, Position, Producer, ProducerSequence, SessionId};
 
+use quinn::ConnectionError;
+
 use super::PATIENCE;
+use super::quic::Got as QuicGot;
 use super::transport::{Wire, dial, dial_tcp};
 
 /// With compression or without.
 type Handshake = fn(&ClientRequest<'_>) -> Result<(ClientHandshake, Vec<u8>), ResponseError>;
 
-/// A WebSocket to a node, before or after its hello.
+/// A connection to a node, before or after its hello: a WebSocket, or whatever else this process's transport is.
 pub(crate) struct Client {
     pub(crate) stream: Wire,
     decoder: Decoder,
@@ -118,6 +121,10 @@ impl Client {
     }
 
     fn upgrade(mut stream: Wire, handshake: Handshake) -> Self {
+        let decoder = Decoder::new(Role::Client, Limits { message_bytes_max: 4 << 20 });
+        if let Wire::Quic(_) = stream {
+            return Self { stream, decoder, inflater: None, got: std::collections::VecDeque::new(), request: 0 };
+        }
         let request = ClientRequest {
             host: "node",
             target: "/v1/connect",
@@ -127,7 +134,6 @@ impl Client {
         let (mut handshake, head) = handshake(&request).expect("handshake");
         stream.write_all(&head).expect("write");
         let mut buffer = [0; 4096];
-        let decoder = Decoder::new(Role::Client, Limits { message_bytes_max: 4 << 20 });
         loop {
             let bytes = stream.read(&mut buffer).expect("read");
             assert!(bytes > 0, "the node closed during the handshake");
@@ -171,7 +177,10 @@ impl Client {
     pub(crate) fn send(&mut self, frame: &ClientFrame<'_>) {
         let mut payload = Vec::new();
         encode_client(frame, &mut payload);
-        self.send_ws(Opcode::Binary, &payload);
+        match self.stream {
+            Wire::Quic(_) => self.send_raw(&payload),
+            _ => self.send_ws(Opcode::Binary, &payload),
+        }
     }
 
     pub(crate) fn send_ws(&mut self, opcode: Opcode, payload: &[u8]) {
@@ -250,6 +259,16 @@ impl Client {
         })
     }
 
+    /// Asks something that needs nothing, and waits for the answer: the node serves this session.
+    pub(crate) fn is_served(&mut self) {
+        let channel = ChannelId::new(u64::MAX).expect("not 0");
+        let asked = self.ask(ClientBody::Unsubscribe { channel });
+        self.wait("an answer", |frame| match frame {
+            Frame::Error { request, .. } => (*request == asked).then_some(()),
+            _ => None,
+        });
+    }
+
     /// Takes frames until one is what is waited for. What it passes over is kept for later.
     pub(crate) fn wait<T>(&mut self, what: &str, mut take: impl FnMut(&Frame) -> Option<T>) -> T {
         let mut passed = Vec::new();
@@ -272,6 +291,10 @@ impl Client {
     pub(crate) fn closed(&mut self) -> (u16, String) {
         loop {
             match self.next() {
+                Got::Close(code, reason) if matches!(self.stream, Wire::Quic(_)) => {
+                    assert_eq!(self.next(), Got::End, "after the end");
+                    return (code, reason);
+                }
                 Got::Close(code, reason) => {
                     // A well-behaved client answers, then waits for the end.
                     let mut reply = Vec::new();
@@ -296,8 +319,7 @@ impl Client {
 
     /// The code of a close frame that is there already, or comes in this time.
     pub(crate) fn closed_within(&mut self, time: Duration) -> Option<u16> {
-        self.stream.set_read_timeout(Some(time)).expect("read timeout");
-        while let Ok(()) = self.try_read() {
+        while let Ok(()) = self.try_read(time) {
             match self.got.pop_front() {
                 Some(Got::Close(code, _)) => return Some(code),
                 Some(Got::End | Got::Reset) => return None,
@@ -316,13 +338,26 @@ impl Client {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             assert!(!left.is_zero(), "the node says nothing");
-            self.stream.set_read_timeout(Some(left.max(Duration::from_millis(1)))).expect("read timeout");
-            self.try_read().expect("read");
+            self.try_read(left.max(Duration::from_millis(1))).expect("read");
         }
     }
 
-    /// Reads once. What comes is in `got`, with the end.
-    fn try_read(&mut self) -> std::io::Result<()> {
+    /// Reads once, waiting for so long. What comes is in `got`, with the end.
+    fn try_read(&mut self, time: Duration) -> std::io::Result<()> {
+        if let Wire::Quic(client) = &mut self.stream {
+            match client.next_within(time).ok_or(ErrorKind::TimedOut)? {
+                QuicGot::Frame(frame, _) => self.got.push_back(Got::Frame(frame)),
+                QuicGot::End(_) => {}
+                QuicGot::Closed(ConnectionError::ApplicationClosed(close)) => {
+                    let code = u16::try_from(close.error_code.into_inner()).expect("a code of the protocol");
+                    let reason = String::from_utf8_lossy(&close.reason).into_owned();
+                    self.got.extend([Got::Close(code, reason), Got::End]);
+                }
+                QuicGot::Closed(_) => self.got.push_back(Got::Reset),
+            }
+            return Ok(());
+        }
+        self.stream.set_read_timeout(Some(time))?;
         let mut buffer = [0; 64 << 10];
         let bytes = match self.stream.read(&mut buffer) {
             Ok(0) => {

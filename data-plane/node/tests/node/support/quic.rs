@@ -1,9 +1,12 @@
 //! A client over QUIC, made of quinn on a runtime of its own: as independent of the node's driver as one in Rust can be.
 
 use std::collections::VecDeque;
+use std::io;
 use std::net::{SocketAddr, UdpSocket};
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use millrace_data::{Config, QuicAddress, TlsConfig};
 use millrace_protocol::client::{
@@ -19,13 +22,14 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use super::client::{Frame, Message, frame};
-use super::{PATIENCE, config};
+use super::{PATIENCE, config, transport};
 
 const FRAME_BYTES_MAX: usize = 1 << 20;
 
 /// A certificate for tests, and the clients that trust it.
 pub(crate) struct Trust {
-    folder: Arc<TempDir>,
+    /// None for the certificate that all transports share.
+    folder: Option<Arc<TempDir>>,
     client: ClientConfig,
 }
 
@@ -35,25 +39,34 @@ impl Trust {
         let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("certificate");
         std::fs::write(folder.path().join("node.pem"), made.cert.pem()).expect("write");
         std::fs::write(folder.path().join("node.key"), made.signing_key.serialize_pem()).expect("write");
-        let client = client(&folder, SUBPROTOCOL.as_bytes());
-        Self { folder: Arc::new(folder), client }
+        let client = client(&folder.path().join("node.pem"), SUBPROTOCOL.as_bytes());
+        Self { folder: Some(Arc::new(folder)), client }
+    }
+
+    /// For nodes with the certificate that all transports of the table share.
+    pub(crate) fn of_the_table() -> Self {
+        Self { folder: None, client: client(&transport::folder().join("ca.pem"), SUBPROTOCOL.as_bytes()) }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.as_ref().map_or_else(transport::folder, |folder| folder.path().to_owned()).join(name)
     }
 
     /// The same, for clients of another protocol.
     pub(crate) fn speaking(&self, protocol: &[u8]) -> Self {
-        Self { folder: Arc::clone(&self.folder), client: client(&self.folder, protocol) }
+        Self { folder: self.folder.clone(), client: client(&self.path("node.pem"), protocol) }
     }
 
     /// A node with this certificate that takes clients by QUIC.
     pub(crate) fn config(&self) -> Config {
-        let tls = TlsConfig::new(self.folder.path().join("node.pem"), self.folder.path().join("node.key"));
+        let tls = TlsConfig::new(self.path("node.pem"), self.path("node.key"));
         Config { tls: Some(tls), client_quic_address: QuicAddress::At(([127, 0, 0, 1], 0).into()), ..config() }
     }
 }
 
-fn client(folder: &TempDir, protocol: &[u8]) -> ClientConfig {
+fn client(root: &Path, protocol: &[u8]) -> ClientConfig {
     let mut roots = RootCertStore::empty();
-    let root = CertificateDer::from_pem_file(folder.path().join("node.pem")).expect("certificate");
+    let root = CertificateDer::from_pem_file(root).expect("certificate");
     roots.add(root).expect("a root");
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut tls = rustls::ClientConfig::builder_with_provider(provider)
@@ -66,13 +79,20 @@ fn client(folder: &TempDir, protocol: &[u8]) -> ClientConfig {
     ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).expect("cipher suite")))
 }
 
+/// That of all clients of the process.
+fn runtime() -> &'static Runtime {
+    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    RUNTIME.get_or_init(|| {
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("runtime")
+    })
+}
+
 /// First packets of so many clients, which go no further.
 pub(crate) fn first_packets(trust: &Trust, count: usize) -> Vec<Vec<u8>> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("runtime");
     let nobody = UdpSocket::bind("127.0.0.1:0").expect("socket");
     nobody.set_read_timeout(Some(PATIENCE)).expect("read timeout");
     let address = nobody.local_addr().expect("address");
-    let _guard = runtime.enter();
+    let _guard = runtime().enter();
     let endpoint = Endpoint::client(([127, 0, 0, 1], 0).into()).expect("endpoint");
     let mut packets: Vec<Vec<u8>> = Vec::new();
     // One that is dropped may begin with its end.
@@ -91,7 +111,6 @@ pub(crate) fn first_packets(trust: &Trust, count: usize) -> Vec<Vec<u8>> {
 
 /// A client that speaks the protocol over QUIC and nothing else.
 pub(crate) struct QuicClient {
-    runtime: Runtime,
     endpoint: Endpoint,
     pub(crate) connection: Connection,
     control: SendStream,
@@ -157,10 +176,8 @@ impl QuicClient {
         first: &[u8],
         early: bool,
     ) -> Result<Self, ConnectionError> {
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("runtime");
         let (tell, got) = channel();
-        let (endpoint, connection, control, early) = runtime.block_on(async {
+        let (endpoint, connection, control, early) = runtime().block_on(async {
             let mut endpoint = Endpoint::client(([127, 0, 0, 1], 0).into()).expect("endpoint");
             endpoint.set_default_client_config(trust.client.clone());
             let connecting = endpoint.connect(address, "localhost").expect("connect");
@@ -183,23 +200,37 @@ impl QuicClient {
             Ok::<_, ConnectionError>((endpoint, connection, control, early))
         })?;
         let request = 1;
-        Ok(Self { runtime, endpoint, connection, control, got, passed: VecDeque::new(), request, early })
+        Ok(Self { endpoint, connection, control, got, passed: VecDeque::new(), request, early })
     }
 
     /// Goes on from another socket, without a word to the node: as behind a NAT that has forgotten, or in another network.
     pub(crate) fn move_on(&self) {
-        let _guard = self.runtime.enter();
+        let _guard = runtime().enter();
         let socket = UdpSocket::bind("127.0.0.1:0").expect("socket");
         self.endpoint.rebind(socket).expect("rebind");
     }
 
     pub(crate) fn send_raw(&mut self, bytes: &[u8]) {
-        self.runtime.block_on(self.control.write_all(bytes)).expect("write");
+        runtime().block_on(self.control.write_all(bytes)).expect("write");
+    }
+
+    /// Sends bytes, unless the node has ended it.
+    pub(crate) fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        runtime().block_on(self.control.write_all(bytes)).map_err(io::Error::other)
     }
 
     /// Says goodbye.
     pub(crate) fn finish(&mut self) {
         self.control.finish().expect("finish");
+    }
+
+    /// The same, unless the node has ended it.
+    pub(crate) fn try_finish(&mut self) -> io::Result<()> {
+        self.control.finish().map_err(io::Error::other)
+    }
+
+    pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.endpoint.local_addr()
     }
 
     pub(crate) fn break_off(&mut self) {
@@ -293,7 +324,12 @@ impl QuicClient {
         if let Some(got) = self.passed.pop_front() {
             return got;
         }
-        self.got.recv_timeout(PATIENCE).expect("the node says nothing")
+        self.next_within(PATIENCE).expect("the node says nothing")
+    }
+
+    /// What came, or comes in this time.
+    pub(crate) fn next_within(&mut self, time: Duration) -> Option<Got> {
+        self.got.recv_timeout(time).ok()
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the tests' clients speak under their WebSocket. The same tests run over each transport, one process for each.
+//! What carries the frames of the tests' clients. The same tests run over each transport, one process for each.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -12,6 +12,7 @@ use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use super::PATIENCE;
+use super::quic::{QuicClient, Trust};
 
 /// Names the transport of a process's tests.
 pub(crate) const VARIABLE: &str = "MILLRACE_TEST_TRANSPORT";
@@ -21,16 +22,38 @@ pub(crate) const VARIABLE: &str = "MILLRACE_TEST_TRANSPORT";
 pub(crate) enum Transport {
     Ws,
     Wss,
+    Quic,
 }
 
 /// All of them.
-pub(crate) const TRANSPORTS: &[Transport] = &[Transport::Ws, Transport::Wss];
+pub(crate) const TRANSPORTS: &[Transport] = &[Transport::Ws, Transport::Wss, Transport::Quic];
 
 impl Transport {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Ws => "ws",
             Self::Wss => "wss",
+            Self::Quic => "quic",
+        }
+    }
+
+    /// Tests that are of another transport alone: how a WebSocket begins, is framed, compressed and reset, and of TCP.
+    pub(crate) fn skips(self) -> &'static [&'static str] {
+        match self {
+            Self::Ws | Self::Wss => &[],
+            Self::Quic => &[
+                "compression::",
+                "door::a_hello",
+                "door::silent",
+                "door::who_dawdles",
+                "drain::a_node_that_is_dropped",
+                "garbage::",
+                "handshake::",
+                "limits::",
+                "operate::who_reads_too_slowly",
+                "slow_reader::",
+                "websocket::",
+            ],
         }
     }
 
@@ -46,6 +69,7 @@ pub(crate) fn door(node: &DataNode) -> SocketAddr {
     match Transport::here() {
         Transport::Ws => node.client_address,
         Transport::Wss => node.client_tls_address.expect("the node listens for TLS"),
+        Transport::Quic => node.client_quic_address.expect("the node takes clients by QUIC"),
     }
 }
 
@@ -53,6 +77,8 @@ pub(crate) fn door(node: &DataNode) -> SocketAddr {
 pub(crate) enum Wire {
     Clear(TcpStream),
     Sealed(Box<StreamOwned<ClientConnection, TcpStream>>),
+    /// Carries frames as they are: there is no WebSocket.
+    Quic(Box<QuicClient>),
 }
 
 /// Connects over this process's transport.
@@ -60,6 +86,7 @@ pub(crate) fn dial(address: SocketAddr) -> Wire {
     match Transport::here() {
         Transport::Ws => Wire::Clear(dial_tcp(address)),
         Transport::Wss => Wire::sealed(address, &client_config()),
+        Transport::Quic => Wire::Quic(Box::new(QuicClient::open(&Trust::of_the_table(), address))),
     }
 }
 
@@ -84,19 +111,30 @@ impl Wire {
         match self {
             Self::Clear(stream) => stream,
             Self::Sealed(stream) => &stream.sock,
+            Self::Quic(_) => panic!("a test of TCP over QUIC"),
         }
     }
 
     pub(crate) fn set_read_timeout(&self, time: Option<Duration>) -> io::Result<()> {
-        self.tcp().set_read_timeout(time)
+        match self {
+            // Who reads from it says how long.
+            Self::Quic(_) => Ok(()),
+            _ => self.tcp().set_read_timeout(time),
+        }
     }
 
     pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.tcp().local_addr()
+        match self {
+            Self::Quic(client) => client.local_addr(),
+            _ => self.tcp().local_addr(),
+        }
     }
 
     /// Says no more, as the transport has it.
     pub(crate) fn shutdown(&mut self, how: Shutdown) -> io::Result<()> {
+        if let Self::Quic(client) = self {
+            return client.try_finish();
+        }
         if let Self::Sealed(stream) = self {
             stream.conn.send_close_notify();
             // The node may have closed its socket meanwhile.
@@ -115,6 +153,7 @@ impl Read for Wire {
                 Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(0),
                 read => read,
             },
+            Self::Quic(_) => Err(ErrorKind::Unsupported.into()),
         }
     }
 }
@@ -124,6 +163,7 @@ impl Write for Wire {
         match self {
             Self::Clear(stream) => stream.write(bytes),
             Self::Sealed(stream) => stream.write(bytes),
+            Self::Quic(client) => client.try_send(bytes).map(|()| bytes.len()),
         }
     }
 
@@ -131,6 +171,7 @@ impl Write for Wire {
         match self {
             Self::Clear(stream) => stream.flush(),
             Self::Sealed(stream) => stream.flush(),
+            Self::Quic(_) => Ok(()),
         }
     }
 }
@@ -151,7 +192,8 @@ pub(crate) fn client_config() -> Arc<ClientConfig> {
     Arc::new(builder.expect("versions").with_root_certificates(roots).with_no_client_auth())
 }
 
-fn folder() -> PathBuf {
+/// Root and certificate of the tests' nodes, and the node's key.
+pub(crate) fn folder() -> PathBuf {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     let made = FOLDER.get_or_init(|| {
         let place = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("millrace-node-tls");
