@@ -86,7 +86,7 @@ pub(crate) struct Mark {
 /// A client's state, kept by its dialect.
 #[derive(Debug, Default)]
 pub(crate) struct Session {
-    /// Unique among the clients of a fleet, from 0.
+    /// Unique among all clients of this program.
     pub(crate) number: u32,
     pub(crate) plan: Plan,
     /// Channels joined so far, of those in the plan.

@@ -12,6 +12,7 @@ mod udp;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -32,6 +33,10 @@ const READ_BYTES: usize = 256 << 10;
 const PORTS: u64 = 1 << 48;
 /// Streams that a server may open beside those of a plan's channels: one that a new subscription of the same channel opens.
 const MORE_STREAMS: u32 = 2;
+
+/// Clients of all fleets so far: a subject that knows its publishers by their number would take the first messages of a second fleet for
+/// those of the first again.
+static NUMBERS: AtomicU32 = AtomicU32::new(0);
 
 /// What a run makes of what comes in.
 pub(crate) trait Sink {
@@ -210,8 +215,6 @@ pub(crate) struct Fleet {
     epoll: std::os::fd::OwnedFd,
     clients: Slab<Client>,
     quic: Option<Quic>,
-    /// Clients opened so far.
-    opened: u32,
     origin: Instant,
     stamps: Stamps,
     ready: Vec<epoll::Event>,
@@ -247,7 +250,6 @@ impl Fleet {
             epoll,
             clients: Slab::new(),
             quic,
-            opened: 0,
             origin: Instant::now(),
             stamps: Stamps::new(),
             ready: Vec::with_capacity(EVENTS_MAX),
@@ -285,9 +287,8 @@ impl Fleet {
     /// # Errors
     /// As [`open`](Self::open).
     pub(crate) fn open_with(&mut self, plan: Plan, options: Options) -> Result<usize> {
-        let (number, target) = (self.opened, self.target);
+        let (number, target) = (NUMBERS.fetch_add(1, Ordering::Relaxed), self.target);
         let connecting = || format!("connect client {number} to {target}");
-        self.opened += 1;
         let slot = self.clients.vacant_entry();
         let id = slot.key();
         if let Some(quic) = &mut self.quic {
