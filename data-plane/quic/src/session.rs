@@ -222,20 +222,23 @@ impl Session {
         }
     }
 
-    /// Takes the datagrams that wait: only a `pong` may come in one. Gives the number of those that are of no use.
-    pub fn handle_datagrams(&mut self, driver: &mut Driver, mut on_frame: impl FnMut(&[u8])) -> u64 {
+    /// Takes the datagrams that wait: only a `pong` may come in one. Gives also the number of those that are of no use.
+    pub fn handle_datagrams(&mut self, driver: &mut Driver, mut on_frame: impl FnMut(&[u8])) -> (Input, u64) {
         let mut useless = 0;
         while let Some(datagram) = driver.read_datagram(self.key) {
             let datagram = match &self.web {
                 None => Some(datagram),
-                Some(web) => web.datagram(&datagram),
+                Some(web) => match web.datagram(&datagram) {
+                    Ok(datagram) => datagram,
+                    Err(error) => return (Input::Http(error), useless + 1),
+                },
             };
             match datagram.as_deref().map(|frame| (frame, decode_client(frame))) {
                 Some((bytes, Ok(frame))) if matches!(frame.body, ClientBody::Pong) => on_frame(bytes),
                 _ => useless += 1,
             }
         }
-        useless
+        (Input::Done, useless)
     }
 
     /// A stream takes bytes again, or more of them may be opened. The core's queue is to be offered again.

@@ -141,7 +141,7 @@ impl Web {
     }
 
     /// The session's part of a datagram.
-    pub(crate) fn datagram(&self, datagram: &Bytes) -> Option<Bytes> {
+    pub(crate) fn datagram(&self, datagram: &Bytes) -> Result<Option<Bytes>, Error> {
         self.http.datagram(datagram)
     }
 

@@ -7,6 +7,7 @@ use bytes::{Buf, Bytes};
 use crate::capsule::{self, Close};
 use crate::error::{Error, ErrorCode};
 use crate::items::{Items, Part, Treat};
+use crate::qpack::{self, Cancellations};
 use crate::request::{self, DATA, FIELDS_BYTES_MAX, HEADERS, Refusal};
 use crate::settings::{self, SETTINGS, SETTINGS_BYTES_MAX};
 use crate::varint;
@@ -20,7 +21,8 @@ const SESSION_UNI: u64 = 0x54;
 /// What a bidirectional stream of a session begins with, where others have the kind of a frame.
 const SESSION_BIDI: u64 = 0x41;
 
-/// Streams of a client, beside those that every connection has, before it is taken for a flood: requests, and streams of unknown kinds.
+/// Streams of a client, beside those that every connection has, before it is taken for a flood: requests, and streams that are of no
+/// use, as they are of unknown kinds, of no session, or end before they say what they are.
 pub const STREAMS_MAX: u32 = 32;
 
 /// What to do. Streams have the numbers of QUIC.
@@ -75,8 +77,10 @@ pub struct Connection {
     settled: bool,
     /// Which of the streams that every connection has were opened: control, encoder, decoder.
     opened: [bool; 3],
-    /// Requests and streams of unknown kinds so far.
+    /// Requests, and streams that were of no use, so far.
     others: u32,
+    /// Streams of which nothing more is wanted, as many as were counted: QUIC may still tell of what came before it was said so.
+    done: Vec<u64>,
     session: Session,
     streams: Vec<(u64, Stream)>,
     actions: VecDeque<Action>,
@@ -104,8 +108,10 @@ enum Stream {
         items: Items,
         is_first: bool,
     },
-    /// QPACK's encoder and decoder: there is no table to talk about.
-    Needless,
+    /// QPACK's encoder: it has no table to fill.
+    Encoder,
+    /// QPACK's decoder.
+    Decoder(Cancellations),
     Request(Items),
     /// The request of a session, which waits for the client's settings; what came behind it.
     Asked {
@@ -126,6 +132,12 @@ struct SessionStream {
     capsules: Items,
 }
 
+/// Why a frame of a request is not read.
+enum Unfit {
+    Refused(Refusal),
+    Wrong(Error),
+}
+
 /// What a stream's first bytes say.
 enum Told {
     Session(u64),
@@ -140,6 +152,7 @@ impl Connection {
             settled: false,
             opened: [false; 3],
             others: 0,
+            done: Vec::new(),
             session: Session::None,
             streams: Vec::new(),
             actions: VecDeque::new(),
@@ -175,7 +188,7 @@ impl Connection {
     /// Bytes of requests, settings and streams that have come in part or too early.
     pub fn held_bytes(&self) -> usize {
         let held = |(_, stream): &(u64, Stream)| match stream {
-            Stream::Untold { .. } | Stream::Needless => 0,
+            Stream::Untold { .. } | Stream::Encoder | Stream::Decoder(_) => 0,
             Stream::Control { items, .. } | Stream::Request(items) => items.held_bytes(),
             Stream::Session(session) => session.capsules.held_bytes(),
             Stream::Asked { rest: bytes } | Stream::Early { first: bytes, .. } => bytes.len(),
@@ -184,10 +197,10 @@ impl Connection {
     }
 
     /// Whether bytes of a stream are to be read now. Those of a session that there is not yet wait where they are, and those of its
-    /// request: read them once it is open.
+    /// request: read them once it is open. Of a stream that was stopped or rejected nothing more is to be read.
     pub fn wants(&self, stream: u64) -> bool {
         let waits = |known: &Stream| matches!(known, Stream::Early { .. } | Stream::Asked { .. });
-        !self.streams.iter().any(|(id, known)| *id == stream && waits(known))
+        !self.done.contains(&stream) && !self.streams.iter().any(|(id, known)| *id == stream && waits(known))
     }
 
     /// Takes what came on a stream of the client, new or known.
@@ -195,6 +208,9 @@ impl Connection {
     /// # Errors
     /// What the connection is to be closed with.
     pub fn handle_bytes(&mut self, stream: u64, bytes: Bytes) -> Result<(), Error> {
+        if self.done.contains(&stream) {
+            return Ok(());
+        }
         let at = self.streams.iter().position(|(id, _)| *id == stream);
         let known = at.map(|at| self.streams.swap_remove(at).1);
         let known = known.unwrap_or(Stream::Untold { head: [0; 16], len: 0 });
@@ -213,6 +229,9 @@ impl Connection {
             Some(Stream::Session(session)) => {
                 if !session.frames.is_between() {
                     return Err(Error::new(ErrorCode::Frame, "the session's stream ends within a frame"));
+                }
+                if !session.capsules.is_between() {
+                    return Err(Error::new(ErrorCode::Message, "the session's stream ends within a capsule"));
                 }
                 // RFC 9297: without a capsule it is a clean end without a word.
                 self.closed(Some(Close { code: 0, reason: String::new() }));
@@ -242,10 +261,15 @@ impl Connection {
         }
     }
 
-    /// The payload of a datagram of the open session; `None` if it is something else.
-    pub fn datagram(&self, datagram: &Bytes) -> Option<Bytes> {
-        let (quarter, len) = varint::decode(datagram)?;
-        (self.session()? == quarter.checked_mul(4)?).then(|| datagram.slice(len..))
+    /// The payload of a datagram of the open session; `None` if it is another's.
+    ///
+    /// # Errors
+    /// What the connection is to be closed with: it does not say whose it is (RFC 9297 §2.1).
+    pub fn datagram(&self, datagram: &Bytes) -> Result<Option<Bytes>, Error> {
+        let wrong = Error::new(ErrorCode::Datagram, "a datagram of no stream");
+        let (quarter, len) = varint::decode(datagram).ok_or(wrong)?;
+        let stream = quarter.checked_mul(4).filter(|&stream| stream <= varint::MAX).ok_or(wrong)?;
+        Ok((self.session() == Some(stream)).then(|| datagram.slice(len..)))
     }
 
     /// Closes the open session: what to write as the last on its request's stream.
@@ -262,22 +286,40 @@ impl Connection {
 
     /// The end of a stream that is not the session's.
     fn ended(&mut self, stream: u64, known: Option<Stream>) -> Result<(), Error> {
+        if self.done.contains(&stream) {
+            return Ok(());
+        }
         match known {
-            Some(Stream::Control { .. } | Stream::Needless) => {
+            Some(Stream::Control { .. } | Stream::Encoder | Stream::Decoder(_)) => {
                 return Err(Error::new(ErrorCode::ClosedCriticalStream, "a stream ended that has no end"));
             }
             Some(Stream::Request(_) | Stream::Asked { .. }) => {
                 if self.session == Session::Asked(stream) {
                     self.session = Session::None;
                 }
-                self.actions.push_back(Action::Reject { stream, code: ErrorCode::RequestIncomplete });
+                self.reject_early_of(stream)?;
             }
-            _ if is_bidirectional(stream) => {
-                self.actions.push_back(Action::Reject { stream, code: ErrorCode::RequestIncomplete });
-            }
-            _ => {}
+            Some(Stream::Session(_)) => {}
+            // It ends before it has said or done anything.
+            Some(Stream::Untold { .. } | Stream::Early { .. }) | None => self.count_other()?,
+        }
+        if is_bidirectional(stream) {
+            self.reject(stream, ErrorCode::RequestIncomplete);
+        } else {
+            self.done.push(stream);
         }
         Ok(())
+    }
+
+    /// Nothing more is wanted of a stream, which was counted.
+    fn reject(&mut self, stream: u64, code: ErrorCode) {
+        self.done.push(stream);
+        self.actions.push_back(Action::Reject { stream, code });
+    }
+
+    fn stop(&mut self, stream: u64, code: ErrorCode) {
+        self.done.push(stream);
+        self.actions.push_back(Action::Stop { stream, code });
     }
 
     fn closed(&mut self, close: Option<Close>) {
@@ -305,7 +347,11 @@ impl Connection {
                 self.read_control(&mut items, &mut is_first, &bytes)?;
                 Ok(Some(Stream::Control { items, is_first }))
             }
-            Stream::Needless => Ok(Some(Stream::Needless)),
+            Stream::Encoder => qpack::check_encoder(&bytes).map(|()| Some(Stream::Encoder)),
+            Stream::Decoder(mut cancellations) => {
+                cancellations.check(&bytes)?;
+                Ok(Some(Stream::Decoder(cancellations)))
+            }
             Stream::Request(items) => self.read_request(stream, items, &bytes),
             Stream::Session(mut session) => {
                 let goes_on = self.read_session(&mut session, &bytes)?;
@@ -335,7 +381,8 @@ impl Connection {
                 }
                 let next = match kind {
                     CONTROL => Stream::Control { items: Items::default(), is_first: true },
-                    _ => Stream::Needless,
+                    ENCODER => Stream::Encoder,
+                    _ => Stream::Decoder(Cancellations::default()),
                 };
                 self.read(stream, next, rest)
             }
@@ -343,7 +390,7 @@ impl Connection {
             // RFC 9114 §9: unknown kinds are no error.
             Told::Kind(_) => {
                 self.count_other()?;
-                self.actions.push_back(Action::Stop { stream, code: ErrorCode::StreamCreation });
+                self.stop(stream, ErrorCode::StreamCreation);
                 Ok(None)
             }
         }
@@ -353,15 +400,19 @@ impl Connection {
         if !is_bidirectional(session) || !is_clients(session) {
             return Err(Error::new(ErrorCode::Id, "a session has the number of its request"));
         }
-        match self.session {
-            Session::Open(open) if open == session => self.actions.push_back(Action::Stream { stream, first }),
-            Session::None | Session::Asked(_) => return Ok(Some(Stream::Early { session, first })),
-            Session::Over => self.actions.push_back(Action::Reject { stream, code: ErrorCode::SessionGone }),
-            Session::Open(_) => {
-                self.count_other()?;
-                self.actions.push_back(Action::Reject { stream, code: ErrorCode::StreamRejected });
+        let code = match self.session {
+            Session::Open(open) if open == session => {
+                self.actions.push_back(Action::Stream { stream, first });
+                return Ok(None);
             }
-        }
+            Session::None | Session::Asked(_) if !self.done.contains(&session) => {
+                return Ok(Some(Stream::Early { session, first }));
+            }
+            Session::Over => ErrorCode::SessionGone,
+            Session::None | Session::Asked(_) | Session::Open(_) => ErrorCode::StreamRejected,
+        };
+        self.count_other()?;
+        self.reject(stream, code);
         Ok(None)
     }
 
@@ -394,7 +445,7 @@ impl Connection {
             if let Session::Asked(stream) = self.session
                 && let Some(Stream::Asked { rest }) = self.take(stream)
             {
-                self.open(stream);
+                self.open(stream)?;
                 let mut session = Box::<SessionStream>::default();
                 if self.read_session(&mut session, &rest)? {
                     self.streams.push((stream, Stream::Session(session)));
@@ -404,77 +455,84 @@ impl Connection {
     }
 
     fn read_request(&mut self, stream: u64, mut items: Items, mut input: &[u8]) -> Result<Option<Stream>, Error> {
-        let mut too_large = false;
         let part = items.next(&mut input, |kind, len| match kind {
-            HEADERS if len > u64::from(FIELDS_BYTES_MAX) => {
-                too_large = true;
-                Ok(Treat::Skip)
-            }
+            HEADERS if len > u64::from(FIELDS_BYTES_MAX) => Err(Unfit::Refused(Refusal::TooLarge)),
             HEADERS => Ok(Treat::Keep),
             DATA | SETTINGS | 0x2 | 0x3 | 0x5..=0x9 | 0xd | SESSION_BIDI => {
-                Err(Error::new(ErrorCode::FrameUnexpected, "a request begins with its fields"))
+                Err(Unfit::Wrong(Error::new(ErrorCode::FrameUnexpected, "a request begins with its fields")))
             }
             _ => Ok(Treat::Skip),
-        })?;
-        if too_large {
-            self.refuse(stream, Refusal::TooLarge);
-            return Ok(None);
-        }
+        });
+        let part = match part {
+            Ok(part) => part,
+            Err(Unfit::Refused(refusal)) => return self.refuse(stream, refusal).map(|()| None),
+            Err(Unfit::Wrong(error)) => return Err(error),
+        };
         let Some(Part::Whole(_, section)) = part else { return Ok(Some(Stream::Request(items))) };
         let refusal = match request::judge(&section, self.path)? {
             None if self.session != Session::None => Some(Refusal::Second),
             judged => judged,
         };
         if let Some(refusal) = refusal {
-            self.refuse(stream, refusal);
-            return Ok(None);
+            return self.refuse(stream, refusal).map(|()| None);
         }
         if !self.settled {
             self.session = Session::Asked(stream);
             return Ok(Some(Stream::Asked { rest: Bytes::copy_from_slice(input) }));
         }
-        self.open(stream);
+        self.open(stream)?;
         let mut session = Box::<SessionStream>::default();
         let goes_on = self.read_session(&mut session, input)?;
         Ok(goes_on.then_some(Stream::Session(session)))
     }
 
-    fn refuse(&mut self, stream: u64, refusal: Refusal) {
+    fn refuse(&mut self, stream: u64, refusal: Refusal) -> Result<(), Error> {
         self.actions.push_back(Action::Refused(refusal));
         self.actions.push_back(Action::Write { stream, bytes: refusal.encoded().into(), last: true });
         // The rest of the request is not needed (RFC 9114 §4.1).
-        self.actions.push_back(Action::Stop { stream, code: ErrorCode::NoError });
+        self.stop(stream, ErrorCode::NoError);
+        self.reject_early_of(stream)
     }
 
     /// Lets the client in.
-    fn open(&mut self, stream: u64) {
+    fn open(&mut self, stream: u64) -> Result<(), Error> {
         self.session = Session::Open(stream);
         self.actions.push_back(Action::Write { stream, bytes: request::welcome().into(), last: false });
         self.actions.push_back(Action::Open);
-        self.settle_early();
+        // Streams that came before their session are given to it, or back.
+        for (early, session, first) in self.take_early(|_| true) {
+            if session == stream {
+                self.actions.push_back(Action::Stream { stream: early, first });
+            } else {
+                self.count_other()?;
+                self.reject(early, ErrorCode::StreamRejected);
+            }
+        }
+        Ok(())
     }
 
-    /// Gives streams that came before their session to it, or back.
-    fn settle_early(&mut self) {
-        let Self { streams, session, actions, .. } = self;
-        let Session::Open(open) = *session else { return };
-        let mut early: Vec<(u64, u64, Bytes)> = Vec::new();
-        streams.retain_mut(|(id, known)| match known {
-            Stream::Early { session, first } => {
+    /// Gives back streams of a session that there will not be.
+    fn reject_early_of(&mut self, request: u64) -> Result<(), Error> {
+        for (early, ..) in self.take_early(|session| session == request) {
+            self.count_other()?;
+            self.reject(early, ErrorCode::StreamRejected);
+        }
+        Ok(())
+    }
+
+    /// Takes streams that came before their session, by its number, in the order in which the client opened them: each, its session,
+    /// its first bytes.
+    fn take_early(&mut self, of: impl Fn(u64) -> bool) -> Vec<(u64, u64, Bytes)> {
+        let mut early = Vec::new();
+        self.streams.retain_mut(|(id, known)| match known {
+            Stream::Early { session, first } if of(*session) => {
                 early.push((*id, *session, std::mem::take(first)));
                 false
             }
             _ => true,
         });
-        // In the order in which the client opened them.
         early.sort_unstable_by_key(|&(stream, ..)| stream);
-        for (stream, session, first) in early {
-            actions.push_back(if session == open {
-                Action::Stream { stream, first }
-            } else {
-                Action::Reject { stream, code: ErrorCode::StreamRejected }
-            });
-        }
+        early
     }
 
     /// Reads the session's own stream; `false` once it says that the session is closed.

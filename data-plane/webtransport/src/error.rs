@@ -2,10 +2,12 @@
 
 /// Why a stream or a connection ends, in HTTP/3's words.
 ///
-/// Source: RFC 9114 §8.1, RFC 9204 §6, draft-ietf-webtrans-http3 §4.
+/// Source: RFC 9114 §8.1, RFC 9204 §6, RFC 9297 §5.2, draft-ietf-webtrans-http3 §4.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ErrorCode {
+    /// H3_DATAGRAM_ERROR: a datagram that does not say whose it is.
+    Datagram,
     /// H3_NO_ERROR: all is well, and over.
     NoError,
     /// H3_STREAM_CREATION_ERROR: a stream of a kind that a client does not open, or a second one of which there is one.
@@ -32,6 +34,10 @@ pub enum ErrorCode {
     Message,
     /// QPACK_DECOMPRESSION_FAILED: fields that cannot be read, or that refer to a table that was not offered.
     Decompression,
+    /// QPACK_ENCODER_STREAM_ERROR: entries for a table that was not offered.
+    EncoderStream,
+    /// QPACK_DECODER_STREAM_ERROR: word of entries that nobody sent.
+    DecoderStream,
     /// WT_BUFFERED_STREAM_REJECTED: a stream of a session that there will not be.
     StreamRejected,
     /// WT_SESSION_GONE: a stream of a session that is over.
@@ -42,6 +48,7 @@ impl ErrorCode {
     /// Its number on the wire.
     pub const fn number(self) -> u32 {
         match self {
+            Self::Datagram => 0x33,
             Self::NoError => 0x100,
             Self::StreamCreation => 0x103,
             Self::ClosedCriticalStream => 0x104,
@@ -55,6 +62,8 @@ impl ErrorCode {
             Self::RequestIncomplete => 0x10d,
             Self::Message => 0x10e,
             Self::Decompression => 0x200,
+            Self::EncoderStream => 0x201,
+            Self::DecoderStream => 0x202,
             Self::StreamRejected => 0x3994_bd84,
             Self::SessionGone => 0x170d_7b68,
         }

@@ -142,6 +142,43 @@ const fn failed(reason: &'static str) -> Error {
     Error::new(ErrorCode::Decompression, reason)
 }
 
+/// Checks what the client's encoder says. Of a table that has no room it can say that alone: every entry is too large, and none is there
+/// to be repeated (RFC 9204 §3.2.3, §4.3).
+pub(crate) fn check_encoder(instructions: &[u8]) -> Result<(), Error> {
+    const NO_CAPACITY: u8 = 0x20;
+    if instructions.iter().all(|&byte| byte == NO_CAPACITY) {
+        Ok(())
+    } else {
+        Err(Error::new(ErrorCode::EncoderStream, "entries for a table that was not offered"))
+    }
+}
+
+/// Checks what the client's decoder says, however it is cut: that it reads a stream no more. Our fields refer to no entries, so there are
+/// none that it could have got (RFC 9204 §4.4).
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Cancellations {
+    /// Bytes of a stream's number that may still come.
+    left: u8,
+}
+
+impl Cancellations {
+    pub(crate) fn check(&mut self, instructions: &[u8]) -> Result<(), Error> {
+        // Behind the first byte of a number of 62 bits.
+        const NUMBER_BYTES_MAX: u8 = 9;
+        for &byte in instructions {
+            self.left = match (self.left, byte) {
+                (0, 0x7f) => NUMBER_BYTES_MAX,
+                (0, 0x40..0x7f) => 0,
+                (0, _) => return Err(Error::new(ErrorCode::DecoderStream, "word of entries that nobody sent")),
+                (_, 0..0x80) => 0,
+                (1, _) => return Err(Error::new(ErrorCode::DecoderStream, "a stream's number is too large")),
+                (left, _) => left - 1,
+            };
+        }
+        Ok(())
+    }
+}
+
 /// Begins a section of fields.
 pub(crate) fn begin(out: &mut Vec<u8>) {
     out.extend_from_slice(&[0, 0]);
@@ -252,6 +289,34 @@ mod tests {
         check(&[0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]);
         // A string that is none.
         check(&[0, 0, 0x51, 0x81, 0x18]);
+    }
+
+    #[test]
+    fn an_encoder_without_a_table_has_nothing_to_say() {
+        assert_eq!(check_encoder(&[0x20, 0x20]), Ok(()));
+        // A capacity of 4,096; inserts with the name of another entry and with their own; a duplicate.
+        for instruction in [&[0x3f, 0xe1, 0x1f][..], &[0x20, 0xc0, 0x01, b'x'], &[0x41, b'a', 0x01, b'x'], &[0x00]] {
+            let code = check_encoder(instruction).map_err(|error| error.code);
+            assert_eq!(code, Err(ErrorCode::EncoderStream), "{instruction:x?}");
+        }
+    }
+
+    #[test]
+    fn a_decoder_may_cancel_streams_and_knows_of_no_entries() {
+        let check = |instructions: &[u8], expect: Option<ErrorCode>| {
+            for cut in [1, instructions.len()] {
+                let mut decoder = Cancellations::default();
+                let error = instructions.chunks(cut).find_map(|piece| decoder.check(piece).err());
+                assert_eq!(error.map(|error| error.code), expect, "{instructions:x?}");
+            }
+        };
+        check(&[0x40, 0x44, 0x7f, 0x00, 0x7f, 0xff, 0x80, 0x01, 0x48], None);
+        check(&[0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x3f, 0x40], None);
+        check(&[0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff], Some(ErrorCode::DecoderStream));
+        // An acknowledgement; counts of 0 and of 1.
+        for instruction in [0x80, 0x00, 0x01] {
+            check(&[0x44, instruction], Some(ErrorCode::DecoderStream));
+        }
     }
 
     proptest! {

@@ -56,7 +56,8 @@ pub(crate) fn check(mut settings: &[u8]) -> Result<(), Error> {
         };
         settings = &settings[len..];
         match setting {
-            0x2..=0x5 => return wrong("a setting of HTTP/2"),
+            // RFC 9114 §11.2.2.
+            0x0 | 0x2..=0x5 => return wrong("a setting of HTTP/2"),
             H3_DATAGRAM | CONNECT_PROTOCOL if value > 1 => return wrong("a setting is 0 or 1"),
             _ => {}
         }
@@ -90,7 +91,9 @@ mod tests {
         check_of(&OFFERED, None);
         check_of(&[], None);
         check_of(&[(0x33, 2)], Some(ErrorCode::Settings));
-        check_of(&[(0x4, 0)], Some(ErrorCode::Settings));
+        for reserved in [0x0, 0x2, 0x3, 0x4, 0x5] {
+            check_of(&[(0x1, 0), (reserved, 0)], Some(ErrorCode::Settings));
+        }
         check_of(&[(0x1, 0), (0x21, 0), (0x1, 0)], Some(ErrorCode::Settings));
         assert_eq!(check(&[0x33]).unwrap_err().code, ErrorCode::Frame);
     }

@@ -469,6 +469,7 @@ async def _():
             ({":method": "POST", ":protocol": None}, 405),
             ({":protocol": "websocket"}, 501),
             ({":scheme": "http"}, 400),
+            ({":path": "/v1/other", "x-long": "~" * 3000}, 404),
             ({"x-long": "~" * 9000}, 431),
         ]:
             await check_refused(session, change, status)
@@ -509,8 +510,7 @@ async def _():
         session.send_on(session.request, encode_frame(0x40, b"unknown"))
         session.send_capsule(0x78AE, b"")
         session.send_capsule(0x190B4D3D, encode_uint_var(1000))
-        for datagram in [b"", b"\x40", encode_uint_var(9) + encode(0, pong=None)]:
-            session._quic.send_datagram_frame(datagram)
+        session._quic.send_datagram_frame(encode_uint_var(9) + encode(0, pong=None))
         await session.subscribe()
 
 
@@ -569,8 +569,24 @@ def control(session):
     return session.http._local_control_stream_id
 
 
+def encoder(session):
+    return session.http._local_encoder_stream_id
+
+
+def decoder(session):
+    return session.http._local_decoder_stream_id
+
+
 def request(session):
     return session.request
+
+
+def datagram(data):
+    def act(session):
+        session._quic.send_datagram_frame(data)
+        session.transmit()
+
+    return act
 
 
 FRAME = encode_frame
@@ -587,6 +603,11 @@ BROKEN = [
     ("trailers of the session", on(request, FRAME(1, b"")), ErrorCode.H3_FRAME_UNEXPECTED),
     ("an end within a frame", on(request, b"\x00\x09x", True), ErrorCode.H3_FRAME_ERROR),
     ("a close of three bytes", on(request, FRAME(0, b"\x68\x43\x03abc")), ErrorCode.H3_MESSAGE_ERROR),
+    ("a close that is cut off", on(request, FRAME(0, b"\x68\x43\x08ab"), True), ErrorCode.H3_MESSAGE_ERROR),
+    ("room for entries", on(encoder, b"\x3f\xe1\x1f"), ErrorCode.QPACK_ENCODER_STREAM_ERROR),
+    ("word of an entry", on(decoder, b"\x01"), ErrorCode.QPACK_DECODER_STREAM_ERROR),
+    ("an empty datagram", datagram(b""), ErrorCode.H3_DATAGRAM_ERROR),
+    ("a datagram of half a number", datagram(b"\x40"), ErrorCode.H3_DATAGRAM_ERROR),
     ("a close of 64 KiB", on(request, FRAME(0, b"\x68\x43\x80\x01\x00\x00")), ErrorCode.H3_MESSAGE_ERROR),
 ]
 
@@ -605,6 +626,7 @@ async def _():
 @case("HTTP/3: settings that are none end the connection", over="webtransport")
 async def _():
     for settings, code in [
+        (FRAME(4, b"\x00\x00"), ErrorCode.H3_SETTINGS_ERROR),
         (FRAME(4, b"\x02\x00"), ErrorCode.H3_SETTINGS_ERROR),
         (FRAME(4, b"\x33\x05"), ErrorCode.H3_SETTINGS_ERROR),
         (FRAME(4, b"\x06\x00\x06\x00"), ErrorCode.H3_SETTINGS_ERROR),

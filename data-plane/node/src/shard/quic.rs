@@ -344,8 +344,10 @@ impl Shard {
                 let Quic { driver, peers, stats, .. } = quic;
                 let Some(peer) = peer_of(peers, key) else { return };
                 let session = peer.session;
-                let useless = peer.streams.handle_datagrams(driver, |frame| core.handle_frame(now, session, frame));
+                let on_frame = |frame: &[u8]| core.handle_frame(now, session, frame);
+                let (input, useless) = peer.streams.handle_datagrams(driver, on_frame);
                 stats.useless_datagrams += useless;
+                self.quic_consequence(now, key, input);
             }
             Event::Writable(key, stream) => {
                 let Self { quic: Some(quic), .. } = self else { return };

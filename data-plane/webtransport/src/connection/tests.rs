@@ -82,9 +82,9 @@ fn a_session_is_opened_and_closed() {
     // Its streams and datagrams bear its number.
     assert_eq!(Connection::stream_prefix(0)[..], [0x40, 0x54, 0]);
     let datagram = |bytes: &'static [u8]| connection.datagram(&Bytes::from_static(bytes));
-    assert_eq!(datagram(b"\0pong").as_deref(), Some(&b"pong"[..]));
-    assert_eq!(datagram(b"\0").as_deref(), Some(&b""[..]));
-    assert_eq!((datagram(b"\x01pong"), datagram(b""), datagram(b"\x40")), (None, None, None));
+    assert_eq!(datagram(b"\0pong"), Ok(Some(Bytes::from_static(b"pong"))));
+    assert_eq!(datagram(b"\0"), Ok(Some(Bytes::new())));
+    assert_eq!(datagram(b"\x01pong"), Ok(None));
     // Another draft's capsules, grease, and the end.
     let capsules = [frame(0x78ae, b""), frame(0x17, b"grease")].concat();
     let stream = [frame(DATA, &capsules), frame(0x21, b"grease"), close(3, "enough")].concat();
@@ -200,7 +200,46 @@ fn requests_that_open_nothing_are_answered() {
     check(opened(), [frame(0x40, b"unknown"), frame(0x21, b"grease"), get("/x")].concat(), Refusal::Path);
     check(opened(), [number(HEADERS), number(8193)].concat(), Refusal::TooLarge);
     check(opened(), [number(HEADERS), number(1 << 60)].concat(), Refusal::TooLarge);
+    check(opened(), [frame(HEADERS, &[0; 9000]), frame(DATA, b"x")].concat(), Refusal::TooLarge);
     check(opened(), request(&[(":method", "GET")]), Refusal::Malformed);
+}
+
+/// QUIC tells of each piece that came, also of those that came before the request was refused: they do not break off the answer.
+#[test]
+fn what_came_before_a_refusal_does_not_break_off_the_answer() {
+    for bytes in [get("/"), [number(HEADERS), number(9000), vec![0; 100]].concat(), number(0x21)] {
+        // Two requests, and a stream of an unknown kind.
+        let stream = if bytes == number(0x21) { 6 } else { 4 };
+        let mut connection = Connection::new(PATH);
+        connection.handle_bytes(stream, bytes.into()).unwrap();
+        assert!(matches!(actions(&mut connection).last(), Some(Action::Stop { .. })));
+        let counted = connection.others;
+        assert!(!connection.wants(stream));
+        connection.handle_bytes(stream, vec![0; 100].into()).unwrap();
+        connection.handle_reset(stream).unwrap();
+        connection.handle_end(stream).unwrap();
+        assert_eq!((actions(&mut connection), connection.others), (vec![], counted));
+    }
+}
+
+#[test]
+fn streams_of_a_request_that_was_refused_are_given_back() {
+    let rejected = |stream, code| Action::Reject { stream, code };
+    let mut connection = Connection::new(PATH);
+    connection.handle_bytes(4, data_stream(0, b"x").into()).unwrap();
+    connection.handle_bytes(12, data_stream(8, b"y").into()).unwrap();
+    connection.handle_bytes(0, get("/").into()).unwrap();
+    // And one that comes behind the refusal.
+    connection.handle_bytes(6, [number(SESSION_UNI), number(0)].concat().into()).unwrap();
+    let expect = [rejected(4, ErrorCode::StreamRejected), rejected(6, ErrorCode::StreamRejected)];
+    assert_eq!(actions(&mut connection)[3..], expect);
+    // That of another one still waits: until its request is broken off while it waits itself.
+    assert!(!connection.wants(12));
+    connection.handle_bytes(8, connect().into()).unwrap();
+    connection.handle_reset(8).unwrap();
+    let expect = [rejected(12, ErrorCode::StreamRejected), rejected(8, ErrorCode::RequestIncomplete)];
+    assert_eq!(actions(&mut connection), expect);
+    assert_eq!((connection.streams.len(), connection.held_bytes()), (0, 0));
 }
 
 #[test]
@@ -236,6 +275,43 @@ fn streams_of_unknown_kinds_are_not_read_but_those_of_a_flood() {
     assert_eq!(error.code, ErrorCode::ExcessiveLoad);
 }
 
+/// However a client begins streams that come to nothing: after 32 it is a flood, and no more is remembered than was counted.
+#[test]
+fn streams_that_end_before_they_are_anything_are_a_flood_too() {
+    fn check(act: impl Fn(&mut Connection, u64) -> Result<(), Error>) {
+        for mut connection in [Connection::new(PATH), opened()] {
+            let failed = (2..1000).find_map(|n| {
+                let result = act(&mut connection, 8 * n);
+                actions(&mut connection);
+                assert!(connection.done.len() <= STREAMS_MAX as usize && connection.streams.len() <= 3);
+                result.err().map(|error| (n, error.code))
+            });
+            let (n, code) = failed.expect("it was taken for a flood");
+            assert_eq!(code, ErrorCode::ExcessiveLoad);
+            assert!((30..36).contains(&n), "{n}");
+        }
+    }
+    for of_other_direction in [0, 2] {
+        check(|connection, stream| connection.handle_end(stream + of_other_direction));
+        check(|connection, stream| connection.handle_reset(stream + of_other_direction));
+        // The first varint has begun.
+        check(|connection, stream| {
+            connection.handle_bytes(stream + of_other_direction, vec![0x40].into())?;
+            connection.handle_reset(stream + of_other_direction)
+        });
+    }
+    // Of a session that there is not, or not any more.
+    check(|connection, stream| {
+        connection.handle_bytes(stream, data_stream(800_000, b"").into())?;
+        connection.handle_reset(stream)
+    });
+    check(|connection, stream| {
+        connection.close(0, "");
+        connection.handle_bytes(stream, data_stream(0, b"").into())?;
+        connection.handle_reset(stream)
+    });
+}
+
 #[test]
 fn who_breaks_the_rules_is_told_by_which_code() {
     let check = |stream: u64, bytes: Vec<u8>, expect: ErrorCode| {
@@ -260,6 +336,9 @@ fn who_breaks_the_rules_is_told_by_which_code() {
     check(4, frame(DATA, b"x"), ErrorCode::FrameUnexpected);
     check(4, frame(SETTINGS, b""), ErrorCode::FrameUnexpected);
     check(4, frame(HEADERS, &[1, 0]), ErrorCode::Decompression);
+    // QPACK's streams: a capacity of 4,096, and an entry received.
+    check(6, [number(ENCODER), vec![0x3f, 0xe1, 0x1f]].concat(), ErrorCode::EncoderStream);
+    check(6, [number(DECODER), vec![0x01]].concat(), ErrorCode::DecoderStream);
     // The session's stream.
     check(0, frame(HEADERS, b""), ErrorCode::FrameUnexpected);
     check(0, frame(DATA, &frame(0x2843, b"12")), ErrorCode::Message);
@@ -269,6 +348,16 @@ fn who_breaks_the_rules_is_told_by_which_code() {
     assert_eq!(begun(&[0, 0x21, 0]), Err(ErrorCode::MissingSettings));
     assert_eq!(begun(&[0, 4, 0x60, 0]), Err(ErrorCode::ExcessiveLoad));
     assert_eq!(begun(&[0, 4, 2, 0x33, 7]), Err(ErrorCode::Settings));
+    // A close is cut off, by the end of its frame and of the stream.
+    let mut connection = opened();
+    connection.handle_bytes(0, frame(DATA, &frame(0x2843, b"\0\0\0\0x")[..6]).into()).unwrap();
+    assert_eq!(connection.handle_end(0).map_err(|e| e.code), Err(ErrorCode::Message));
+    // Datagrams that belong to no stream that there could be.
+    let datagram = |bytes: Vec<u8>| opened().datagram(&bytes.into()).map_err(|e| e.code);
+    for bytes in [vec![], vec![0x40], number((varint::MAX >> 2) + 1)] {
+        assert_eq!(datagram(bytes), Err(ErrorCode::Datagram));
+    }
+    assert_eq!(datagram(number(varint::MAX >> 2)), Ok(None));
     // Streams without an end.
     for (stream, bytes) in [(2, vec![]), (6, number(ENCODER)), (6, number(DECODER))] {
         let mut connection = opened();
@@ -279,10 +368,10 @@ fn who_breaks_the_rules_is_told_by_which_code() {
         assert_eq!(connection.handle_end(0).map_err(|e| e.code), Err(ErrorCode::Frame));
     }
     // Twice the same.
-    for kind in [ENCODER, DECODER] {
+    for (kind, harmless) in [(ENCODER, 0x20), (DECODER, 0x44)] {
         let mut connection = opened();
         connection.handle_bytes(6, number(kind).into()).unwrap();
-        connection.handle_bytes(6, vec![0x20; 100].into()).unwrap();
+        connection.handle_bytes(6, vec![harmless; 100].into()).unwrap();
         let error = connection.handle_bytes(10, number(kind).into()).unwrap_err();
         assert_eq!(error.code, ErrorCode::StreamCreation);
     }
@@ -297,6 +386,8 @@ fn piece() -> impl Strategy<Value = Vec<u8>> {
         Just(data_stream(0, b"bytes")),
         Just(close(1, "x")),
         Just(number(ENCODER)),
+        // More fields than there may be, and what may not follow at all.
+        (8190..8200_usize).prop_map(|len| [frame(HEADERS, &vec![0; len]), frame(DATA, b"x")].concat()),
         (0..0x60_u64, prop::collection::vec(any::<u8>(), 0..40)).prop_map(|(kind, value)| frame(kind, &value)),
         prop::collection::vec(any::<u8>(), 0..40),
     ]
@@ -312,6 +403,7 @@ proptest! {
         let run = |cuts: &[usize]| {
             let (mut connection, mut cuts) = (Connection::new(PATH), cuts.iter().cycle());
             let (mut found, mut handed, mut bytes_of) = (Vec::new(), Vec::new(), Vec::<(u64, u8)>::new());
+            let mut given_up = Vec::new();
             for (n, bytes) in &streams {
                 // The client's: 0, 2, 4, …
                 let stream = 2 * n;
@@ -325,7 +417,7 @@ proptest! {
                     }
                     if let Err(error) = connection.handle_bytes(stream, Bytes::copy_from_slice(now)) {
                         bytes_of.sort_by_key(|&(stream, _)| stream);
-                        return (found, handed, bytes_of, Some(error));
+                        return (found, handed, given_up, bytes_of, Some(error));
                     }
                     for action in actions(&mut connection) {
                         match action {
@@ -333,7 +425,7 @@ proptest! {
                                 handed.push(stream);
                                 bytes_of.extend(first.iter().map(|&byte| (stream, byte)));
                             }
-                            Action::Stop { stream, .. } | Action::Reject { stream, .. } => handed.push(stream),
+                            Action::Stop { stream, code } | Action::Reject { stream, code } => given_up.push((stream, code)),
                             other => found.push(other),
                         }
                     }
@@ -342,7 +434,7 @@ proptest! {
                 }
             }
             bytes_of.sort_by_key(|&(stream, _)| stream);
-            (found, handed, bytes_of, None)
+            (found, handed, given_up, bytes_of, None)
         };
         prop_assert_eq!(run(&cuts), run(&[usize::MAX]));
     }
