@@ -9,6 +9,7 @@ mod batch;
 mod compression;
 mod connection;
 mod inspect;
+mod lingering;
 mod parting;
 mod quic;
 mod room;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::{hkdf, hmac};
+use millrace_webtransport::FIELDS_BYTES_MAX;
 use quinn_proto::congestion::NewRenoConfig;
 use quinn_proto::crypto::rustls::QuicServerConfig;
 use quinn_proto::{EndpointConfig, IdleTimeout, ServerConfig, TransportConfig, VarInt};
@@ -33,7 +34,8 @@ pub struct Limits {
     pub linger: Duration,
     /// Bytes that a client may send on a stream before they are taken. Default 16 KiB.
     pub stream_window_bytes: u32,
-    /// The same on all streams of a connection together. Default 64 KiB.
+    /// The same on all streams of a connection together, once somebody has signed in on it; before that 8 KiB more than on one stream.
+    /// Default 64 KiB.
     pub receive_window_bytes: u32,
     /// Bytes on their way to a client, or waiting to be sent, that it has not acknowledged. Default 128 KiB. What does not fit
     /// waits in the session's queue.
@@ -62,6 +64,14 @@ impl Default for Limits {
             datagram_bytes_max: 4 << 10,
             responses_max: 1024,
         }
+    }
+}
+
+impl Limits {
+    /// What a client that has not signed in may send before it is taken: what one stream may hold, and a request beside it. It is not
+    /// counted anywhere else.
+    fn strangers_window_bytes(&self) -> u32 {
+        self.receive_window_bytes.min(self.stream_window_bytes.saturating_add(FIELDS_BYTES_MAX))
     }
 }
 
@@ -180,7 +190,7 @@ fn transport(limits: &Limits) -> TransportConfig {
         .max_concurrent_uni_streams(VarInt::from_u32(3))
         .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(idle_ms))))
         .stream_receive_window(VarInt::from_u32(limits.stream_window_bytes))
-        .receive_window(VarInt::from_u32(limits.receive_window_bytes))
+        .receive_window(VarInt::from_u32(limits.strangers_window_bytes()))
         .send_window(limits.send_window_bytes)
         .datagram_receive_buffer_size(Some(limits.datagram_bytes_max))
         .datagram_send_buffer_size(limits.datagram_bytes_max)

@@ -73,6 +73,8 @@ pub enum Event {
     Stopped(Key, StreamId),
     /// It has ended, and not by [`Driver::close`].
     Ended(Key, End),
+    /// It lingered, and does so no more: it is closed.
+    Parted(Key),
 }
 
 /// A datagram to send; its bytes are in the buffer that it was asked with.
@@ -128,6 +130,8 @@ pub struct Driver {
     last_cid: LastCid,
     /// Connections whose goodbye is not said.
     parting: usize,
+    /// Those of them whose goodbye waits for the client's.
+    lingering: usize,
     accepting: bool,
     admission: Admission,
     wheel: Wheel,
@@ -180,6 +184,7 @@ impl Driver {
             half_open: HashMap::new(),
             last_cid,
             parting: 0,
+            lingering: 0,
             accepting: true,
             admission,
             wheel: Wheel::new(now),
@@ -380,8 +385,12 @@ impl Driver {
                     self.count_out(&transmit);
                     return Some(transmit);
                 }
+                let (lingered, key) = (connection.lingers(), connection.key);
                 if connection.part(now) {
                     self.parting -= 1;
+                    if lingered {
+                        self.parted(key);
+                    }
                     continue;
                 }
                 connection.sending = false;
@@ -438,6 +447,11 @@ impl Driver {
         self.parting
     }
 
+    /// Those of them whose client may still be reading why.
+    pub fn lingering(&self) -> usize {
+        self.lingering
+    }
+
     fn connection_mut(&mut self, key: Key) -> Option<&mut Connection> {
         self.connections.get_mut(key.index as usize)?.as_deref_mut().filter(|connection| connection.key == key)
     }
@@ -483,6 +497,7 @@ impl Driver {
             }
             if drained {
                 self.end(key, End::Lost);
+                self.end_linger(key);
                 let gone = self.connections[index as usize].take();
                 self.parting -= usize::from(gone.as_ref().is_some_and(|gone| gone.parts()));
                 if let Some(armed) = gone.and_then(|gone| gone.armed) {
@@ -501,6 +516,7 @@ impl Driver {
             quinn_proto::Event::ConnectionLost { reason } => {
                 let end = End::of(&reason);
                 self.stats.timed_out += u64::from(end == End::TimedOut);
+                self.end_linger(key);
                 self.end(key, end);
             }
             quinn_proto::Event::Connected => {
@@ -565,6 +581,19 @@ impl Driver {
             self.events.push_back(Event::Ended(key, end));
         }
         self.settle(key);
+    }
+
+    /// It is closed, and lingers no more if it did.
+    fn end_linger(&mut self, key: Key) {
+        if self.connection_mut(key).is_some_and(Connection::end_linger) {
+            self.parting -= 1;
+            self.parted(key);
+        }
+    }
+
+    fn parted(&mut self, key: Key) {
+        self.lingering -= 1;
+        self.events.push_back(Event::Parted(key));
     }
 
     /// It is no handshake under way any more.

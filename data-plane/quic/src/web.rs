@@ -166,7 +166,12 @@ impl Web {
             let stream = stream_id(stream);
             if !writes.has_rest_on(stream) && driver.write(key, stream, &mut bytes) == Write::Taken {
                 driver.finish(key, stream);
-                return driver.linger(now, key, ErrorCode::NoError.number());
+                // Who is in a handshake may not be where it says, and has no place to keep.
+                return if driver.is_early(key) {
+                    driver.close(key, ErrorCode::NoError.number(), "");
+                } else {
+                    driver.linger(now, key, ErrorCode::NoError.number());
+                };
             }
         }
         // A goodbye was the client's, and so is whatever it says next.

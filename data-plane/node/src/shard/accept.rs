@@ -202,6 +202,9 @@ impl Shard {
                     self.count_gone(gone);
                     return Some(place);
                 }
+                if self.quic.as_mut().is_some_and(|quic| quic.end_lingering(other)) {
+                    return Some(place);
+                }
                 let other = SessionKey::from_u64(other);
                 if self.is_quic(other) {
                     self.quic_close(now, other, Code::HandshakeTimeout, "no hello, and somebody else needs the place");

@@ -9,6 +9,7 @@ use millrace_protocol::Code;
 use millrace_quic::{Driver, Event, Input, Key, Protocol, Route, Server, Session, StreamId};
 
 use super::admission::{Admission, Place};
+use super::lingering::Lingering;
 use super::room::{Held, InputRoom};
 use super::waiting::{Taken, Waiting};
 use super::{STRANGER_WORK_BYTES, Shard};
@@ -59,7 +60,7 @@ pub(super) struct QuicStats {
     pub(super) forward_full: u64,
     pub(super) useless_datagrams: u64,
     pub(super) faults: u64,
-    /// HTTP/3 connections now.
+    /// HTTP/3 connections whose session is not over.
     pub(super) web: u64,
     pub(super) web_sessions: u64,
     pub(super) web_refused: u64,
@@ -80,6 +81,8 @@ pub(super) struct Quic {
     peers: Vec<Option<Peer>>,
     /// Index of the connection, by the session's.
     connections: Vec<u32>,
+    /// Strangers that are being told why their sessions ended.
+    lingering: Lingering<Key>,
     pub(super) open: usize,
     pub(super) stats: QuicStats,
     out: Vec<u8>,
@@ -100,6 +103,7 @@ impl Quic {
             heard_bytes: 0,
             peers: Vec::new(),
             connections: Vec::new(),
+            lingering: Lingering::new(),
             open: 0,
             stats: QuicStats::default(),
             out: Vec::new(),
@@ -171,7 +175,8 @@ impl Quic {
             quic_migrations_total: of.migrations,
             quic_timed_out_total: of.timed_out,
             quic_faults_total: ours.faults,
-            webtransport_connections: ours.web,
+            // Nothing else lingers.
+            webtransport_connections: ours.web + self.driver.lingering() as u64,
             webtransport_sessions_total: ours.web_sessions,
             webtransport_refused_total: ours.web_refused,
             webtransport_faults_total: ours.web_faults,
@@ -210,9 +215,23 @@ impl Quic {
         self.open -= 1;
         room.give_back(&mut held);
         if let Standing::AtTheDoor(place) = standing {
-            admission.leave(place, session.as_u64());
+            // It is there as before, and counts at the door for as long.
+            if self.driver.lingers(key) {
+                self.lingering.insert(key, place, session.as_u64());
+            } else {
+                admission.leave(place, session.as_u64());
+            }
         }
         Some(session)
+    }
+
+    /// Ends who lingers without a place any more; whether it did linger.
+    pub(super) fn end_lingering(&mut self, who: u64) -> bool {
+        let connection = self.lingering.displace(who);
+        if let Some(key) = connection {
+            self.driver.part_now(key);
+        }
+        connection.is_some()
     }
 
     /// Takes a datagram that landed here.
@@ -370,6 +389,11 @@ impl Shard {
                 self.quic_consequence(now, key, input);
             }
             Event::Ended(key, _) => self.quic_gone(now, key),
+            Event::Parted(key) => {
+                if let Some(quic) = &mut self.quic {
+                    quic.lingering.remove(key, &mut self.admission);
+                }
+            }
         }
     }
 

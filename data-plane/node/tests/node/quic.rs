@@ -290,6 +290,38 @@ fn who_has_not_shown_an_address_takes_no_place_of_it() {
     stop(node);
 }
 
+/// A session over HTTP/3 that ends has time to be told why. Who has not signed in keeps the place at the door meanwhile.
+#[test]
+fn strangers_that_are_told_why_they_end_keep_their_places() {
+    // Settings without any; a CONNECT for WebTransport; a second stream of the session, of which there may be one, and not of this kind.
+    const CONTROL: &[u8] = &[0, 4, 0];
+    const REQUEST: &[u8] = b"\x01\x2c\0\0\xcf\xd7\x50\x01a\x51\x0b/v1/connect\x27\x02:protocol\x0cwebtransport";
+    const FAULT: &[u8] = &[0x40, 0x54, 0];
+    let (control, trust) = (Control::new(), Trust::new());
+    let admission = AdmissionLimits { places_max: 100, address_places_max: 2 };
+    let node = node(&control, Config { shards: NonZeroU16::new(1), admission, ..trust.config() });
+    let (browser, address) = (trust.speaking(b"h3"), node.client_quic_address.expect("QUIC"));
+    let mut clients = Vec::new();
+    let count = |name: &str| metric(&node, &format!("millrace_data_{name}"));
+    for n in 1..=6 {
+        // Who finds no place hears of it early or late.
+        if let Ok(mut client) = QuicClient::try_open(&browser, address, &[], false) {
+            client.send_beside(CONTROL);
+            client.send_beside(FAULT);
+            let _ = client.try_send(REQUEST);
+            clients.push(client);
+        }
+        let over = || count("quic_faults_total") + count("strangers_refused_total");
+        until("it is refused, or its session is over", || over() == f64::from(n));
+    }
+    // Two at a time, for two seconds.
+    assert!(count("strangers_refused_total") + count("strangers_ended_total") > 0.0);
+    drop(clients);
+    until("places are free again", || count("strangers") == 0.0 && count("webtransport_connections") == 0.0);
+    let _client = QuicClient::connect(&trust, address, &control.token("ann"));
+    stop(node);
+}
+
 #[test]
 fn a_connection_without_a_protocol_in_common_comes_to_nothing() {
     let (control, trust) = (Control::new(), Trust::new());

@@ -118,9 +118,24 @@ impl Connection {
         true
     }
 
+    /// Whether its goodbye waits for the client's.
+    pub(super) fn lingers(&self) -> bool {
+        self.goodbye.as_ref().is_some_and(|goodbye| goodbye.not_before.is_some())
+    }
+
     /// Whether it has a goodbye to say.
     pub(super) fn parts(&self) -> bool {
         self.goodbye.is_some()
+    }
+
+    /// It is closed already; whether its goodbye waited for that.
+    pub(super) fn end_linger(&mut self) -> bool {
+        self.goodbye.take_if(|goodbye| goodbye.not_before.is_some()).is_some()
+    }
+
+    /// It waits for the client's goodbye no more; whether it did.
+    fn end_wait(&mut self) -> bool {
+        self.goodbye.as_mut().is_some_and(|goodbye| goodbye.not_before.take().is_some())
     }
 
     /// When [`part`](Self::part) is to be asked without another reason.
@@ -150,7 +165,7 @@ impl Driver {
     }
 
     /// The same, but that the client has [`Limits::linger`](crate::Limits::linger) to read what was written, and to close the connection
-    /// itself.
+    /// itself. [`Event::Parted`](crate::Event::Parted) says when it is closed.
     pub fn linger(&mut self, now: Instant, key: Key, code: u32) {
         let until = now + self.server.limits.linger;
         let Some(connection) = self.connection_mut(key) else { return };
@@ -158,17 +173,35 @@ impl Driver {
             let (code, not_before) = (VarInt::from_u32(code), Some(until));
             connection.goodbye = Some(Goodbye { code, reason: Bytes::new(), not_before });
             self.parting += 1;
+            self.lingering += 1;
         }
         self.touch(key.index);
     }
 
-    /// Somebody has signed in on it: what it has to tell comes before what strangers have.
+    /// Whether it lingers.
+    pub fn lingers(&self, key: Key) -> bool {
+        let connection = self.connections.get(key.index as usize).and_then(|connection| connection.as_deref());
+        connection.is_some_and(|connection| connection.key == key && connection.lingers())
+    }
+
+    /// Ends at once a connection that lingers: somebody else needs its place.
+    pub fn part_now(&mut self, key: Key) {
+        let Some(connection) = self.connection_mut(key) else { return };
+        if connection.end_wait() {
+            self.parted(key);
+            self.touch_to_send(key.index);
+        }
+    }
+
+    /// Somebody has signed in on it: what it has to tell comes before what strangers have, and it may send more at a time.
     pub fn signed_in(&mut self, key: Key) {
+        let window = VarInt::from_u32(self.server.limits.receive_window_bytes);
         let Some(connection) = self.connection_mut(key) else { return };
         connection.is_stranger = false;
+        connection.inner.set_receive_window(window);
         // It may wait among strangers.
         connection.stirred = false;
-        self.touch_to_hear(key.index);
+        self.touch(key.index);
     }
 
     /// Whether what comes now is early data.

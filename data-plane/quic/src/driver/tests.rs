@@ -278,6 +278,64 @@ fn no_datagram_from_a_stranger_does_harm() {
     assert_eq!(world.open(), 1);
 }
 
+/// A connection that lingers is told of once it is closed: by the client, when its time is over, or when its place is needed.
+#[test]
+fn who_lingers_is_gone_in_the_end() {
+    let lingering = || {
+        let mut world = World::new(13, 1, Limits::default(), Link::default());
+        world.connect();
+        let key = world.server.session.as_ref().unwrap().key();
+        world.drivers[0].linger(world.now, key, 256);
+        world.run_for(Duration::from_millis(100));
+        let driver = &world.drivers[0];
+        assert_eq!((driver.lingering(), driver.parting(), driver.lingers(key)), (1, 1, true));
+        assert!(world.server.parted.is_empty());
+        (world, key)
+    };
+    let check = |world: &mut World, key: Key| {
+        let driver = &world.drivers[0];
+        assert_eq!((driver.lingering(), driver.lingers(key), &world.server.parted[..]), (0, false, &[key][..]));
+        world.run_for(Duration::from_secs(10));
+        let driver = &world.drivers[0];
+        assert_eq!((world.server.parted.len(), world.server.ended.len()), (1, 0));
+        assert_eq!((driver.parting(), driver.open()), (0, 0));
+    };
+    let (mut world, key) = lingering();
+    world.run_for(Limits::default().linger);
+    assert_eq!(world.client.closed_with(), Some(256));
+    check(&mut world, key);
+    let (mut world, key) = lingering();
+    world.close_client();
+    check(&mut world, key);
+    let (mut world, key) = lingering();
+    world.drivers[0].part_now(key);
+    world.run_for(Duration::from_millis(100));
+    assert_eq!(world.client.closed_with(), Some(256));
+    check(&mut world, key);
+}
+
+/// What a stranger sends on streams that nobody reads is bounded by less than what a session may have on its way.
+#[test]
+fn a_stranger_may_send_less_at_a_time() {
+    let mut world = World::new(14, 1, Limits::default(), Link::default());
+    world.connect();
+    world.hears_nobody = true;
+    let mut open = || world.client.inner.streams().open(Dir::Uni).expect("room for it");
+    let streams = [open(), open(), open()];
+    let fill = |world: &mut World| -> usize {
+        let mut write = |stream| world.client.inner.send_stream(stream).write(&[0; 64 << 10]).unwrap_or(0);
+        streams.iter().map(|&stream| write(stream)).sum()
+    };
+    let before = fill(&mut world);
+    world.run_for(Duration::from_secs(1));
+    assert_eq!((before, fill(&mut world)), (24 << 10, 0));
+    let key = world.server.session.as_ref().unwrap().key();
+    world.drivers[0].signed_in(key);
+    world.server.session = None;
+    world.run_for(Duration::from_secs(1));
+    assert_eq!(before + fill(&mut world), 48 << 10);
+}
+
 #[test]
 fn a_client_that_breaks_the_rules_is_told() {
     let check = |act: fn(&mut World), expect: u32| {

@@ -31,6 +31,8 @@ pub(crate) struct Trust {
     /// None for the certificate that all transports share.
     folder: Option<Arc<TempDir>>,
     client: ClientConfig,
+    /// What the node sends is frames.
+    is_ours: bool,
 }
 
 impl Trust {
@@ -40,12 +42,16 @@ impl Trust {
         std::fs::write(folder.path().join("node.pem"), made.cert.pem()).expect("write");
         std::fs::write(folder.path().join("node.key"), made.signing_key.serialize_pem()).expect("write");
         let client = client(&folder.path().join("node.pem"), SUBPROTOCOL.as_bytes());
-        Self { folder: Some(Arc::new(folder)), client }
+        Self { folder: Some(Arc::new(folder)), client, is_ours: true }
     }
 
     /// For nodes with the certificate that all transports of the table share.
     pub(crate) fn of_the_table() -> Self {
-        Self { folder: None, client: client(&transport::folder().join("ca.pem"), SUBPROTOCOL.as_bytes()) }
+        Self {
+            folder: None,
+            client: client(&transport::folder().join("ca.pem"), SUBPROTOCOL.as_bytes()),
+            is_ours: true,
+        }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -54,7 +60,7 @@ impl Trust {
 
     /// The same, for clients of another protocol.
     pub(crate) fn speaking(&self, protocol: &[u8]) -> Self {
-        Self { folder: self.folder.clone(), client: client(&self.path("node.pem"), protocol) }
+        Self { folder: self.folder.clone(), client: client(&self.path("node.pem"), protocol), is_ours: false }
     }
 
     /// A node with this certificate that takes clients by QUIC.
@@ -114,6 +120,7 @@ pub(crate) struct QuicClient {
     endpoint: Endpoint,
     pub(crate) connection: Connection,
     control: SendStream,
+    beside: Vec<SendStream>,
     got: Receiver<Got>,
     passed: VecDeque<Got>,
     request: u32,
@@ -191,8 +198,12 @@ impl QuicClient {
             };
             let (mut control, replies) = connection.open_bi().await?;
             control.write_all(first).await.expect("write");
-            tokio::spawn(read_stream(replies, 0, tell.clone()));
-            tokio::spawn(read_streams(connection.clone(), tell));
+            if trust.is_ours {
+                tokio::spawn(read_stream(replies, 0, tell.clone()));
+                tokio::spawn(read_streams(connection.clone(), tell));
+            } else {
+                tokio::spawn(pass_over(replies));
+            }
             let early = match accepted {
                 Some(accepted) => accepted.await,
                 None => false,
@@ -200,7 +211,8 @@ impl QuicClient {
             Ok::<_, ConnectionError>((endpoint, connection, control, early))
         })?;
         let request = 1;
-        Ok(Self { endpoint, connection, control, got, passed: VecDeque::new(), request, early })
+        let (beside, passed) = (Vec::new(), VecDeque::new());
+        Ok(Self { endpoint, connection, control, beside, got, passed, request, early })
     }
 
     /// Goes on from another socket, without a word to the node: as behind a NAT that has forgotten, or in another network.
@@ -217,6 +229,16 @@ impl QuicClient {
     /// Sends bytes, unless the node has ended it.
     pub(crate) fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
         runtime().block_on(self.control.write_all(bytes)).map_err(io::Error::other)
+    }
+
+    /// Sends bytes on a unidirectional stream of their own, which stays open, if the node has not ended the connection.
+    pub(crate) fn send_beside(&mut self, bytes: &[u8]) {
+        let sent = runtime().block_on(async {
+            let mut stream = self.connection.open_uni().await.ok()?;
+            stream.write_all(bytes).await.ok()?;
+            Some(stream)
+        });
+        self.beside.extend(sent);
     }
 
     /// Says goodbye.
@@ -360,4 +382,9 @@ async fn read_stream(mut stream: RecvStream, id: u64, tell: Sender<Got>) {
         }
     }
     let _ = tell.send(Got::End(id));
+}
+
+/// Reads what holds no frames.
+async fn pass_over(mut stream: RecvStream) {
+    while let Ok(Some(_)) = stream.read_chunk(usize::MAX, true).await {}
 }

@@ -89,6 +89,8 @@ pub(super) struct Shell {
     pub(super) connected: bool,
     pub(super) goodbyes: u32,
     pub(super) ended: Vec<crate::End>,
+    /// Connections that lingered.
+    pub(super) parted: Vec<crate::Key>,
 }
 
 pub(super) struct World {
@@ -433,6 +435,10 @@ impl Shell {
             }
             (Event::Ended(key, end), Some(session)) if session.key() == key => {
                 self.ended.push(end);
+                return;
+            }
+            (Event::Parted(key), Some(_)) => {
+                self.parted.push(key);
                 return;
             }
             _ => return,
