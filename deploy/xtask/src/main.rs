@@ -12,6 +12,7 @@ mod counts;
 mod course;
 mod fuzz;
 mod go;
+mod hostile;
 mod js;
 mod peers;
 mod perf;
@@ -77,6 +78,8 @@ enum Task {
         /// Targets, by file name in protocol/fuzz/fuzz_targets.
         targets: Vec<String>,
     },
+    /// Attacks on a data node, each for so long: floods, fuzzed first packets, clients that acknowledge nothing. `test` has them short.
+    Hostile(hostile::How),
     /// Counts the instructions of the hot paths under callgrind and compares them with perf/instructions.toml.
     Counts {
         /// Make the counts the new baseline.
@@ -112,6 +115,7 @@ fn main() -> ExitCode {
         Task::Console(what) => console::run(&workspace, &mut tally, what),
         Task::SdkConformance { arguments } => sdk_conformance::run(&workspace, &mut tally, &arguments),
         Task::Fuzz { seconds, targets } => fuzz::run(&workspace, &mut tally, seconds, &targets),
+        Task::Hostile(how) => hostile::run(&workspace, how),
         Task::Counts { bless: false } => counts::everything(&workspace, &mut tally, Counts::Compare),
         Task::Counts { bless: true } => counts::everything(&workspace, &mut tally, Counts::Bless),
         Task::Peers => peers::everything(&workspace),

@@ -7,6 +7,7 @@ mod drain;
 mod driver;
 mod garbage;
 mod handshake;
+mod hostile;
 mod limits;
 mod link;
 mod messages;

@@ -5,7 +5,7 @@ use std::process::Command;
 use crate::support::transport::{TRANSPORTS, Transport, VARIABLE};
 
 /// What does not concern clients, and what starts processes itself.
-const ELSEWHERE: [&str; 5] = ["admin::", "driver::everything", "quic::", "transport::", "tls::"];
+const ELSEWHERE: [&str; 6] = ["admin::", "driver::everything", "hostile::", "quic::", "transport::", "tls::"];
 
 #[test]
 fn everything_holds_over_every_other_transport() {

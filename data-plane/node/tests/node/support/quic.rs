@@ -222,6 +222,15 @@ impl QuicClient {
         self.endpoint.rebind(socket).expect("rebind");
     }
 
+    /// Hears nothing any more and says nothing, not even that something came; the node is not told.
+    pub(crate) fn fall_silent(&self) {
+        let _guard = runtime().enter();
+        // A socket whose datagrams go nowhere, and to which none come.
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("socket");
+        socket.connect("127.0.0.1:9").expect("connect");
+        self.endpoint.rebind(socket).expect("rebind");
+    }
+
     pub(crate) fn send_raw(&mut self, bytes: &[u8]) {
         runtime().block_on(self.control.write_all(bytes)).expect("write");
     }
