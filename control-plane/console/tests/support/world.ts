@@ -27,7 +27,10 @@ export class Person {
     page.on("pageerror", (error) => this.faults.push(error.message));
     page.on("console", (message) => {
       // Refused requests and connections are said in the log, too; they are no fault of the page.
-      const isExpected = /^(Failed to load resource|WebSocket connection to |Failed to establish a connection to https:)/.test(message.text());
+      const isExpected =
+        /^(Failed to load resource|WebSocket connection to |Failed to establish a connection to https:)/.test(
+          message.text(),
+        );
       if (message.type() === "error" && !isExpected) this.faults.push(message.text());
     });
     page.on("dialog", (dialog) => {
