@@ -6,12 +6,13 @@ import { fileURLToPath } from "node:url";
 import { AxeBuilder } from "@axe-core/playwright";
 import type { Page } from "@playwright/test";
 
+import { furnishNodes, NOON } from "./support/nodes.js";
 import { expect, test, type World } from "./support/world.js";
 
 const PICTURES = process.env.SCREENSHOTS ?? fileURLToPath(new URL("../build/screenshots", import.meta.url));
 
 /** Those that the documentation shows. */
-const PUBLISHED = /^(chat|try)-/;
+const PUBLISHED = /^(chat|operate|try)-/;
 
 /** How far a channel is read, as REST lists it. */
 interface Listed {
@@ -112,6 +113,20 @@ for (const scheme of ["light", "dark"] as const) {
     await form.getByRole("button", { name: "Send" }).click();
     await expect(page.getByRole("region", { name: "Answer" })).toBeVisible();
     await check(page, `try-${scheme}`);
+
+    const { page: operator } = await world.person("operator", {
+      timezoneId: "UTC",
+      colorScheme: scheme,
+      given: { keys: [world.server.ready.operator_key] },
+    });
+    await operator.clock.setFixedTime(NOON);
+    await furnishNodes(operator);
+    await operator.evaluate(() => {
+      location.hash = "#/operate/nodes";
+    });
+    await expect(operator.getByRole("row").filter({ hasText: "Serving" })).toHaveCount(2);
+    await expect(operator.getByRole("figure", { name: "Sessions" }).locator("canvas")).toBeVisible();
+    await check(operator, `operate-${scheme}`);
 
     await page.setViewportSize({ width: 390, height: 760 });
     await page.evaluate(() => {
