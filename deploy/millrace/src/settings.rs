@@ -175,6 +175,8 @@ pub(crate) struct Limits {
 pub(crate) struct Webhooks {
     /// Networks that they may go to beside public addresses, such as `10.1.0.0/16`.
     pub(crate) networks: Vec<String>,
+    /// Networks that they may not go to, public as they may be.
+    pub(crate) denied: Vec<String>,
     /// Whether `http` is allowed to other hosts than this machine.
     pub(crate) plain_http: bool,
     /// PEM file: authorities that are trusted beside the machine's.
@@ -345,9 +347,12 @@ impl Settings {
             is_set(tls_certificate) || !is_set(tls_client_ca),
             "data.tls_client_ca needs data.tls_certificate and data.tls_key"
         );
-        for network in &self.webhooks.networks {
-            let parsed = network.parse::<millrace_control::Network>();
-            parsed.with_context(|| format!("webhooks.networks has {network:?}"))?;
+        let Webhooks { networks, denied, .. } = &self.webhooks;
+        for (name, networks) in [("networks", networks), ("denied", denied)] {
+            for network in networks {
+                let parsed = network.parse::<millrace_control::Network>();
+                parsed.with_context(|| format!("webhooks.{name} has {network:?}"))?;
+            }
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Which addresses requests may go to: the public ones, and those of networks that an operator names. A webhook's URL is a stranger's, and the
+//! Which addresses requests may go to: the public ones, and those of networks that an operator opens, but for those that it denies. A webhook's URL is a stranger's, and the
 //! control node stands inside.
 
 use std::fmt;
@@ -60,11 +60,13 @@ impl fmt::Display for Network {
 }
 
 /// IPv4 that is not the internet. Source: the IANA registry of special-purpose addresses, RFC 6890.
-const SPECIAL_V4: [Network; 15] = [
+const SPECIAL_V4: [Network; 16] = [
     Network::v4(0, 0, 0, 0, 8),
     Network::v4(10, 0, 0, 0, 8),
     Network::v4(100, 64, 0, 0, 10),
     Network::v4(127, 0, 0, 0, 8),
+    // Not of the registry: the machines' own service of a large host, reached from inside alone.
+    Network::v4(168, 63, 129, 16, 32),
     Network::v4(169, 254, 0, 0, 16),
     Network::v4(172, 16, 0, 0, 12),
     Network::v4(192, 0, 0, 0, 24),
@@ -89,26 +91,36 @@ const SPECIAL_V6: [Network; 4] = [
 /// IPv4 behind a translator (NAT64). Source: RFC 6052 §2.1.
 const TRANSLATED_V4: Network = Network::v6(0x64, 0xff9b, 96);
 
-/// The networks that requests may go to beside public addresses.
+/// The networks that requests may go to: public ones and those that are opened, but for those that are denied.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Networks(Vec<Network>);
+pub struct Networks {
+    opened: Vec<Network>,
+    denied: Vec<Network>,
+}
 
 impl Networks {
     /// These beside the public ones.
     pub fn new(networks: Vec<Network>) -> Self {
-        Self(networks)
+        Self { opened: networks, denied: Vec::new() }
+    }
+
+    /// Never these, public or opened as they may be: what an operator has at public addresses trusts its own network, too.
+    #[must_use]
+    pub fn without(self, denied: Vec<Network>) -> Self {
+        Self { denied, ..self }
     }
 
     /// Public addresses, and this machine: for development.
     pub fn with_loopback() -> Self {
         let v6 = Network { address: IpAddr::V6(Ipv6Addr::LOCALHOST), bits: 128 };
-        Self(vec![Network::v4(127, 0, 0, 0, 8), v6])
+        Self::new(vec![Network::v4(127, 0, 0, 0, 8), v6])
     }
 
     /// Whether a request may go there. An address of IPv4 in clothes of IPv6 is judged as what it is.
     pub fn allow(&self, address: IpAddr) -> bool {
         let address = plain(address);
-        self.0.iter().any(|network| network.contains(address)) || is_public(address)
+        let is_in = |networks: &[Network]| networks.iter().any(|network| network.contains(address));
+        !is_in(&self.denied) && (is_in(&self.opened) || is_public(address))
     }
 }
 
@@ -149,6 +161,7 @@ mod tests {
             "10.1.2.3",
             "100.64.0.1",
             "127.0.0.1",
+            "168.63.129.16",
             "169.254.169.254",
             "172.31.255.255",
             "192.0.0.8",
@@ -191,6 +204,18 @@ mod tests {
         let loopback = Networks::with_loopback();
         assert!(allow(&loopback, "127.3.2.1") && allow(&loopback, "::1") && !allow(&loopback, "10.0.0.1"));
         assert!(Networks::new(vec!["0.0.0.0/0".parse().unwrap()]).allow([10, 0, 0, 1].into()));
+    }
+
+    #[test]
+    fn denied_networks_are_closed_whatever_they_are() {
+        let denied = ["8.8.8.0/24", "10.1.2.0/24", "2606:4700::/32"].map(|text| text.parse().unwrap());
+        let networks = Networks::new(vec!["10.1.0.0/16".parse().unwrap()]).without(denied.into());
+        for inside in ["8.8.8.8", "::ffff:8.8.8.8", "64:ff9b::808:808", "10.1.2.3", "2606:4700::1111"] {
+            assert!(!allow(&networks, inside), "{inside}");
+        }
+        for outside in ["8.8.4.4", "10.1.3.1", "2606:4701::1"] {
+            assert!(allow(&networks, outside), "{outside}");
+        }
     }
 
     #[test]

@@ -76,8 +76,10 @@ fn tls(data: &settings::Data) -> Option<TlsConfig> {
 
 /// How webhooks are delivered, checked.
 pub(crate) fn webhooks(settings: &settings::Webhooks) -> Result<WebhookConfig> {
-    let networks = settings.networks.iter().map(|network| network.parse::<Network>());
-    let networks = networks.collect::<Result<Vec<_>, _>>().context("webhooks.networks")?;
+    let read =
+        |networks: &[String]| networks.iter().map(|network| network.parse()).collect::<Result<Vec<Network>, _>>();
+    let opened = read(&settings.networks).context("webhooks.networks")?;
+    let denied = read(&settings.denied).context("webhooks.denied")?;
     let ca_pem = if settings.ca.as_os_str().is_empty() {
         None
     } else {
@@ -85,7 +87,7 @@ pub(crate) fn webhooks(settings: &settings::Webhooks) -> Result<WebhookConfig> {
         Some(std::fs::read(&settings.ca).with_context(|| format!("read webhooks.ca from {path}"))?)
     };
     Ok(WebhookConfig {
-        networks: Networks::new(networks),
+        networks: Networks::new(opened).without(denied),
         plain_http: settings.plain_http,
         ca_pem,
         ..WebhookConfig::default()

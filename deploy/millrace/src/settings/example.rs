@@ -54,6 +54,10 @@ const MEANINGS: &[(&str, &str)] = &[
         "webhooks.networks",
         "Networks that requests to applications' endpoints may go to beside public addresses, such as \"10.1.0.0/16\".",
     ),
+    (
+        "webhooks.denied",
+        "Networks that they may not go to, public as they may be, such as the public addresses of your own.",
+    ),
     ("webhooks.plain_http", "Whether such requests may be plain http to other hosts than this machine."),
     ("webhooks.ca", "PEM file: authorities that such requests trust beside the machine's."),
     ("limits.replay", "Messages that a resume sends again; beyond, the client reads history."),

@@ -51,6 +51,7 @@ fn what_is_wrong_is_named() {
     check(None, &[], &["data.tls_key=key.pem"], &["data.tls_certificate", "both"]);
     check(None, &[], &["data.tls_client_ca=ca.pem"], &["data.tls_client_ca", "data.tls_key"]);
     check(None, &[], &["webhooks.networks=10.0.0.0"], &["webhooks.networks", "10.0.0.0", "10.1.0.0/16"]);
+    check(None, &[], &["webhooks.denied=8.8.8.8/33"], &["webhooks.denied", "8.8.8.8/33", "10.1.0.0/16"]);
     check(None, &[], &["control.rest_address=:7410"], &["control.rest_address", "HOST:PORT"]);
     check(None, &[], &["data.control_address=control:99999"], &["data.control_address", "HOST:PORT"]);
 }
