@@ -81,7 +81,7 @@ enum Action {
         #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=100))]
         limit: u32,
     },
-    /// List the events that were given up within a week
+    /// List the events that were given up within a week, the newest 500
     Failures {
         /// Its id
         id: String,
@@ -160,7 +160,7 @@ pub(crate) fn run(command: &Webhook) -> Result<()> {
         }
         Action::Remove { id } => api.delete(&path(id)).map(drop),
         Action::Rotate { id, overlap } => {
-            let body = json!({ "overlap_seconds": overlap.as_secs() });
+            let body = json!({ "overlap_seconds": whole_seconds(*overlap) });
             show_new(command.json, &api.post(&format!("{}/rotate-secret", path(id)), &body)?)
         }
         Action::Test { id } => test(command.json, &api.post(&format!("{}/test", path(id)), &json!({}))?),
@@ -315,6 +315,11 @@ fn failure_row(failure: &Value) -> Value {
     })
 }
 
+/// A part of a second counts as one: no overlap at all ends the present secret at once.
+fn whole_seconds(time: Duration) -> u64 {
+    time.as_secs() + u64::from(time.subsec_nanos() > 0)
+}
+
 #[cfg(test)]
 mod tests {
     use clap::Parser;
@@ -329,6 +334,15 @@ mod tests {
 
     fn parse(arguments: &[&str]) -> Result<Action, clap::Error> {
         Line::try_parse_from([&["webhook"], arguments].concat()).map(|line| line.webhook.action)
+    }
+
+    #[test]
+    fn a_short_overlap_is_not_none() {
+        let check = |millis, expect| assert_eq!(whole_seconds(Duration::from_millis(millis)), expect, "{millis} ms");
+        check(0, 0);
+        check(500, 1);
+        check(1_000, 1);
+        check(1_001, 2);
     }
 
     #[test]
