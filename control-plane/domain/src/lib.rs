@@ -28,7 +28,7 @@ pub use text::{DISPLAY_NAME_BYTES_MAX, DisplayName, METADATA_BYTES_MAX, Metadata
 pub use webhook::{
     ATTEMPTS_MAX, EventKind, FAILING_MAX, Network, NetworkError, Networks, Off, OffReason, Outcome, RETRY_AFTER_MAX,
     SECRET_OVERLAP_MS_MAX, WEBHOOKS_MAX, Webhook, WebhookHost, WebhookSecret, WebhookUrl, WebhookUrlError,
-    endpoint_pause, retry_delay,
+    endpoint_pause, first_of_messages, retry_delay,
 };
 
 /// Most entries of a page of members, channels, users or keys.

@@ -18,7 +18,9 @@ mod schedule;
 mod url;
 
 pub use network::{Network, NetworkError, Networks};
-pub use schedule::{ATTEMPTS_MAX, FAILING_MAX, Outcome, RETRY_AFTER_MAX, endpoint_pause, retry_delay};
+pub use schedule::{
+    ATTEMPTS_MAX, FAILING_MAX, Outcome, RETRY_AFTER_MAX, endpoint_pause, first_of_messages, retry_delay,
+};
 pub use url::{WebhookHost, WebhookUrl, WebhookUrlError};
 
 /// Most webhooks of a tenant: each change is kept for all that want it, in one transaction.

@@ -41,6 +41,8 @@ use metrics::Metrics;
 
 /// How long a transaction may take.
 const STORE_DEADLINE: Duration = Duration::from_secs(5);
+/// Turns of those who settle shared rows: few enough to be cheap, so many that others seldom wait.
+const TURNS: usize = 64;
 
 /// How webhooks are delivered.
 #[derive(Debug, Clone)]
@@ -51,7 +53,7 @@ pub struct WebhookConfig {
     pub plain_http: bool,
     /// Authorities that are trusted beside the platform's, as PEM. Default none.
     pub ca_pem: Option<Vec<u8>>,
-    /// How long a request may take from its begin to the status of its answer. Default 10 s.
+    /// How long a request may take from its begin to the status of its answer, what follows of that aside. Default 10 s.
     pub attempt_limit: Duration,
     /// Requests of one webhook at once. Default 8.
     pub at_once: usize,
@@ -122,7 +124,10 @@ struct Hub {
     dispatcher: Mutex<Option<JoinHandle<()>>>,
     /// The next attempt's number, of webhooks that were delivered for.
     numbers: Mutex<HashMap<String, u64>>,
-    tests: Mutex<HashSet<String>>,
+    /// Webhooks that are being tested, and whose they are.
+    tests: Mutex<HashMap<String, TenantId>>,
+    /// Turns of those who settle what they share.
+    turns: [AsyncMutex<()>; TURNS],
 }
 
 /// Who is delivered for, and who has something to tell and is not yet.
@@ -167,6 +172,7 @@ impl Webhooks {
             dispatcher: Mutex::default(),
             numbers: Mutex::default(),
             tests: Mutex::default(),
+            turns: [const { AsyncMutex::const_new(()) }; TURNS],
             config,
         });
         hub.look().await?;
@@ -271,6 +277,13 @@ impl Hub {
         } else if awake.waiting.insert(name) {
             self.called.notify_one();
         }
+    }
+
+    /// The turn of those who settle the event of a row, whatever webhook the row is of.
+    fn turn(&self, row: &[u8]) -> &AsyncMutex<()> {
+        // The low bytes of its time, before the process's number.
+        let [.., high, low, _, _, _, _] = row else { return &self.turns[0] };
+        &self.turns[usize::from(u16::from_be_bytes([*high, *low])) % TURNS]
     }
 
     async fn begin(&self) -> Result<Box<dyn Transaction>, StoreError> {

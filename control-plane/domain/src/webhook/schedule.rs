@@ -14,7 +14,7 @@ pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 const RETRIES_S: [u64; 10] = [5, 30, 120, 600, 1_800, 3_600, 7_200, 14_400, 28_800, 28_800];
 /// Most attempts for one event.
 pub const ATTEMPTS_MAX: u32 = 11;
-/// Most attempts for an event that the endpoint calls bad by itself: another day will not mend it.
+/// Most attempts for an event that the endpoint calls bad while it takes others: another day will not mend it.
 const REFUSED_ATTEMPTS_MAX: u32 = 4;
 /// The first pause of an endpoint, and the longest.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
@@ -26,7 +26,7 @@ pub enum Outcome {
     Delivered,
     /// The endpoint does not work now; so it may be with every event.
     Failed,
-    /// The endpoint does not want this event: 400, 413, 415 or 422.
+    /// The endpoint does not want this event: 400, 413, 415 or 422, while it takes others.
     Refused,
     /// The endpoint wants nothing any more: 410.
     Gone,
@@ -34,11 +34,14 @@ pub enum Outcome {
 
 impl Outcome {
     /// What a status means; `None`: no answer came. A redirect is not followed and hence a failure.
-    pub const fn of(status: Option<u16>) -> Self {
+    ///
+    /// `takes_others`: since this event was tried before, or since it happened, the endpoint has taken something. One that answers 400 to
+    /// everything, as to a signature that it does not know, is broken itself: no event is given up for that sooner than for another failure.
+    pub const fn of(status: Option<u16>, takes_others: bool) -> Self {
         match status {
             Some(200..=299) => Self::Delivered,
             Some(410) => Self::Gone,
-            Some(400 | 413 | 415 | 422) => Self::Refused,
+            Some(400 | 413 | 415 | 422) if takes_others => Self::Refused,
             _ => Self::Failed,
         }
     }
@@ -65,6 +68,12 @@ pub fn endpoint_pause(failures: u32, random: u64) -> Duration {
     spread(doubled.min(PAUSE.1), random)
 }
 
+/// How many of the places that are left messages may take before events may: up to half of all places, those among them that messages have.
+/// Whichever kind has more to tell does not starve the other one; what one does not need, the other one has.
+pub fn first_of_messages(left: usize, at_once: usize, busy: usize) -> usize {
+    left.min(at_once.max(1).div_ceil(2).saturating_sub(busy))
+}
+
 /// Four to six fifths of a time.
 fn spread(time: Duration, random: u64) -> Duration {
     let fifth = time / 5;
@@ -82,14 +91,16 @@ mod tests {
     fn an_answer_says_who_is_at_fault() {
         let check = |statuses: &[u16], expect| {
             for &status in statuses {
-                assert_eq!(Outcome::of(Some(status)), expect, "{status}");
+                assert_eq!(Outcome::of(Some(status), true), expect, "{status}");
+                let by_itself = if expect == Outcome::Refused { Outcome::Failed } else { expect };
+                assert_eq!(Outcome::of(Some(status), false), by_itself, "{status}, and nothing else was taken");
             }
         };
         check(&[200, 201, 202, 204, 299], Outcome::Delivered);
         check(&[301, 302, 307, 401, 403, 404, 408, 409, 425, 429, 500, 502, 503, 504], Outcome::Failed);
         check(&[400, 413, 415, 422], Outcome::Refused);
         check(&[410], Outcome::Gone);
-        assert_eq!(Outcome::of(None), Outcome::Failed);
+        assert_eq!(Outcome::of(None, true), Outcome::Failed);
     }
 
     #[test]
@@ -103,6 +114,21 @@ mod tests {
         assert_eq!(total(Outcome::Refused, 500), (3, 155));
         assert_eq!(total(Outcome::Delivered, 500), (0, 0));
         assert_eq!(u32::try_from(RETRIES_S.len()).unwrap() + 1, ATTEMPTS_MAX);
+    }
+
+    #[test]
+    fn messages_have_first_what_is_left_of_their_half() {
+        let check = |left, at_once, busy, expect| {
+            assert_eq!(first_of_messages(left, at_once, busy), expect, "{left} of {at_once}, {busy} busy");
+        };
+        check(8, 8, 0, 4);
+        check(1, 8, 7, 0);
+        check(1, 8, 4, 0);
+        check(1, 8, 3, 1);
+        check(5, 8, 0, 4);
+        check(2, 8, 0, 2);
+        check(1, 1, 0, 1);
+        check(1, 0, 0, 1);
     }
 
     proptest! {

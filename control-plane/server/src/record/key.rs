@@ -30,6 +30,8 @@
 //! | `w` | hash, webhook id with length, 3, channel (8) | how far the messages of a channel are delivered |
 //! | `w` | hash, webhook id with length, 4, place (2) | a recent attempt |
 //! | `w` | hash, webhook id with length, 5, event id | an event that was given up |
+//! | `E` | hash, time in us (8), number (4), 0 | what is told of an event that several webhooks wait to tell |
+//! | `E` | hash, time in us (8), number (4), 1 | how many of them do |
 //! | `I` | hash, fingerprint (16) | the answer to a request with an `Idempotency-Key` |
 //! | `X` | shard (2, 0 to 15), hour (4), key of the record | empty: what expires in that hour |
 //! | `x` | shard (2) | first hour that is not swept yet |
@@ -420,6 +422,22 @@ pub(crate) mod of_webhook {
     pub(crate) fn failures(webhook: &str) -> KeyRange {
         begin(webhook).byte(5).range()
     }
+}
+
+/// What is told of an event that several webhooks wait to tell; `waiting` is the key of a row of any of them.
+pub(crate) fn event_body(waiting: &[u8]) -> Bytes {
+    at_moment(waiting).byte(0).done()
+}
+
+/// How many of them do.
+pub(crate) fn event_holders(waiting: &[u8]) -> Bytes {
+    at_moment(waiting).byte(1).done()
+}
+
+/// The time and number at the end of the key of an event that waits: the same for all webhooks.
+fn at_moment(waiting: &[u8]) -> Key {
+    let moment = &waiting[waiting.len().saturating_sub(12)..];
+    Key::of(b'E', &[moment]).tail(moment)
 }
 
 /// The answer to a request with an `Idempotency-Key`.

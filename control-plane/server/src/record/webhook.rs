@@ -83,6 +83,15 @@ pub(crate) struct Health {
     pub(crate) last_error: Option<String>,
 }
 
+impl Health {
+    /// Nothing waits: whatever failed is told or given up, and how long it did says nothing of what comes next. Tells whether that is new.
+    pub(crate) fn nothing_waits(&mut self) -> bool {
+        let is_new = self.failing_since_ms.is_some() || self.failures > 0;
+        (self.failing_since_ms, self.failures, self.retry_at_ms) = (None, 0, 0);
+        is_new
+    }
+}
+
 /// How a webhook is doing; validated at the commit.
 pub(crate) async fn health(transaction: &mut dyn Transaction, id: &str) -> Result<Health, StoreError> {
     let value = transaction.get(&key::of_webhook::health(id)).await?;

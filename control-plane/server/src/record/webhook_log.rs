@@ -11,7 +11,7 @@ use super::{cold, expiry, list};
 
 /// Attempts that are kept.
 pub(crate) const ATTEMPTS_KEPT: u16 = 250;
-/// Events that were given up and are kept; the ones with the lowest ids make room.
+/// Events that were given up and are kept; the oldest ones make room.
 pub(crate) const FAILURES_MAX: usize = 500;
 /// How long these are kept.
 pub(crate) const FAILURE_LIFE_MS: i64 = 7 * 24 * 3_600_000;
@@ -96,9 +96,9 @@ pub(crate) async fn put_failure(
     let limit = u32::try_from(FAILURES_MAX).unwrap_or(u32::MAX);
     let rows = transaction.scan(key::failures(webhook), Direction::Forward, limit).await?;
     if rows.len() >= FAILURES_MAX
-        && let Some((first, _)) = rows.into_iter().next()
+        && let Some((oldest, _)) = rows.into_iter().min_by_key(|(_, value)| cold::expires_ms(value))
     {
-        transaction.delete(first);
+        transaction.delete(oldest);
     }
     let row = key::failure(webhook, &failure.event.id);
     let expires_ms = failure.failed_ms.saturating_add(FAILURE_LIFE_MS);
@@ -142,4 +142,40 @@ pub(crate) async fn failures(
         }
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use millrace_domain::EventKind;
+
+    use super::super::webhook_queue::Content;
+    use super::*;
+
+    #[tokio::test]
+    async fn the_oldest_failure_makes_room() {
+        let store = millrace_store::open_memory();
+        let mut transaction = store.begin(Instant::now() + Duration::from_secs(5)).await.unwrap();
+        // The later, the lower the id.
+        let id = |number: i64| format!("evt_{:04}", 9_999 - number);
+        let newest = i64::try_from(FAILURES_MAX).unwrap();
+        for number in 0..=newest {
+            let event = Waiting {
+                id: id(number),
+                kind: EventKind::UserCreated,
+                lane: "user:ann".into(),
+                content: Content::Body("{}".into()),
+                time_ms: 0,
+                attempts: 11,
+                tried_ms: 0,
+                next_ms: 0,
+            };
+            let failure = Failure { event, failed_ms: number, error: String::new() };
+            put_failure(&mut *transaction, "w", &failure).await.unwrap();
+        }
+        assert!(failure(&mut *transaction, "w", &id(0), 0).await.unwrap().is_none(), "the oldest one");
+        assert!(failure(&mut *transaction, "w", &id(1), 0).await.unwrap().is_some());
+        assert!(failure(&mut *transaction, "w", &id(newest), 0).await.unwrap().is_some(), "the lowest id");
+    }
 }

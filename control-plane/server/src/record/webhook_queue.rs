@@ -28,11 +28,19 @@ pub(crate) struct Waiting {
     /// When it happened; Unix time, ms.
     pub(crate) time_ms: i64,
     /// Attempts so far.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub(crate) attempts: u32,
     /// When the last one began; Unix time, ms.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub(crate) tried_ms: i64,
     /// Not before; Unix time, ms.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub(crate) next_ms: i64,
+}
+
+/// What a new event does not have yet is not written: a change may write very many.
+fn is_zero<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// What is told.
@@ -41,6 +49,8 @@ pub(crate) struct Waiting {
 pub(crate) enum Content {
     /// The body of the request.
     Body(String),
+    /// The body is in a row that all webhooks share which wait to tell it: see [`share`].
+    Shared,
     /// A message, which is read when it is told.
     Message {
         /// Number of its channel.
@@ -55,6 +65,38 @@ pub(crate) fn put(transaction: &mut dyn Transaction, row: Bytes, waiting: &Waiti
     transaction.put(row, cold::encode(waiting));
 }
 
+/// Keeps a body once for the rows of several webhooks: those with the time and number of `row`. It goes with the last one that is released.
+pub(crate) fn share(transaction: &mut dyn Transaction, row: &[u8], body: &str, holders: usize) {
+    transaction.put(super::key::event_body(row), cold::encode(&body));
+    transaction.put(super::key::event_holders(row), cold::encode(&holders));
+}
+
+/// A shared body; `None` once nobody waits to tell it.
+pub(crate) async fn shared(transaction: &mut dyn Transaction, row: &[u8]) -> Result<Option<String>, StoreError> {
+    let value = transaction.get(&super::key::event_body(row)).await?;
+    value.map(|value| cold::decode("body of an event", &value)).transpose()
+}
+
+/// One webhook fewer waits to tell a shared body. Its row has to be read by key and deleted in the same transaction, so that none is released
+/// twice.
+pub(crate) async fn release(transaction: &mut dyn Transaction, row: &[u8]) -> Result<(), StoreError> {
+    let key = super::key::event_holders(row);
+    let Some(value) = transaction.get(&key).await? else { return Ok(()) };
+    let holders: usize = cold::decode("holders of an event", &value)?;
+    if holders > 1 {
+        transaction.put(key, cold::encode(&(holders - 1)));
+    } else {
+        transaction.delete(key);
+        transaction.delete(super::key::event_body(row));
+    }
+    Ok(())
+}
+
+/// Decodes a row of [`key::events`].
+pub(crate) fn decode(value: &[u8]) -> Result<Waiting, StoreError> {
+    cold::decode("event of a webhook", value)
+}
+
 /// Events that wait, the oldest first, and where the next page begins if there may be one.
 pub(crate) async fn page(
     transaction: &mut dyn Transaction,
@@ -65,8 +107,8 @@ pub(crate) async fn page(
     let range = from.unwrap_or_else(|| key::events(webhook));
     let rows = transaction.scan(range.clone(), Direction::Forward, limit).await?;
     let rest = if rows.len() < limit as usize { None } else { rows.last().map(|(last, _)| list::behind(range, last)) };
-    let decode = |(row, value): (Bytes, Bytes)| Ok((row, cold::decode("event of a webhook", &value)?));
-    Ok((rows.into_iter().map(decode).collect::<Result<_, StoreError>>()?, rest))
+    let read = |(row, value): (Bytes, Bytes)| Ok((row, decode(&value)?));
+    Ok((rows.into_iter().map(read).collect::<Result<_, StoreError>>()?, rest))
 }
 
 /// How many events wait, up to `max`; counted in parts, so that none is too large.

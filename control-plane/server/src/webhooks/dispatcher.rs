@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{Hub, deadline, runner};
+use crate::record::webhook_queue::{self, Content};
 use crate::record::{key, webhook};
 use crate::rest::now_ms;
 use crate::transact::{TransactError, transact};
@@ -69,7 +70,15 @@ async fn sweep(hub: &Hub, webhook: &Webhook) -> Result<(), TransactError> {
         let is_last: Result<bool, TransactError> = transact!(&*hub.store, deadline(), |transaction| {
             let rows = transaction.scan(key::of_webhook::all(&webhook.id), Direction::Forward, SWEPT_ROWS).await?;
             let is_last = rows.len() < SWEPT_ROWS as usize;
-            for (row, _) in rows {
+            let events = key::of_webhook::events(&webhook.id);
+            for (row, value) in rows {
+                let is_event = events.start <= row && row < events.end;
+                if is_event && webhook_queue::decode(&value)?.content == Content::Shared {
+                    // By key, so that of two control nodes that sweep one releases it.
+                    if transaction.get(&row).await?.is_some() {
+                        webhook_queue::release(transaction, &row).await?;
+                    }
+                }
                 transaction.delete(row);
             }
             if is_last {

@@ -1,9 +1,10 @@
 //! Requests to an endpoint: a URL that a stranger chose, so that every address is judged after its name is resolved and connected to as it was
 //! judged; time, bytes and connections have bounds, redirects are not followed, and nothing of an answer but its status counts.
 
+use std::collections::HashMap;
 use std::error::Error as _;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -14,11 +15,12 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use millrace_domain::{Networks, RETRY_AFTER_MAX, WebhookHost, WebhookUrl};
+use millrace_protocol::id::TenantId;
 use rustls::ClientConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::net::TcpStream;
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
@@ -37,8 +39,12 @@ const ADDRESSES_MAX: usize = 3;
 const IDLE_MAX: usize = 8;
 /// A connection that waited longer is not used again: many servers end theirs after a minute.
 const IDLE_LIFE: Duration = Duration::from_secs(30);
-/// Requests to all endpoints at once. One of them has few at a time, so that none takes all.
+/// Requests to all endpoints at once.
 const AT_ONCE_MAX: usize = 1_024;
+/// Those of one tenant, so that none takes all.
+const OF_TENANT_MAX: usize = 64;
+/// Of the words for what went wrong.
+const ERROR_CHARS_MAX: usize = 300;
 
 /// What all endpoints share.
 pub(super) struct Client {
@@ -46,7 +52,15 @@ pub(super) struct Client {
     limit: Duration,
     authorities: Vec<CertificateDer<'static>>,
     tls: OnceCell<Arc<ClientConfig>>,
-    places: Semaphore,
+    places: Arc<Semaphore>,
+    /// Of the tenants that have an endpoint at this moment.
+    tenants: Mutex<HashMap<TenantId, Weak<Semaphore>>>,
+}
+
+/// Leave to make one request.
+pub(super) struct Place {
+    _of_tenant: Option<OwnedSemaphorePermit>,
+    _of_all: Option<OwnedSemaphorePermit>,
 }
 
 /// What became of a request.
@@ -77,6 +91,8 @@ type Sender = SendRequest<Full<Bytes>>;
 /// One webhook's URL, with connections that wait to be used again.
 pub(super) struct Endpoint {
     client: Arc<Client>,
+    /// The tenant's.
+    places: Arc<Semaphore>,
     url: WebhookUrl,
     idle: Mutex<Vec<(Sender, Instant)>>,
 }
@@ -92,8 +108,19 @@ impl Client {
         if ca_pem.is_some() && authorities.is_empty() {
             return Err(WebhookError::Authority("it has no certificate in it".into()));
         }
-        let (tls, places) = (OnceCell::new(), Semaphore::new(AT_ONCE_MAX));
-        Ok(Self { networks, limit, authorities, tls, places })
+        let (tls, places) = (OnceCell::new(), Arc::new(Semaphore::new(AT_ONCE_MAX)));
+        Ok(Self { networks, limit, authorities, tls, places, tenants: Mutex::default() })
+    }
+
+    fn places_of(&self, tenant: TenantId) -> Arc<Semaphore> {
+        let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(places) = tenants.get(&tenant).and_then(Weak::upgrade) {
+            return places;
+        }
+        tenants.retain(|_, places| places.strong_count() > 0);
+        let places = Arc::new(Semaphore::new(OF_TENANT_MAX));
+        tenants.insert(tenant, Arc::downgrade(&places));
+        places
     }
 
     async fn tls(&self) -> Result<Arc<ClientConfig>, String> {
@@ -120,25 +147,35 @@ fn tls_config(authorities: Vec<CertificateDer<'static>>) -> Result<ClientConfig,
 }
 
 impl Endpoint {
-    pub(super) fn new(client: Arc<Client>, url: WebhookUrl) -> Self {
-        Self { client, url, idle: Mutex::default() }
+    pub(super) fn new(client: Arc<Client>, tenant: TenantId, url: WebhookUrl) -> Self {
+        Self { places: client.places_of(tenant), client, url, idle: Mutex::default() }
+    }
+
+    /// Waits until a request may be made.
+    pub(super) async fn place(&self) -> Place {
+        // Nobody closes them. The tenant's first: who waits for it holds nothing of the others'.
+        let of_tenant = self.places.clone().acquire_owned().await.ok();
+        Place { _of_tenant: of_tenant, _of_all: self.client.places.clone().acquire_owned().await.ok() }
     }
 
     /// Sends a request and waits for its answer, within the time limit.
     ///
     /// # Cancel safety
     /// A dropped future may have sent it.
-    pub(super) async fn post(&self, parcel: &Parcel) -> Tried {
-        // Closed never: it lives as long as the client.
-        let _place = self.client.places.acquire().await;
+    pub(super) async fn post(&self, _place: Place, parcel: &Parcel) -> Tried {
         let began = Instant::now();
         let answer = timeout(self.client.limit, self.exchange(parcel)).await;
         let elapsed = began.elapsed();
-        let failed = |fault, text| Tried { status: None, fault: Some((fault, text)), retry_after: None, elapsed };
+        let failed = |fault, text: String| {
+            let text = text.chars().take(ERROR_CHARS_MAX).collect();
+            Tried { status: None, fault: Some((fault, text)), retry_after: None, elapsed }
+        };
         match answer {
             Err(_elapsed) => failed(Fault::Timeout, format!("no answer within {:?}", self.client.limit)),
             Ok(Err((fault, text))) => failed(fault, text),
-            Ok(Ok(answer)) => {
+            Ok(Ok((sender, response))) => {
+                // With the status it has its answer; what follows has a bound of its own, and changes nothing.
+                let answer = self.finish(sender, response).await;
                 let status = answer.0.as_u16();
                 let text = match status {
                     200..=299 => return Tried { status: Some(status), fault: None, retry_after: None, elapsed },
@@ -155,17 +192,18 @@ impl Endpoint {
         }
     }
 
-    async fn exchange(&self, parcel: &Parcel) -> Result<(hyper::StatusCode, HeaderMap), (Fault, String)> {
+    /// Until the head of an answer is here.
+    async fn exchange(&self, parcel: &Parcel) -> Result<(Sender, Response<Incoming>), (Fault, String)> {
         let broken = |error: &hyper::Error| (Fault::Broken, format!("the connection broke: {}", sources(error)));
         if let Some(mut sender) = self.waiting().await
             && let Ok(response) = sender.send_request(self.request(parcel)).await
         {
-            return Ok(self.finish(sender, response).await);
+            return Ok((sender, response));
         }
         // It had ended while it waited, or just now: a request may come twice, and is the same both times.
         let mut sender = self.connect().await?;
         let response = sender.send_request(self.request(parcel)).await.map_err(|error| broken(&error))?;
-        Ok(self.finish(sender, response).await)
+        Ok((sender, response))
     }
 
     fn request(&self, parcel: &Parcel) -> Request<Full<Bytes>> {
@@ -229,14 +267,21 @@ impl Endpoint {
         if !self.url.is_secure() {
             return handshake(stream).await;
         }
-        let tls = |text: String| (Fault::Tls, format!("TLS failed: {text}"));
+        // One word: what another certificate says is the business of whoever owns it.
+        let tls = |word: &str| (Fault::Tls, format!("TLS failed: {word}"));
         let name = match self.url.host() {
             WebhookHost::Name(name) => ServerName::try_from(name.trim_end_matches('.').to_owned()),
             WebhookHost::Address(address) => Ok(ServerName::from(*address)),
         };
-        let name = name.map_err(|error| tls(error.to_string()))?;
-        let connector = TlsConnector::from(self.client.tls().await.map_err(tls)?);
-        let stream = connector.connect(name, stream).await.map_err(|error| tls(error.to_string()))?;
+        let name = name.map_err(|_invalid| tls("name"))?;
+        let config = self.client.tls().await.map_err(|error| {
+            tracing::warn!(error, "TLS of webhooks cannot be set up");
+            tls("setup")
+        })?;
+        let stream = TlsConnector::from(config).connect(name, stream).await.map_err(|error| {
+            let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+            tls(if matches!(cause, Some(rustls::Error::InvalidCertificate(_))) { "certificate" } else { "handshake" })
+        })?;
         handshake(stream).await
     }
 
@@ -247,32 +292,37 @@ impl Endpoint {
             WebhookHost::Address(address) => vec![*address],
             WebhookHost::Name(name) => {
                 let found = tokio::net::lookup_host((name.as_str(), port)).await;
-                let found = found.map_err(|error| (Fault::Resolve, format!("{name} has no address: {error}")))?;
+                let found = found.map_err(|error| {
+                    tracing::debug!(%error, "name of an endpoint");
+                    (Fault::Resolve, format!("{name} has no address"))
+                })?;
                 found.map(|address| address.ip()).collect()
             }
         };
         let allowed = found.iter().filter(|address| self.client.networks.allow(**address));
         let allowed: Vec<_> = allowed.take(ADDRESSES_MAX).map(|address| SocketAddr::new(*address, port)).collect();
-        match (allowed.is_empty(), found.first()) {
+        // What a name resolves to is not told: it may be a name of the inner network.
+        let host = self.url.host();
+        match (allowed.is_empty(), found.is_empty()) {
             (false, _) => Ok(allowed),
-            (true, None) => Err((Fault::Resolve, format!("{} has no address", self.url.host()))),
-            (true, Some(address)) => {
-                let text =
-                    format!("{address} is no public address, and the operator has not opened its network to webhooks");
-                Err((Fault::Address, text))
-            }
+            (true, true) => Err((Fault::Resolve, format!("{host} has no address"))),
+            (true, false) => Err((
+                Fault::Address,
+                format!("{host} has no public address, or none that the operator lets webhooks go to"),
+            )),
         }
     }
 
     async fn dial(&self, addresses: &[SocketAddr]) -> Result<TcpStream, (Fault, String)> {
         let share = self.client.limit / u32::try_from(addresses.len()).unwrap_or(1).max(1);
+        let authority = self.url.authority();
         let mut last = String::new();
         for address in addresses {
             // Exactly the address that was judged: a name that resolves to another one a moment later changes nothing.
             match timeout(share, TcpStream::connect(address)).await {
                 Ok(Ok(stream)) => return Ok(stream),
-                Ok(Err(error)) => last = format!("cannot connect to {address}: {error}"),
-                Err(_elapsed) => last = format!("cannot connect to {address}: no answer"),
+                Ok(Err(error)) => last = format!("cannot connect to {authority}: {}", error.kind()),
+                Err(_elapsed) => last = format!("cannot connect to {authority}: no answer"),
             }
         }
         Err((Fault::Connect, last))
@@ -311,4 +361,31 @@ fn sources(error: &hyper::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    // Outside of a runtime, whose tasks give way after so many places.
+    #[test]
+    fn a_tenant_has_a_share_of_the_places() {
+        let client = Client::new(Networks::default(), Duration::from_secs(1), None).unwrap();
+        let client = Arc::new(client);
+        let endpoint = |tenant| {
+            let tenant = TenantId::new(tenant).unwrap();
+            Endpoint::new(client.clone(), tenant, "https://example.com/".parse().unwrap())
+        };
+        let (one, same, other) = (endpoint(1), endpoint(1), endpoint(2));
+        let mut places: Vec<Place> = Vec::new();
+        for _ in 0..OF_TENANT_MAX {
+            places.push(one.place().now_or_never().unwrap());
+        }
+        assert!(same.place().now_or_never().is_none(), "another endpoint of the same tenant");
+        assert!(other.place().now_or_never().is_some(), "another tenant");
+        places.pop();
+        assert!(same.place().now_or_never().is_some());
+    }
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use millrace_domain::EventKind;
 use millrace_domain::word::Word;
+use millrace_domain::{EventKind, Webhook};
 use millrace_protocol::id::{ChannelId, ChannelName, TenantId, UserId};
 use millrace_store::{StoreError, Transaction};
 use serde::Serialize;
@@ -108,41 +108,47 @@ impl Hub {
     ) -> Result<Vec<(TenantId, Arc<str>)>, StoreError> {
         let Some(tenant) = events.first().map(|event| event.tenant) else { return Ok(Vec::new()) };
         let all = webhook::all_of(transaction, tenant).await?;
-        let mut rows: Vec<(&Event, u64, Option<String>)> =
-            events.iter().map(|event| (event, self.next_us(), None)).collect();
-        let mut wanted = Vec::new();
+        let wants = |webhook: &Webhook, event: &Event| {
+            webhook.wants(event.kind, event.channel.as_ref().map(ChannelName::as_str))
+        };
+        let mut wanting = Vec::new();
         for candidate in all {
-            let channel = |event: &Event| event.channel.as_ref().map(ToString::to_string);
-            let wants = |event: &Event| candidate.wants(event.kind, channel(event).as_deref());
-            if !rows.iter().any(|(event, ..)| wants(event)) {
-                continue;
-            }
             // By key, so that the commit makes sure that it is still on: the list is not validated.
-            if !webhook::get(transaction, tenant, &candidate.id).await?.is_some_and(|webhook| webhook.is_on()) {
-                continue;
+            if events.iter().any(|event| wants(&candidate, event))
+                && webhook::get(transaction, tenant, &candidate.id).await?.is_some_and(|webhook| webhook.is_on())
+            {
+                wanting.push(candidate);
             }
-            for (event, time_us, text) in &mut rows {
-                if !wants(event) {
-                    continue;
-                }
-                let time_ms = i64::try_from(*time_us / 1000).unwrap_or(i64::MAX);
-                let body = text.get_or_insert_with(|| body(event.kind.word(), time_ms, &event.data));
-                let row = of_webhook::event(&candidate.id, *time_us, self.number);
-                let waiting = Waiting {
-                    id: event.id.clone(),
-                    kind: event.kind,
-                    lane: event.lane.clone(),
-                    content: Content::Body(body.clone()),
-                    time_ms,
-                    attempts: 0,
-                    tried_ms: 0,
-                    next_ms: 0,
-                };
-                webhook_queue::put(transaction, row, &waiting);
-            }
-            wanted.push((tenant, Arc::from(candidate.id.as_str())));
         }
-        Ok(wanted)
+        for event in events {
+            let holders: Vec<&Webhook> = wanting.iter().filter(|webhook| wants(webhook, event)).collect();
+            let Some(first) = holders.first() else { continue };
+            let time_us = self.next_us();
+            let time_ms = i64::try_from(time_us / 1000).unwrap_or(i64::MAX);
+            let body = body(event.kind.word(), time_ms, &event.data);
+            let row = |webhook: &Webhook| of_webhook::event(&webhook.id, time_us, self.number);
+            // What one change may write has a bound: its bodies are written once, however many webhooks there are.
+            let content = if holders.len() == 1 {
+                Content::Body(body)
+            } else {
+                webhook_queue::share(transaction, &row(first), &body, holders.len());
+                Content::Shared
+            };
+            let waiting = Waiting {
+                id: event.id.clone(),
+                kind: event.kind,
+                lane: event.lane.clone(),
+                content,
+                time_ms,
+                attempts: 0,
+                tried_ms: 0,
+                next_ms: 0,
+            };
+            for holder in holders {
+                webhook_queue::put(transaction, row(holder), &waiting);
+            }
+        }
+        Ok(wanting.iter().map(|webhook| (tenant, Arc::from(webhook.id.as_str()))).collect())
     }
 
     /// A time that no other event of this process has, later than all before. Changes of one thing are one after the other, so that their

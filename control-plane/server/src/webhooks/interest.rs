@@ -45,9 +45,12 @@ impl Interest {
     /// Takes the webhooks of all tenants.
     pub(super) fn set_all(&self, webhooks: &[Webhook]) {
         let mut known = self.known();
-        known.webhooks.clear();
+        let before = std::mem::take(&mut known.webhooks);
         known.insert(webhooks);
-        self.changed(&mut known);
+        // What was found out about channels holds as long as nothing has changed.
+        if known.webhooks != before {
+            self.changed(&mut known);
+        }
     }
 
     /// Who wants the messages of a channel, if it was asked before; else the version to answer with.
@@ -133,6 +136,11 @@ mod tests {
         assert!(interest.is_any());
         assert_eq!(wanting(&interest), ["all", "support"]);
         assert!(interest.of(channel).is_ok(), "remembered");
+        let same = [webhook(1, "support", sent(), Some("support-"))];
+        interest.set_all(&same);
+        assert_eq!(wanting(&interest), ["support"]);
+        interest.set_all(&same);
+        assert!(interest.of(channel).is_ok(), "a look that finds nothing new forgets nothing");
         let version = {
             interest.set(one, &[webhook(1, "support", sent(), Some("support-"))]);
             interest.of(channel).unwrap_err()

@@ -1,12 +1,12 @@
 //! A lane: the events of one channel or user, or the messages of one channel, told one after the other.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use millrace_domain::word::Word;
-use millrace_domain::{EventKind, Outcome, Webhook, retry_delay};
+use millrace_domain::{Channel, EventKind, Outcome, Webhook, retry_delay};
 use millrace_protocol::id::{ChannelId, Offset};
 use millrace_protocol::node::{HistoryRange, ReadHistory, StoredMessage};
 use millrace_store::StoreError;
@@ -25,8 +25,6 @@ use crate::transact::{TransactError, transact};
 const PAGE_MESSAGES: u32 = 32;
 /// Bytes of payload of a page, its first message aside.
 const PAGE_BYTES: u32 = 256 << 10;
-/// Of an error that is kept.
-const ERROR_CHARS_MAX: usize = 300;
 
 /// Names a lane.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -44,6 +42,8 @@ pub(super) struct Job {
     pub(super) endpoint: Arc<Endpoint>,
     /// Its settings have changed, or the node stops.
     pub(super) is_over: Arc<AtomicBool>,
+    /// When the endpoint took something last; Unix time, ms.
+    pub(super) taken_ms: Arc<AtomicI64>,
     /// Most events to be told.
     pub(super) most: usize,
 }
@@ -73,6 +73,8 @@ struct Told<'a> {
     time_ms: i64,
     /// Attempts before this one.
     attempts: u32,
+    /// When the last of them began; Unix time, ms.
+    tried_ms: i64,
 }
 
 /// What an attempt came to.
@@ -139,20 +141,20 @@ impl Job {
                 kind: waiting.kind.word(),
                 time_ms: waiting.time_ms,
                 attempts: waiting.attempts,
+                tried_ms: waiting.tried_ms,
             };
-            let verdict = match &waiting.content {
-                Content::Body(body) => self.tell(&told, Some(body.clone())).await,
-                Content::Message { channel, offset } => match self.again(*channel, *offset).await {
-                    Ok(body) => self.tell(&told, body).await,
-                    Err(error) => {
-                        tracing::warn!(
-                            error = &error as &dyn std::error::Error,
-                            "a message of a webhook cannot be read"
-                        );
-                        end.failing = Some(Failing::Store);
-                        break;
-                    }
-                },
+            let body = match &waiting.content {
+                Content::Body(body) => Ok(Some(body.clone())),
+                Content::Shared => self.shared(&row).await,
+                Content::Message { channel, offset } => self.again(*channel, *offset).await,
+            };
+            let verdict = match body {
+                Ok(body) => self.tell(&told, body).await,
+                Err(error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "an event of a webhook cannot be read");
+                    end.failing = Some(Failing::Store);
+                    break;
+                }
             };
             let settled = match verdict {
                 Ok(verdict) => {
@@ -192,7 +194,9 @@ impl Job {
             let first = head.as_ref().map_or(1, |head| head.first_offset.get());
             let next = from.get().max(progress.next).max(first);
             let behind = head.as_ref().is_some_and(|head| next < head.next_offset.get());
-            let Some(record) = record.filter(|_| behind) else {
+            // Its settings may have changed since the mark was made.
+            let wants = |record: &Channel| self.webhook.wants(EventKind::MessageSent, Some(record.name.as_str()));
+            let Some(record) = record.filter(|record| behind && wants(record)) else {
                 if self.clear(at, next).await? {
                     return Ok(());
                 }
@@ -211,10 +215,11 @@ impl Job {
                 if self.is_over.load(Ordering::Acquire) {
                     return Ok(());
                 }
-                let attempts = if stored.offset.get() == progress.next { progress.attempts } else { 0 };
+                let (attempts, tried_ms) =
+                    if stored.offset.get() == progress.next { (progress.attempts, progress.tried_ms) } else { (0, 0) };
                 let id = format!("msg_{at}_{}_{}", stored.epoch.get(), stored.offset.get());
-                let told =
-                    Told { id: &id, kind: EventKind::MessageSent.word(), time_ms: stored.message.time_ms, attempts };
+                let time_ms = stored.message.time_ms;
+                let told = Told { id: &id, kind: EventKind::MessageSent.word(), time_ms, attempts, tried_ms };
                 let channel = ChannelRef::new(at, &record.name);
                 let verdict = self.tell(&told, Some(body(channel, &stored))).await?;
                 let settled = self.settle_message(at, &told, stored.offset, &verdict).await;
@@ -224,6 +229,12 @@ impl Job {
             }
         }
         Ok(())
+    }
+
+    /// A body that other webhooks tell, too; `None` if another control node has told it.
+    async fn shared(&self, row: &Bytes) -> Result<Option<String>, StoreError> {
+        let mut transaction = self.hub.begin().await?;
+        webhook_queue::shared(&mut *transaction, row).await
     }
 
     /// The body of a message that was given up once and is tried again; `None` if it is no more.
@@ -237,15 +248,23 @@ impl Job {
 
     /// One request. Nothing to tell any more counts as told.
     async fn tell(&self, told: &Told<'_>, body: Option<String>) -> Result<Verdict, StoreError> {
-        let began_ms = now_ms();
         let number = self.hub.attempt_number(&self.webhook.id).await?;
-        let tried = match body {
+        let is_request = body.is_some();
+        let (began_ms, tried) = match body {
             Some(body) => post(&self.hub, &self.endpoint, &self.webhook, told.id, body).await,
-            None => Tried { status: None, fault: None, retry_after: None, elapsed: Duration::ZERO },
+            None => (now_ms(), Tried { status: None, fault: None, retry_after: None, elapsed: Duration::ZERO }),
         };
-        let outcome = if tried.fault.is_none() { Outcome::Delivered } else { Outcome::of(tried.status) };
         let attempts = told.attempts.saturating_add(1);
         let ended_ms = now_ms();
+        let outcome = if tried.fault.is_none() {
+            if is_request {
+                self.taken_ms.fetch_max(ended_ms, Ordering::AcqRel);
+            }
+            Outcome::Delivered
+        } else {
+            let since_ms = if told.attempts > 0 { told.tried_ms } else { told.time_ms };
+            Outcome::of(tried.status, self.taken_ms.load(Ordering::Acquire) >= since_ms)
+        };
         let delay = match outcome {
             Outcome::Gone => None,
             outcome => retry_delay(outcome, attempts, random())
@@ -263,7 +282,7 @@ impl Job {
             AttemptResult::Failed => self.hub.metrics.failed.inc(),
             AttemptResult::Retrying => {}
         }
-        let error = tried.fault.map(|(_, text)| text.chars().take(ERROR_CHARS_MAX).collect::<String>());
+        let error = tried.fault.map(|(_, text)| text);
         let attempt = Attempt {
             number,
             event: told.id.to_owned(),
@@ -283,19 +302,33 @@ impl Job {
     /// Stores what became of an event. `false`: the webhook is no more.
     async fn settle_event(&self, row: &Bytes, waiting: &Waiting, verdict: &Verdict) -> Result<bool, TransactError> {
         let (tenant, id) = (self.webhook.tenant, &self.webhook.id);
+        let is_shared = waiting.content == Content::Shared;
+        // All who share a body count themselves out in one row: one after the other, so that they do not run again because of each other.
+        let _turn = if is_shared { Some(self.hub.turn(row).lock().await) } else { None };
         transact!(&*self.hub.store, deadline(), |transaction| {
             if webhook::get(transaction, tenant, id).await?.is_none() {
                 return Ok(false);
             }
             webhook_log::put_attempt(transaction, id, &verdict.attempt);
-            let tried = verdict.tried(waiting);
-            match verdict.attempt.result {
-                AttemptResult::Retrying => webhook_queue::put(transaction, row.clone(), &tried),
-                AttemptResult::Delivered => transaction.delete(row.clone()),
-                AttemptResult::Failed => {
-                    transaction.delete(row.clone());
-                    webhook_log::put_failure(transaction, id, &verdict.failure(tried)).await?;
+            // By an earlier run of this, or by another control node: what was settled stays so.
+            if transaction.get(row).await?.is_none() {
+                return Ok(true);
+            }
+            let mut tried = verdict.tried(waiting);
+            if verdict.attempt.result == AttemptResult::Retrying {
+                webhook_queue::put(transaction, row.clone(), &tried);
+                return Ok(true);
+            }
+            transaction.delete(row.clone());
+            if verdict.attempt.result == AttemptResult::Failed {
+                // It is kept for itself from here on.
+                if is_shared && let Some(body) = webhook_queue::shared(transaction, row).await? {
+                    tried.content = Content::Body(body);
                 }
+                webhook_log::put_failure(transaction, id, &verdict.failure(tried)).await?;
+            }
+            if is_shared {
+                webhook_queue::release(transaction, row).await?;
             }
             Ok(true)
         })
@@ -343,13 +376,20 @@ impl Job {
         })
     }
 
-    /// Takes the mark of a channel away whose messages are told up to `next`; `false` if more have come.
+    /// Takes the mark of a channel away whose messages are told up to `next`, or are not wanted any more; `false` if more have come.
     async fn clear(&self, at: ChannelId, next: u64) -> Result<bool, TransactError> {
+        let (tenant, id) = (self.webhook.tenant, &self.webhook.id);
         transact!(&*self.hub.store, deadline(), |transaction| {
-            // By key, so that an append which comes meanwhile is seen.
+            // Both by key, so that an append and a change of settings which come meanwhile are seen.
             let head = head::get(transaction, at).await?;
-            if head.is_some_and(|head| head.next_offset.get() > next) && channel::peek(transaction, at).await?.is_some()
-            {
+            let webhook = webhook::get(transaction, tenant, id).await?;
+            if self.is_over.load(Ordering::Acquire) || webhook.as_ref() != Some(&*self.webhook) {
+                // Whoever tells under the new settings finds out.
+                return Ok(true);
+            }
+            let record = channel::peek(transaction, at).await?;
+            let wants = |record: &Channel| self.webhook.wants(EventKind::MessageSent, Some(record.name.as_str()));
+            if head.is_some_and(|head| head.next_offset.get() > next) && record.as_ref().is_some_and(wants) {
                 return Ok(false);
             }
             webhook_queue::clear(transaction, &self.webhook.id, at).await?;
@@ -378,8 +418,8 @@ fn body(channel: ChannelRef, stored: &StoredMessage) -> String {
     event::body(EventKind::MessageSent.word(), stored.message.time_ms, &data)
 }
 
-/// Signs and sends a request, counted.
-pub(super) async fn post(hub: &Hub, endpoint: &Endpoint, webhook: &Webhook, id: &str, body: String) -> Tried {
+/// Signs and sends a request, counted, once there is a place for it. Gives when it began, too; Unix time, ms.
+pub(super) async fn post(hub: &Hub, endpoint: &Endpoint, webhook: &Webhook, id: &str, body: String) -> (i64, Tried) {
     /// Counts down however the request ends.
     struct UnderWay<'a>(&'a Hub);
 
@@ -389,12 +429,15 @@ pub(super) async fn post(hub: &Hub, endpoint: &Endpoint, webhook: &Webhook, id: 
         }
     }
 
+    let place = endpoint.place().await;
+    // Only now: receivers refuse what was signed long ago.
     let now_ms = now_ms();
     let timestamp_s = now_ms / 1000;
     let signature = signature::sign(webhook.keys_at(now_ms), id, timestamp_s, body.as_bytes());
     hub.metrics.under_way.inc();
     let _under_way = UnderWay(hub);
-    let tried = endpoint.post(&Parcel { id: id.to_owned(), timestamp_s, signature, body: body.into() }).await;
+    let parcel = Parcel { id: id.to_owned(), timestamp_s, signature, body: body.into() };
+    let tried = endpoint.post(place, &parcel).await;
     hub.metrics.attempt(tried.fault.as_ref().map(|(fault, _)| *fault), tried.elapsed);
-    tried
+    (now_ms, tried)
 }

@@ -3,12 +3,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use millrace_domain::word::Word;
-use millrace_domain::{FAILING_MAX, Off, OffReason, Outcome, Webhook, endpoint_pause};
+use millrace_domain::{FAILING_MAX, Off, OffReason, Outcome, Webhook, endpoint_pause, first_of_messages};
 use millrace_protocol::id::{ChannelId, TenantId};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -53,6 +53,10 @@ pub(super) struct Runner {
     lanes: JoinSet<LaneEnd>,
     busy: HashSet<Lane>,
     is_over: Arc<AtomicBool>,
+    /// When the endpoint took something last; Unix time, ms.
+    taken_ms: Arc<AtomicI64>,
+    /// Events go first in the next look while the endpoint fails; else messages do.
+    probes_events: bool,
     /// Nothing can be told now.
     is_quiet: bool,
     /// Where the look at marks goes on, so that every channel gets its turn.
@@ -119,6 +123,8 @@ impl Runner {
             lanes: JoinSet::new(),
             busy: HashSet::new(),
             is_over: Arc::default(),
+            taken_ms: Arc::default(),
+            probes_events: false,
             is_quiet: false,
             marks_after: None,
             counted: 0,
@@ -204,7 +210,11 @@ impl Runner {
         }
         let due = self.due(room, now_ms).await?;
         let started = self.start(due.events, due.messages, room);
+        self.probes_events ^= started > 0;
         self.is_quiet = started == 0 && self.lanes.is_empty() && due.next_ms.is_some();
+        if started == 0 && self.lanes.is_empty() && due.next_ms.is_none() && !due.more {
+            self.health_is_new |= self.health.nothing_waits();
+        }
         match due.next_ms {
             // Whoever is told now may free what comes behind it.
             _ if started > 0 || !self.lanes.is_empty() => Ok(Next::Look(renewal)),
@@ -264,8 +274,12 @@ impl Runner {
         self.is_over = Arc::default();
         let is_same_url = self.webhook.as_ref().is_some_and(|before| before.url == webhook.url);
         if !is_same_url || self.endpoint.is_none() {
-            self.endpoint = Some(Arc::new(Endpoint::new(self.hub.client.clone(), webhook.url.clone())));
+            let endpoint = Endpoint::new(self.hub.client.clone(), self.tenant, webhook.url.clone());
+            self.endpoint = Some(Arc::new(endpoint));
         }
+        // What was taken under other settings says nothing of these.
+        let taken_ms = self.health.last_success_ms.filter(|taken_ms| *taken_ms >= webhook.updated_ms);
+        self.taken_ms = Arc::new(AtomicI64::new(taken_ms.unwrap_or(i64::MIN)));
         if self.health.last_failure_ms.is_some_and(|failure_ms| failure_ms < webhook.updated_ms) {
             self.health.failures = 0;
             self.health.failing_since_ms = None;
@@ -297,11 +311,18 @@ impl Runner {
     /// What can be told now, for so many lanes at most.
     async fn due(&mut self, room: usize, now_ms: i64) -> Result<Due, TransactError> {
         let mut due = Due::default();
-        // The longer list does not starve the other one: each has half of the room, and what the other leaves.
-        self.due_messages(room.div_ceil(2), now_ms, &mut due).await?;
+        let busy = self.busy.iter().filter(|lane| matches!(lane, Lane::Messages(_))).count();
+        let first = match (self.health.failures > 0, self.probes_events) {
+            (true, true) => 0,
+            (true, false) => room,
+            (false, _) => first_of_messages(room, self.hub.config.at_once, busy),
+        };
+        if first > 0 {
+            self.due_messages(first, now_ms, &mut due).await?;
+        }
         let left = room - due.messages.len();
         self.due_events(left, now_ms, &mut due).await?;
-        if due.events.len() < left && due.messages.len() == room.div_ceil(2) {
+        if due.events.len() < left && due.messages.len() == first {
             self.due_messages(room - due.events.len(), now_ms, &mut due).await?;
         }
         Ok(due)
@@ -408,6 +429,7 @@ impl Runner {
             webhook: webhook.clone(),
             endpoint: endpoint.clone(),
             is_over: self.is_over.clone(),
+            taken_ms: self.taken_ms.clone(),
             most,
         };
         let mut started = 0;
@@ -468,9 +490,10 @@ impl Runner {
         self.health.last_failure_ms = Some(now_ms);
         self.health.last_error = Some(error);
         self.health_is_new = true;
+        // Also if it is said to be the event's fault: something has to be taken for the endpoint to be well.
+        let since_ms = *self.health.failing_since_ms.get_or_insert(began_ms);
         if outcome == Outcome::Failed && is_another {
             self.health.failures = self.health.failures.saturating_add(1);
-            let since_ms = *self.health.failing_since_ms.get_or_insert(began_ms);
             let pause = endpoint_pause(self.health.failures, random()) / self.hub.config.hurry.max(1);
             self.health.retry_at_ms =
                 now_ms + i64::try_from(pause.max(retry_after.unwrap_or_default()).as_millis()).unwrap_or(0);

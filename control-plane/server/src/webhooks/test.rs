@@ -12,8 +12,9 @@ use crate::transact::{TransactError, transact};
 
 /// What its event is called.
 const KIND: &str = "webhook.test";
-/// Tests at once, of all webhooks.
+/// Tests at once, of all webhooks, and of those of one tenant.
 const AT_ONCE_MAX: usize = 64;
+const OF_TENANT_MAX: usize = 4;
 
 /// Why a test is not made. Nothing was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -22,7 +23,7 @@ pub(crate) enum TestError {
     #[error("a test of this webhook is under way")]
     UnderWay,
     /// Many others are.
-    #[error("{AT_ONCE_MAX} tests are under way")]
+    #[error("too many tests are under way")]
     TooMany,
 }
 
@@ -36,7 +37,7 @@ impl Drop for Place<'_> {
 }
 
 impl Webhooks {
-    fn tests(&self) -> std::sync::MutexGuard<'_, std::collections::HashSet<String>> {
+    fn tests(&self) -> std::sync::MutexGuard<'_, std::collections::HashMap<String, millrace_protocol::id::TenantId>> {
         self.0.tests.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
@@ -44,18 +45,20 @@ impl Webhooks {
     pub(crate) async fn test(&self, webhook: &Webhook) -> Result<Attempt, TestError> {
         {
             let mut tests = self.tests();
-            if tests.len() >= AT_ONCE_MAX {
-                return Err(TestError::TooMany);
-            }
-            if !tests.insert(webhook.id.clone()) {
+            if tests.contains_key(&webhook.id) {
                 return Err(TestError::UnderWay);
             }
+            let of_tenant = tests.values().filter(|tenant| **tenant == webhook.tenant).count();
+            if tests.len() >= AT_ONCE_MAX || of_tenant >= OF_TENANT_MAX {
+                return Err(TestError::TooMany);
+            }
+            tests.insert(webhook.id.clone(), webhook.tenant);
         }
         let _place = Place(self, &webhook.id);
         let (id, time_ms) = (event::new_id(), now_ms());
         let body = event::body(KIND, time_ms, &json!({"webhook": webhook.id}));
-        let endpoint = Endpoint::new(self.0.client.clone(), webhook.url.clone());
-        let tried = lane::post(&self.0, &endpoint, webhook, &id, body).await;
+        let endpoint = Endpoint::new(self.0.client.clone(), webhook.tenant, webhook.url.clone());
+        let (_, tried) = lane::post(&self.0, &endpoint, webhook, &id, body).await;
         let result = if tried.fault.is_none() { AttemptResult::Delivered } else { AttemptResult::Failed };
         let attempt = Attempt {
             number: 0,

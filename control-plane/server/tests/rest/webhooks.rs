@@ -218,3 +218,88 @@ fn a_change_that_is_made_twice_tells_one_event() {
         told[2..].iter().filter(|request| names(std::slice::from_ref(request)) == ["Eve"]).map(Received::id).collect();
     assert_eq!(of_eve.len(), 1, "{told:?}");
 }
+
+/// The largest change, told to as many webhooks as there may be: what it writes fits into a transaction, and goes with the last that told it.
+#[test]
+fn the_largest_change_is_told_to_all_webhooks() {
+    use millrace_store::{Direction, KeyRange};
+
+    let world = World::telling(quick());
+    let receivers: Vec<_> = (0..16).map(|_| Receiver::new(|_| Reply::Status(204))).collect();
+    let ids: Vec<_> = receivers.iter().map(|receiver| register(&world, &receiver.url(), ALL).0).collect();
+    let members: Vec<_> = (0..100).map(|number| json!({"user": format!("{number:0>128}"), "role": "owner"})).collect();
+    let name = "n".repeat(128);
+    // Quotes take two bytes where text is written in text.
+    let metadata = json!({"a": "\"".repeat(2_000)});
+    let draft = json!({
+        "name": name, "kind": "group", "members": members, "display_name": "d".repeat(256), "metadata": metadata,
+    });
+    world.post("/v1/channels", &world.api, &draft).expect(201);
+    for receiver in &receivers {
+        until(|| receiver.count() >= 101);
+    }
+    until(|| ids.iter().all(|id| show(&world, id)["health"]["waiting_events"] == 0));
+    for receiver in &receivers {
+        let received = receiver.received();
+        let created = received.iter().find(|request| request.kind() == "channel.created").unwrap().body();
+        assert_eq!(created["data"]["members"].as_array().map(Vec::len), Some(100));
+        assert_eq!(created["data"]["channel"]["metadata"], metadata);
+        let users: std::collections::BTreeSet<_> = received.iter().map(Received::id).collect();
+        assert_eq!(users.len(), 101);
+    }
+    let bodies = || {
+        world.runtime.block_on(async {
+            let deadline = std::time::Instant::now() + Duration::from_secs(5);
+            let mut transaction = world.store.begin(deadline).await.unwrap();
+            transaction.scan(KeyRange::prefix(b"E"), Direction::Forward, 4_096).await.unwrap().len()
+        })
+    };
+    assert_eq!(bodies(), 0, "bodies are freed with the last webhook that told them");
+    // Those of a webhook that is removed are, too.
+    for (receiver, id) in receivers.iter().zip(&ids) {
+        receiver.answer(|_| Reply::Status(503));
+        world.patch(&format!("/v1/webhooks/{id}"), &world.api, &json!({"events": ["user.created"]})).expect(200);
+    }
+    put_user(&world, "ann", "x");
+    assert_eq!(bodies(), 2);
+    for id in &ids {
+        world.delete(&format!("/v1/webhooks/{id}"), &world.api).expect(204);
+    }
+    until(|| bodies() == 0);
+}
+
+/// Of two requests that delete a user one does, and tells it; one that writes what is there already changes nothing.
+#[test]
+fn what_changes_nothing_of_a_user_tells_nothing() {
+    use millrace_store::{Direction, KeyRange};
+
+    use crate::Telling;
+    use crate::faulty::FaultyStore;
+    use crate::plane::FakePlane;
+
+    let (store, plane) = (FaultyStore::new(), std::sync::Arc::new(FakePlane::default()));
+    let world = World::assemble(store.clone(), plane.clone(), plane, Telling::By(quick()), |_| {});
+    let receiver = Receiver::new(|_| Reply::Status(200));
+    register(&world, &receiver.url(), &["user.created", "user.updated", "user.deleted"]);
+    put_user(&world, "ann", "Ann");
+    put_user(&world, "ann", "Ann");
+    let users = world.runtime.block_on(async {
+        let deadline = std::time::Instant::now() + Duration::from_secs(5);
+        let mut transaction = world.store.begin(deadline).await.unwrap();
+        transaction.scan(KeyRange::prefix(b"U"), Direction::Forward, 2).await.unwrap()
+    });
+    let [(ann, _)] = &users[..] else { panic!("{users:?}") };
+    let hold = store.hold_next_read(ann.clone());
+    std::thread::scope(|scope| {
+        // It has seen her, and goes on only when she is gone.
+        let late = scope.spawn(|| world.delete("/v1/users/ann", &world.api).expect(204));
+        world.runtime.block_on(hold.reached.notified());
+        world.delete("/v1/users/ann", &world.api).expect(204);
+        hold.release.notify_one();
+        late.join().unwrap();
+    });
+    put_user(&world, "ann", "Anna");
+    until(|| names(&receiver.received()).contains(&"Anna".to_owned()));
+    let told: Vec<_> = receiver.received().iter().map(Received::kind).collect();
+    assert_eq!(told, ["user.created", "user.deleted", "user.created"]);
+}

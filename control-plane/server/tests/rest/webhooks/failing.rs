@@ -49,6 +49,60 @@ fn what_fails_is_tried_again_and_nothing_overtakes_it() {
     assert!(health["failing_since_ms"].is_null() && health["last_failure_ms"].is_number(), "{health}");
 }
 
+/// Until something holds, others are told: what works meanwhile keeps the endpoint from being taken for dead.
+fn go_on(world: &World, receiver: &Receiver, holds: impl Fn() -> bool) {
+    let mut others = 0;
+    until(|| {
+        others += 1;
+        let user = format!("other{others}");
+        put_user(world, &user, "good");
+        until(|| receiver.received().iter().any(|request| is_of(request, &user)));
+        holds()
+    });
+}
+
+/// An endpoint that does not know our signatures answers 400 to everything: that is not the fault of an event.
+#[test]
+fn one_that_refuses_everything_is_failing_and_loses_nothing_soon() {
+    let world = World::telling(quick());
+    let receiver = Receiver::new(|_| Reply::Status(400));
+    let (id, _) = register(&world, &receiver.url(), &["user.created"]);
+    for number in 0..3 {
+        put_user(&world, &format!("u{number}"), "x");
+    }
+    // Of the events that four attempts would have ended, one is at its fifth.
+    until(|| deliveries(&world, &id).iter().any(|attempt| attempt["attempt"] == 5));
+    assert!(failures(&world, &id).is_empty());
+    assert!(show(&world, &id)["health"]["failing_since_ms"].is_number());
+    receiver.answer(|_| Reply::Status(200));
+    until(|| show(&world, &id)["health"]["waiting_events"] == 0);
+    assert!(failures(&world, &id).is_empty());
+}
+
+/// Of an outage nothing is left once what failed was given up: the next failure, days later, is the first one.
+#[test]
+fn nothing_fails_while_nothing_waits() {
+    // A day is 0.9 s.
+    let world = World::telling(WebhookConfig { hurry: 100_000, ..quick() });
+    let receiver = Receiver::new(|_| Reply::Status(500));
+    let (id, _) = register(&world, &receiver.url(), &["user.created"]);
+    put_user(&world, "ann", "x");
+    until(|| failures(&world, &id).len() == 1);
+    until(|| show(&world, &id)["health"]["failing_since_ms"].is_null());
+    assert_eq!(show(&world, &id)["state"], "on");
+}
+
+/// The status is what counts: a body that comes late does not make a time-out of it, and a second request.
+#[test]
+fn an_answer_whose_body_is_late_counts() {
+    let world = World::telling(WebhookConfig { attempt_limit: Duration::from_millis(300), ..quick() });
+    let receiver = Receiver::new(|_| Reply::Late);
+    let (id, _) = register(&world, &receiver.url(), &["user.created"]);
+    let tested = world.post(&format!("/v1/webhooks/{id}/test"), &world.api, &json!({})).expect(200);
+    assert_eq!((&tested["result"], &tested["status"], receiver.count()), (&json!("delivered"), &json!(200), 1));
+    receiver.release();
+}
+
 /// One event that an endpoint stumbles over holds up what belongs to it, and nothing else.
 #[test]
 fn a_poisonous_event_is_given_up_and_can_be_told_later() {
@@ -60,18 +114,19 @@ fn a_poisonous_event_is_given_up_and_can_be_told_later() {
         put_user(&world, &format!("u{number}"), "good");
     }
     until(|| receiver.received().iter().filter(|request| !is_of(request, "ann")).count() == 5);
-    until(|| failures(&world, &id).len() == 1);
+    go_on(&world, &receiver, || failures(&world, &id).len() == 1);
     let attempts = receiver.received().iter().filter(|request| is_of(request, "ann")).count();
-    assert_eq!(attempts, 4, "another day would not mend it");
+    // Four, or a few more if nothing else was taken between two of them.
+    assert!((4..8).contains(&attempts), "another day would not mend it: {attempts}");
     let failure = failures(&world, &id).remove(0);
-    assert_eq!((&failure["attempts"], &failure["type"]), (&json!(4), &json!("user.created")));
+    assert_eq!((&failure["attempts"], &failure["type"]), (&json!(attempts), &json!("user.created")));
     assert_eq!(failure["error"], "the endpoint answered 422");
     assert_eq!(show(&world, &id)["state"], "on");
 
     receiver.answer(|_| Reply::Status(200));
     let path = format!("/v1/webhooks/{id}/failures/{}/retry", text(&failure["event"]));
     world.post(&path, &world.api, &json!({})).expect(202);
-    until(|| receiver.received().iter().filter(|request| is_of(request, "ann")).count() == 5);
+    until(|| receiver.received().iter().filter(|request| is_of(request, "ann")).count() == attempts + 1);
     assert_eq!(receiver.received().last().unwrap().id(), text(&failure["event"]));
     assert!(failures(&world, &id).is_empty());
     world.post(&path, &world.api, &json!({})).problem(404, "not-found");
@@ -85,14 +140,7 @@ fn an_event_that_always_fails_is_tried_eleven_times_and_holds_up_no_other_user()
     let (id, _) = register(&world, &receiver.url(), &["user.created", "user.updated"]);
     put_user(&world, "ann", "bad");
     put_user(&world, "ann", "behind it");
-    let mut others = 0;
-    until(|| {
-        // What works meanwhile keeps the endpoint from being taken for dead.
-        others += 1;
-        put_user(&world, &format!("u{others}"), "good");
-        until(|| receiver.received().iter().any(|request| is_of(request, &format!("u{others}"))));
-        failures(&world, &id).len() == 1
-    });
+    go_on(&world, &receiver, || failures(&world, &id).len() == 1);
     let of_ann: Vec<_> = receiver.received().into_iter().filter(|request| is_of(request, "ann")).collect();
     assert_eq!(names(&of_ann[..11]), vec!["bad"; 11], "nothing overtakes it");
     let failure = failures(&world, &id).remove(0);
@@ -226,7 +274,7 @@ fn authorities_of_the_operator_are_trusted_too() {
     let trusted = test(Some(own.cert.pem()));
     assert_eq!(trusted["status"], 204, "{trusted}");
     let refused = test(None);
-    assert!(text(&refused["error"]).starts_with("TLS failed: invalid peer certificate"), "{refused}");
+    assert_eq!(refused["error"], "TLS failed: certificate", "and nothing of what it says");
 }
 
 /// A name is judged by what it resolves to, when it is connected to.
@@ -240,7 +288,8 @@ fn a_name_that_leads_inside_is_refused() {
         world.post(&format!("/v1/webhooks/{id}/test"), &world.api, &json!({})).expect(200)
     };
     let refused = test(Networks::default());
-    assert!(text(&refused["error"]).contains("is no public address"), "{refused}");
+    let error = text(&refused["error"]);
+    assert!(error.starts_with("localhost has no public address") && !error.contains("127."), "{refused}");
     assert_eq!((receiver.connections(), &refused["status"]), (0, &json!(null)), "nobody connected");
     let allowed = test(Networks::new(vec!["127.0.0.0/8".parse().unwrap()]));
     assert_eq!((&allowed["result"], receiver.count()), (&json!("delivered"), 1));
@@ -256,7 +305,9 @@ fn what_cannot_be_reached_says_why() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let refused = test(&format!("http://127.0.0.1:{port}/"));
     assert!(refused.starts_with("cannot connect to 127.0.0.1:"), "{refused}");
+    let named = test(&format!("http://localhost:{port}/"));
+    assert_eq!(named, format!("cannot connect to localhost:{port}: connection refused"), "no address that it found");
     let plain = Receiver::new(|_| Reply::Status(200));
     let tls = test(&format!("https://127.0.0.1:{}/", plain.port()));
-    assert!(tls.starts_with("TLS failed: "), "{tls}");
+    assert_eq!(tls, "TLS failed: handshake");
 }

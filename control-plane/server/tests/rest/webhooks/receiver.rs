@@ -20,6 +20,8 @@ pub(crate) enum Reply {
     Hang,
     /// 200, and more of a body than anybody wants.
     Huge,
+    /// 200 at once, and its body only when the test lets go.
+    Late,
     /// Ends the connection.
     Close,
 }
@@ -125,6 +127,15 @@ impl Receiver {
     }
 }
 
+impl Shared {
+    fn wait(&self) {
+        let mut released = self.released.0.lock().unwrap();
+        while !*released {
+            released = self.released.1.wait(released).unwrap();
+        }
+    }
+}
+
 fn serve(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream.try_clone()?);
     loop {
@@ -138,11 +149,13 @@ fn serve(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
                 write!(stream, "HTTP/1.1 {status} x\r\ncontent-length: 0\r\n{header}\r\n\r\n")?;
             }
             Reply::Hang => {
-                let mut released = shared.released.0.lock().unwrap();
-                while !*released {
-                    released = shared.released.1.wait(released).unwrap();
-                }
+                shared.wait();
                 return Ok(());
+            }
+            Reply::Late => {
+                write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n")?;
+                shared.wait();
+                write!(stream, "ok")?;
             }
             Reply::Huge => {
                 write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: 1073741824\r\n\r\n")?;
