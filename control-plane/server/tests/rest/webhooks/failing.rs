@@ -71,7 +71,10 @@ fn one_that_refuses_everything_is_failing_and_loses_nothing_soon() {
         put_user(&world, &format!("u{number}"), "x");
     }
     // Of the events that four attempts would have ended, one is at its fifth.
-    until(|| deliveries(&world, &id).iter().any(|attempt| attempt["attempt"] == 5));
+    until(|| {
+        let received = receiver.received();
+        received.iter().any(|request| received.iter().filter(|other| other.id() == request.id()).count() == 5)
+    });
     assert!(failures(&world, &id).is_empty());
     assert!(show(&world, &id)["health"]["failing_since_ms"].is_number());
     receiver.answer(|_| Reply::Status(200));
@@ -87,6 +90,7 @@ fn nothing_fails_while_nothing_waits() {
     let receiver = Receiver::new(|_| Reply::Status(500));
     let (id, _) = register(&world, &receiver.url(), &["user.created"]);
     put_user(&world, "ann", "x");
+    until(|| receiver.count() == 11);
     until(|| failures(&world, &id).len() == 1);
     until(|| show(&world, &id)["health"]["failing_since_ms"].is_null());
     assert_eq!(show(&world, &id)["state"], "on");
