@@ -6,6 +6,7 @@ import { test } from "node:test";
 import { Endpoints, parseEndpoint, places } from "../src/engine/endpoints.js";
 import { racing } from "../src/transport/racing.js";
 import { FrameReader } from "../src/transport/stream.js";
+import { webSocket } from "../src/transport/websocket.js";
 import { type WebTransportLike, webTransport } from "../src/transport/webtransport.js";
 import type { Connection, End, Transport, TransportEvents } from "../src/transport.js";
 import { message, subscribed, welcome } from "./support/bench.js";
@@ -43,6 +44,36 @@ test("a node's advice may name both ways", () => {
   endpoints.advise(["https://b", "wss://b", "ws://b", "quic://b"], 0);
   assert.equal(endpoints.next(), "wss://b/v1/connect");
   assert.equal(endpoints.besideOf("wss://b/v1/connect"), "https://b/v1/connect");
+});
+
+test("a WebSocket that is closing is given nothing", async () => {
+  const given: number[] = [];
+  const made: { readyState: number }[] = [];
+  class Socket {
+    binaryType = "";
+    bufferedAmount = 0;
+    protocol = "millrace.v1";
+    readyState = 1;
+    onopen = null;
+    onmessage = null;
+    onerror = null;
+    onclose = null;
+    constructor() {
+      made.push(this);
+    }
+    send(frame: Uint8Array) {
+      given.push(frame.length);
+    }
+    close() {}
+  }
+  const connection = webSocket(() => Socket).open("ws://a", { opened() {}, frame() {}, closed() {} });
+  await settled();
+  connection.send(new Uint8Array(3));
+  for (const closing of [2, 3]) {
+    for (const socket of made) socket.readyState = closing;
+    connection.send(new Uint8Array(4));
+  }
+  assert.deepEqual([made.length, given], [1, [3]]);
 });
 
 test("frames are found however a stream is cut", () => {

@@ -7,6 +7,7 @@ import { SUBPROTOCOL } from "../wire/frames.js";
 export interface WebSocketLike {
   binaryType: string;
   readonly bufferedAmount: number;
+  readonly readyState: number;
   readonly protocol: string;
   onopen: ((event: never) => void) | null;
   onmessage: ((event: never) => void) | null;
@@ -19,6 +20,8 @@ export interface WebSocketLike {
 /** Constructs a {@link WebSocketLike}. */
 export type WebSocketConstructor = new (url: string, protocols: string[]) => WebSocketLike;
 
+/** `WebSocket.OPEN`, without asking for the global. */
+const OPEN = 1;
 /** The client's own word for a normal end. */
 const NORMAL = 1000;
 const ABNORMAL = 1006;
@@ -85,7 +88,8 @@ class WebSocketConnection implements Connection {
   }
 
   send(frame: Uint8Array<ArrayBuffer>): void {
-    if (!this.isOver) this.socket?.send(frame);
+    // One that is closing takes nothing any more, and browsers complain in the page's log; its end is told next.
+    if (!this.isOver && this.socket?.readyState === OPEN) this.socket.send(frame);
   }
 
   close(): void {
