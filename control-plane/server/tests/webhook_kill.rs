@@ -3,25 +3,24 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use millrace_control::{LinkConfig, LinkServer, Networks, RestConfig, WebhookConfig, Webhooks, serve_rest};
+use control::{Control, OPERATOR_KEY, SECRET};
+use millrace_control::{Networks, WebhookConfig};
 use millrace_protocol::node::{AppendOutcome, ChannelAppend, NewMessage, NodeBody};
 use millrace_protocol::{ChannelId, Producer, ProducerSequence, UserId};
-use millrace_store::{FjallConfig, open_fjall};
 use node::Node;
 use serde_json::{Value, json};
 
+#[path = "link_kill/control.rs"]
+mod control;
 #[path = "link_kill/node.rs"]
 mod node;
 
-const SECRET: &[u8] = b"a secret of this test's cluster!";
-const OPERATOR_KEY: &str = "operator-key-of-this-test-cluster";
 const KILLS: u64 = 4;
 const ROUND: u64 = 20;
 /// Longer than anything takes that works.
@@ -35,74 +34,18 @@ fn main() {
     if let [mode, folder] = arguments.as_slice()
         && mode == "control"
     {
-        runtime.block_on(control(Path::new(folder)));
+        let webhooks = WebhookConfig {
+            networks: Networks::with_loopback(),
+            lease: Duration::from_millis(500),
+            ..WebhookConfig::default()
+        };
+        runtime.block_on(control::serve(Path::new(folder), webhooks));
         return;
     }
     let (told, again) = runtime.block_on(kill_again_and_again());
     println!(
         "test a killed control node tells what was committed ... ok ({told} events, {again} told again, {KILLS} kills)"
     );
-}
-
-/// A control node; prints where it listens and lives until it is killed, or its parent is gone.
-async fn control(folder: &Path) {
-    let store = open_fjall(folder, FjallConfig::default()).expect("what a kill leaves is no damage");
-    let registry = prometheus::Registry::new();
-    let config = WebhookConfig {
-        networks: Networks::with_loopback(),
-        lease: Duration::from_millis(500),
-        ..WebhookConfig::default()
-    };
-    let webhooks = Webhooks::start(store.clone(), config, &registry).await.expect("webhooks");
-    let links = LinkServer::new(store.clone(), LinkConfig::new(SECRET), &registry).expect("a good configuration");
-    let links = links.with_webhooks(webhooks.clone());
-    let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
-    let link = listener.local_addr().expect("an address");
-    let config = RestConfig {
-        listen: (Ipv4Addr::LOCALHOST, 0).into(),
-        operator_key: Some(OPERATOR_KEY.into()),
-        ..RestConfig::default()
-    };
-    let rest = serve_rest(config, store, Arc::new(links.clone()), webhooks, registry).await.expect("a REST API");
-    println!("{link} {}", rest.address());
-    let parent_gone = tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new()));
-    tokio::select! {
-        () = links.serve_tcp(listener) => {}
-        _ = parent_gone => {}
-    }
-}
-
-struct Control {
-    child: Child,
-    link: SocketAddr,
-    rest: SocketAddr,
-}
-
-impl Control {
-    fn start(folder: &Path) -> Self {
-        let mut child = Command::new(std::env::current_exe().expect("own path"))
-            .args(["control", folder.to_str().expect("a path in UTF-8")])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("start the control node");
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("read");
-        let (link, rest) = line.trim().split_once(' ').expect("two addresses");
-        Self { link: link.parse().expect("an address"), rest: rest.parse().expect("an address"), child }
-    }
-
-    fn kill(mut self) {
-        self.child.kill().expect("kill");
-        self.child.wait().expect("wait");
-    }
-
-    fn post(&self, path: &str, key: &str, body: &Value) -> Value {
-        let url = format!("http://{}{path}", self.rest);
-        let mut answer =
-            ureq::post(&url).header("authorization", format!("Bearer {key}")).send_json(body).expect("created");
-        answer.body_mut().read_json().expect("JSON")
-    }
 }
 
 /// The endpoint: counts what comes, and while it is shut answers nothing.

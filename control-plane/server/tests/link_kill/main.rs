@@ -2,23 +2,18 @@
 //! where it was said to be, each message once, every producer's messages in order, and offsets without a gap.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::{BufRead, BufReader, Read};
-use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 
-use millrace_control::{LinkConfig, LinkServer, RestConfig, WebhookConfig, Webhooks, serve_rest};
+use control::{Control, OPERATOR_KEY, SECRET};
+use millrace_control::WebhookConfig;
 use millrace_protocol::node::{AppendOutcome, ChannelAppend, Head, HistoryRange, NewMessage, NodeBody, ReadHistory};
 use millrace_protocol::{ChannelId, Code, Epoch, Producer, ProducerSequence, UserId};
-use millrace_store::{FjallConfig, open_fjall};
 use node::Node;
-use serde_json::{Value, json};
+use serde_json::json;
 
+mod control;
 mod node;
 
-const SECRET: &[u8] = b"a secret of this test's cluster!";
-const OPERATOR_KEY: &str = "operator-key-of-this-test-cluster";
 const KILLS: u32 = 8;
 const CHANNELS: usize = 4;
 const USERS: u64 = 6;
@@ -32,78 +27,24 @@ fn main() {
     if let [mode, folder] = arguments.as_slice()
         && mode == "control"
     {
-        runtime.block_on(control(Path::new(folder)));
+        runtime.block_on(control::serve(Path::new(folder), WebhookConfig::default()));
         return;
     }
     let stored = runtime.block_on(kill_again_and_again(0x5EED_0003));
     println!("test a killed control node keeps what it acknowledged ... ok ({stored} messages, {KILLS} kills)");
 }
 
-/// A control node; prints where it listens and lives until it is killed, or its parent is gone.
-async fn control(folder: &Path) {
-    let store = open_fjall(folder, FjallConfig::default()).expect("what a kill leaves is no damage");
-    let registry = prometheus::Registry::new();
-    let links = LinkServer::new(store.clone(), LinkConfig::new(SECRET), &registry).expect("a good configuration");
-    let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
-    let link = listener.local_addr().expect("an address");
-    let config = RestConfig {
-        listen: (Ipv4Addr::LOCALHOST, 0).into(),
-        operator_key: Some(OPERATOR_KEY.into()),
-        ..RestConfig::default()
-    };
-    let webhooks = Webhooks::start(store.clone(), WebhookConfig::default(), &registry).await.expect("webhooks");
-    let links = links.with_webhooks(webhooks.clone());
-    let rest = serve_rest(config, store, Arc::new(links.clone()), webhooks, registry).await.expect("a REST API");
-    println!("{link} {}", rest.address());
-    let parent_gone = tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new()));
-    tokio::select! {
-        () = links.serve_tcp(listener) => {}
-        _ = parent_gone => {}
-    }
-}
-
-struct Control {
-    child: Child,
-    link: SocketAddr,
-    rest: SocketAddr,
-}
-
 impl Control {
-    fn start(folder: &Path) -> Self {
-        let mut child = Command::new(std::env::current_exe().expect("own path"))
-            .args(["control", folder.to_str().expect("a path in UTF-8")])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("start the control node");
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("read");
-        let (link, rest) = line.trim().split_once(' ').expect("two addresses");
-        Self { link: link.parse().expect("an address"), rest: rest.parse().expect("an address"), child }
-    }
-
-    fn kill(mut self) {
-        self.child.kill().expect("kill");
-        self.child.wait().expect("wait");
-    }
-
-    fn post(&self, path: &str, key: &str, body: Value) -> Value {
-        let url = format!("http://{}{path}", self.rest);
-        let mut answer =
-            ureq::post(&url).header("authorization", format!("Bearer {key}")).send_json(body).expect("created");
-        answer.body_mut().read_json().expect("JSON")
-    }
-
     /// Creates the channels as an application server does.
     fn set_up(&self) -> Vec<ChannelId> {
-        self.post("/v1/tenants", OPERATOR_KEY, json!({"name": "acme"}));
-        let key = self.post("/v1/keys", OPERATOR_KEY, json!({"tenant": "acme"}));
+        self.post("/v1/tenants", OPERATOR_KEY, &json!({"name": "acme"}));
+        let key = self.post("/v1/keys", OPERATOR_KEY, &json!({"tenant": "acme"}));
         let key = key["key"].as_str().expect("a key");
         (0..CHANNELS)
             .map(|number| {
                 let members = json!([{"user": "u0", "role": "owner"}]);
                 let draft = json!({"name": format!("c{number}"), "kind": "group", "members": members});
-                let channel = self.post("/v1/channels", key, draft);
+                let channel = self.post("/v1/channels", key, &draft);
                 let id = channel["id"].as_str().expect("an id");
                 ChannelId::new(id.parse().expect("a number")).expect("not 0")
             })
