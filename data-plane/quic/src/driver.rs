@@ -8,6 +8,7 @@
 //! A connection is a stranger's until [`Driver::signed_in`]: what strangers have to tell waits until it is asked for.
 
 mod connection;
+mod event;
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -19,101 +20,12 @@ use quinn_proto::{ConnectionHandle, DatagramEvent, EcnCodepoint, Endpoint, Incom
 
 use self::connection::Connection;
 pub use self::connection::{End, Read, Write};
+pub use self::event::{Event, Key, Outgoing, Stats};
 use crate::admission::{Admission, Verdict};
 use crate::cid::LastCid;
 use crate::route::{Route, Stage, route, stage};
 use crate::wheel::Wheel;
-use crate::{Limits, Protocol, Server};
-
-/// A connection. Never names another one later.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Key {
-    index: u32,
-    generation: u32,
-}
-
-impl Key {
-    /// A small number that no other connection of the shard has at the same time.
-    pub fn index(self) -> usize {
-        self.index as usize
-    }
-
-    fn value(self) -> u64 {
-        u64::from(self.generation) << 32 | u64::from(self.index)
-    }
-
-    fn from_value(value: u64) -> Self {
-        let [.., a, b, c, d] = value.to_be_bytes();
-        let generation = u32::try_from(value >> 32).unwrap_or(0);
-        Self { index: u32::from_be_bytes([a, b, c, d]), generation }
-    }
-
-    fn handle(self) -> ConnectionHandle {
-        ConnectionHandle(self.index as usize)
-    }
-}
-
-/// What happened to a connection.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// Its client has chosen a protocol. What it sends from here until [`Event::Connected`] is early data, which somebody else may
-    /// have recorded and sent again.
-    Chosen(Key, Protocol),
-    /// The handshake is complete.
-    Connected(Key),
-    /// A stream of the client has bytes, or its end.
-    Readable(Key, StreamId),
-    /// Datagrams wait.
-    Datagrams(Key),
-    /// A stream that took no more takes bytes again.
-    Writable(Key, StreamId),
-    /// More streams can be opened.
-    Openable(Key),
-    /// The client wants no more of a stream of ours.
-    Stopped(Key, StreamId),
-    /// It has ended, and not by [`Driver::close`].
-    Ended(Key, End),
-    /// It lingered, and does so no more: it is closed.
-    Parted(Key),
-}
-
-/// A datagram to send; its bytes are in the buffer that it was asked with.
-pub type Outgoing = Transmit;
-
-/// What an endpoint counts.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Datagrams that came.
-    pub datagrams_in: u64,
-    /// Bytes of them.
-    pub bytes_in: u64,
-    /// Datagrams that went.
-    pub datagrams_out: u64,
-    /// Bytes of them.
-    pub bytes_out: u64,
-    /// Datagrams that belonged to nobody.
-    pub strays: u64,
-    /// Handshakes begun.
-    pub handshakes_begun: u64,
-    /// Handshakes completed.
-    pub handshakes: u64,
-    /// Handshakes that came to nothing.
-    pub handshakes_failed: u64,
-    /// Clients that were asked to show their address first.
-    pub retries: u64,
-    /// Clients refused because there are as many connections as there may be, or the node stops.
-    pub refused: u64,
-    /// First packets without an answer, because of too many handshakes under way.
-    pub ignored: u64,
-    /// Stateless resets sent.
-    pub resets: u64,
-    /// Answers that found no room to wait for the socket.
-    pub responses_dropped: u64,
-    /// Times a connection's client moved to another address.
-    pub migrations: u64,
-    /// Connections lost for lack of any sign of life.
-    pub timed_out: u64,
-}
+use crate::{Limits, Server};
 
 /// One shard's endpoint.
 pub struct Driver {
