@@ -3,6 +3,10 @@
 import itertools
 import pathlib
 import random
+import select
+import socket
+import ssl
+import threading
 from urllib.parse import urlsplit
 
 import capnp
@@ -53,11 +57,47 @@ def hello(token, *, versions=(1, 1), subscriptions=()):
     }
 
 
+class OneAtATime(ssl.SSLSocket):
+    """The library reads in one thread and writes in another, and Python's TLS loses a write that meets a session ticket
+    (python/cpython#77271). So only one of them is inside TLS at a time, and neither waits there for the other side."""
+
+    def __new__(cls, *args, **options):
+        made = super().__new__(cls, *args, **options)
+        made.turn = threading.Lock()
+        return made
+
+    def recv(self, size=1024, flags=0):
+        while True:
+            with self.turn:
+                patience = self.gettimeout()
+                socket.socket.settimeout(self, 0)
+                try:
+                    return super().recv(size, flags)
+                except ssl.SSLWantReadError:
+                    pass
+                finally:
+                    socket.socket.settimeout(self, patience)
+            select.select([self], [], [])
+
+    def sendall(self, data, flags=0):
+        with self.turn:
+            super().sendall(data, flags)
+
+
+def tls(url):
+    if not url.startswith("wss:"):
+        return None
+    context = ssl.create_default_context()
+    context.sslsocket_class = OneAtATime
+    return context
+
+
 class Session:
     """Sends requests and waits for their answers; frames that answer none wait in `inbox`."""
 
     def __init__(self, url, compression=None):
-        self.client = connect(url, subprotocols=[SUBPROTOCOL], compression=compression, max_size=None, legacy=True)
+        options = {"compression": compression, "max_size": None, "ssl": tls(url), "legacy": True}
+        self.client = connect(url, subprotocols=[SUBPROTOCOL], **options)
         equal(self.client.subprotocol, SUBPROTOCOL, "sub-protocol")
         self.requests = itertools.count(1)
         self.inbox = []
