@@ -143,6 +143,14 @@ shell_stats! {
     quic_migrations_total,
     /// QUIC connections lost without a sign of life.
     quic_timed_out_total,
+    /// Times that a QUIC connection lost datagrams on their way to its client.
+    quic_losses_total,
+    /// Those of them before which the connection's window had held something back.
+    quic_losses_at_window_total,
+    /// Those of them that lasted, so that the connection began anew.
+    quic_collapses_total,
+    /// Bytes of datagrams lost on their way to clients.
+    quic_lost_bytes_total,
     /// QUIC connections ended because the peer broke the rules of frames on streams.
     quic_faults_total,
     /// Sessions over WebTransport now, and HTTP/3 connections on which one may be opened.

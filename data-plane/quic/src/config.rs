@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use aws_lc_rs::{hkdf, hmac};
 use millrace_webtransport::FIELDS_BYTES_MAX;
-use quinn_proto::congestion::NewRenoConfig;
 use quinn_proto::crypto::rustls::QuicServerConfig;
 use quinn_proto::{EndpointConfig, IdleTimeout, ServerConfig, TransportConfig, VarInt};
 
 use crate::cid::{CidKey, LastCid, ShardCids};
+use crate::congestion::Congestion;
 
 /// Limits of one shard's endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -136,7 +136,7 @@ pub struct NoSuite(#[from] quinn_proto::crypto::rustls::NoInitialCipherSuite);
 /// What every shard's endpoint serves with: certificates, keys, limits. Shared by all of them.
 #[derive(Clone)]
 pub struct Server {
-    pub(crate) config: Arc<ServerConfig>,
+    pub(crate) config: ServerConfig,
     pub(crate) keys: Keys,
     pub(crate) limits: Limits,
 }
@@ -155,13 +155,19 @@ impl Server {
     /// [`NoSuite`] if its provider cannot protect first packets.
     pub fn new(tls: Arc<rustls::ServerConfig>, keys: Keys, limits: Limits) -> Result<Self, NoSuite> {
         let mut config = ServerConfig::new(Arc::new(QuicServerConfig::try_from(tls)?), keys.token.clone());
-        config.transport_config(Arc::new(transport(&limits)));
         config.migration(true);
         // A first packet is dealt with as it comes, so nothing waits for a decision.
         config.max_incoming(limits.half_open_max).incoming_buffer_size(16 << 10).incoming_buffer_size_total(1 << 20);
         // Tokens for the next connection (NEW_TOKEN): none, they would have to be remembered.
         config.validation_token_config(quinn_proto::ValidationTokenConfig::default().sent(0).clone());
-        Ok(Self { config: Arc::new(config), keys, limits })
+        Ok(Self { config, keys, limits })
+    }
+
+    /// What a shard's endpoint serves with: its connections count there what they lose.
+    pub(crate) fn config(&self, congestion: &Arc<Congestion>) -> Arc<ServerConfig> {
+        let mut config = self.config.clone();
+        config.transport_config(Arc::new(transport(&self.limits, congestion)));
+        Arc::new(config)
     }
 
     pub(crate) fn endpoint(&self, shard: u8, seed: [u64; 4], last: &LastCid) -> EndpointConfig {
@@ -180,7 +186,7 @@ impl Server {
 }
 
 /// Lean: what a connection may open decides what it costs while idle, the windows what it costs at worst.
-fn transport(limits: &Limits) -> TransportConfig {
+fn transport(limits: &Limits, congestion: &Arc<Congestion>) -> TransportConfig {
     let mut transport = TransportConfig::default();
     let idle_ms = u32::try_from(limits.idle_timeout.as_millis()).unwrap_or(u32::MAX);
     transport
@@ -196,7 +202,7 @@ fn transport(limits: &Limits) -> TransportConfig {
         .datagram_send_buffer_size(limits.datagram_bytes_max)
         .crypto_buffer_size(16 << 10)
         .mtu_discovery_config(None)
-        .congestion_controller_factory(Arc::new(NewRenoConfig::default()));
+        .congestion_controller_factory(Arc::clone(congestion) as _);
     transport
 }
 

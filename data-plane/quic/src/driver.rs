@@ -23,6 +23,7 @@ pub use self::connection::{End, Read, Write};
 pub use self::event::{Event, Key, Outgoing, Stats};
 use crate::admission::{Admission, Verdict};
 use crate::cid::LastCid;
+use crate::congestion::{Congestion, Counts};
 use crate::route::{Route, Stage, route, stage};
 use crate::wheel::Wheel;
 use crate::{Limits, Server};
@@ -60,6 +61,7 @@ pub struct Driver {
     /// What the endpoint itself answers.
     responses: VecDeque<(Transmit, Vec<u8>)>,
     scratch: Vec<u8>,
+    congestion: Arc<Congestion>,
     stats: Stats,
 }
 
@@ -83,7 +85,8 @@ impl Driver {
         let own = u8::try_from(shard).unwrap_or(u8::MAX);
         let last_cid = LastCid::default();
         let config = Arc::new(server.endpoint(own, seed, &last_cid));
-        let endpoint = Endpoint::new(config, Some(server.config.clone()), false, None);
+        let congestion = Arc::<Congestion>::default();
+        let endpoint = Endpoint::new(config, Some(server.config(&congestion)), false, None);
         let admission = Admission::new(now, &server.limits, seed[2] ^ seed[3].rotate_left(9));
         Self {
             server,
@@ -108,6 +111,7 @@ impl Driver {
             told: Told::default(),
             responses: VecDeque::new(),
             scratch: Vec::new(),
+            congestion,
             stats: Stats::default(),
         }
     }
@@ -339,8 +343,9 @@ impl Driver {
     }
 
     /// What was counted.
-    pub fn stats(&self) -> &Stats {
-        &self.stats
+    pub fn stats(&self) -> Stats {
+        let Counts { losses, full, collapses, lost_bytes } = self.congestion.counts();
+        Stats { losses, losses_at_window: full, collapses, lost_bytes, ..self.stats }
     }
 
     /// Connections, those included that are being opened or closed.

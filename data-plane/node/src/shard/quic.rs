@@ -174,6 +174,10 @@ impl Quic {
             quic_responses_dropped_total: of.responses_dropped,
             quic_migrations_total: of.migrations,
             quic_timed_out_total: of.timed_out,
+            quic_losses_total: of.losses,
+            quic_losses_at_window_total: of.losses_at_window,
+            quic_collapses_total: of.collapses,
+            quic_lost_bytes_total: of.lost_bytes,
             quic_faults_total: ours.faults,
             // Nothing else lingers.
             webtransport_connections: ours.web + self.driver.lingering() as u64,

@@ -93,4 +93,12 @@ pub struct Stats {
     pub migrations: u64,
     /// Connections lost for lack of any sign of life.
     pub timed_out: u64,
+    /// Times that a connection lost datagrams on their way to its client; what was sent before a loss was known belongs to it.
+    pub losses: u64,
+    /// Those of them before which the connection's window had held something back: it is smaller then, and more may wait.
+    pub losses_at_window: u64,
+    /// Those of them that lasted, so that the connection began anew.
+    pub collapses: u64,
+    /// Bytes of the datagrams that were lost.
+    pub lost_bytes: u64,
 }

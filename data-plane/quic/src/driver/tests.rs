@@ -1,5 +1,6 @@
 //! Drivers and clients in one thread, over a network that loses, delays and reorders by a seed. Time is counted, not waited for.
 
+mod loss;
 mod world;
 
 use std::time::Duration;

@@ -38,11 +38,13 @@ pub(super) struct Link {
     pub(super) delay: Duration,
     pub(super) jitter: Duration,
     pub(super) loss_percent: u64,
+    /// Smaller ones are not lost.
+    pub(super) loses_from_bytes: usize,
 }
 
 impl Default for Link {
     fn default() -> Self {
-        Self { delay: Duration::from_millis(10), jitter: Duration::ZERO, loss_percent: 0 }
+        Self { delay: Duration::from_millis(10), jitter: Duration::ZERO, loss_percent: 0, loses_from_bytes: 0 }
     }
 }
 
@@ -96,7 +98,7 @@ pub(super) struct Shell {
 pub(super) struct World {
     pub(super) now: Instant,
     random: Random,
-    link: Link,
+    pub(super) link: Link,
     limits: Limits,
     server_config: Server,
     pub(super) drivers: Vec<Driver>,
@@ -295,6 +297,9 @@ impl World {
             all.resets += stats.resets;
             all.migrations += stats.migrations;
             all.timed_out += stats.timed_out;
+            all.losses += stats.losses;
+            all.losses_at_window += stats.losses_at_window;
+            all.collapses += stats.collapses;
         }
         all
     }
@@ -396,7 +401,7 @@ impl World {
     fn send(&mut self, from: SocketAddr, transmit: &Transmit, buffer: &[u8]) {
         let size = transmit.segment_size.unwrap_or(transmit.size).max(1);
         for data in buffer[..transmit.size].chunks(size) {
-            if self.random.below(100) < self.link.loss_percent {
+            if self.random.below(100) < self.link.loss_percent && data.len() >= self.link.loses_from_bytes {
                 continue;
             }
             let jitter_us = u64::try_from(self.link.jitter.as_micros()).unwrap();
