@@ -35,13 +35,28 @@ export interface Call {
   readonly signal?: AbortSignal | undefined;
 }
 
+/** What the API answered. */
+export interface Answer<T> {
+  /** Its shape is the API's word. */
+  readonly body: T;
+  /** It is the answer to an earlier request of the same `Idempotency-Key`. */
+  readonly isRepeated: boolean;
+  /** Unix time at the server, ms, in whole seconds; `undefined` if it did not say. */
+  readonly serverMs: number | undefined;
+}
+
 /**
- * Calls the API and gives the body of its answer, whose shape is the API's word.
+ * Calls the API and gives the body of its answer.
  *
  * @throws {Problem} what the API refuses.
  * @throws {Unreachable} if no answer comes.
  */
-export async function call<T>({ method = "GET", path, query, body, credential, ...rest }: Call): Promise<T> {
+export async function call<T>(request: Call): Promise<T> {
+  return (await ask<T>(request)).body;
+}
+
+/** As {@link call}, with what the answer says of itself. */
+export async function ask<T>({ method = "GET", path, query, body, credential, ...rest }: Call): Promise<Answer<T>> {
   const headers = new Headers({ accept: "application/json" });
   if (credential !== undefined) headers.set("authorization", `Bearer ${credential}`);
   if (body !== undefined) headers.set("content-type", "application/json");
@@ -61,7 +76,17 @@ export async function call<T>({ method = "GET", path, query, body, credential, .
     throw new Unreachable("The server cannot be reached.", { cause });
   }
   if (!response.ok) throw problemFrom(response.status, text);
-  return (text === "" ? undefined : JSON.parse(text)) as T;
+  const date = Date.parse(response.headers.get("date") ?? "");
+  return {
+    body: (text === "" ? undefined : JSON.parse(text)) as T,
+    isRepeated: response.headers.get("idempotency-replayed") === "true",
+    serverMs: Number.isNaN(date) ? undefined : date,
+  };
+}
+
+/** Whether the same request may well have another answer in a moment: the server is away, busy, or at this very request. */
+export function isPassing(error: unknown): boolean {
+  return !(error instanceof Problem) || error.status >= 500 || [408, 409, 425, 429].includes(error.status);
 }
 
 /** Reads a refusal; one that is no problem of ours, such as a proxy's, is told by its status. */

@@ -13,7 +13,7 @@ export function SignIn({ notice }: { readonly notice: string | undefined }): Rea
     event.preventDefault();
     const given = parsePasted(text);
     if (given === undefined) setError("That is neither an access token nor a key.");
-    else void session.adopt(given);
+    else void session.adopt(given, "typed");
   };
   const said = error ?? notice;
   return (

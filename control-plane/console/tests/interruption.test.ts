@@ -1,5 +1,6 @@
 // Tunnels, crashes and tokens that end: nothing lost, nothing doubled, and no alarm about it.
 
+import { exchangeKey, readClaims } from "../src/session/credential.js";
 import { Server } from "./support/server.js";
 import { Tunnel } from "./support/tunnel.js";
 import { expect, test, World } from "./support/world.js";
@@ -126,13 +127,15 @@ for (const aheadMs of [-86_400_000, 86_400_000]) {
       await alice.say(`message ${index}`);
       await expect(alice.message(`message ${index}`).getByRole("img", { name: "Sent" })).toBeVisible();
     }
-    // A token that is good is not exchanged for each question.
+    // A token that is good is not exchanged for each question. Signed in with it, the page renews the other one no more.
     const long = await world.signIn("alice");
-    await page.evaluate((kept) => sessionStorage.setItem("millrace.session", JSON.stringify(kept)), {
-      token: long.token,
-      refreshToken: long.refresh_token,
-      keys: [],
-    });
+    await page.evaluate(
+      (fragment) => {
+        location.hash = fragment;
+      },
+      `#${await world.link(long)}`,
+    );
+    await expect.poll(kept).toBe(long.token);
     await page.reload();
     await alice.opened("General");
     let exchanges = 0;
@@ -151,11 +154,76 @@ for (const aheadMs of [-86_400_000, 86_400_000]) {
 }
 
 test("a token that nothing renews ends with a word about it", async ({ world }) => {
-  // Long enough for a busy machine to sign in with it.
-  const { token } = await world.signIn("alice", 12);
-  const alice = await world.person("alice", { given: { token } });
-  await expect(alice.page.getByRole("alert")).toContainText("sign-in has ended", { timeout: 30_000 });
-  await expect(alice.page.getByRole("textbox", { name: "Access token or key" })).toBeVisible();
+  // It may end before the page has looked at it, or in the middle of the chat: that is told in the same words.
+  for (const seconds of [1, 4]) {
+    const { token } = await world.signIn("alice", seconds);
+    const alice = await world.person("alice", { given: { token } });
+    await expect(alice.page.getByRole("alert")).toContainText("sign-in has ended", { timeout: 30_000 });
+    await expect(alice.page.getByRole("textbox", { name: "Access token or key" })).toBeVisible();
+  }
+});
+
+/** A refusal, as the server has it. */
+const refusal = (status: number, detail: string) => ({
+  status,
+  contentType: "application/problem+json",
+  body: JSON.stringify({ type: "about:blank", title: "Refused", status, detail }),
+});
+
+test("a token that ends on its way to a slow server signs nobody out", async ({ world }) => {
+  const alice = await world.person("alice");
+  await alice.opened("General");
+  const { page } = alice;
+  let refused = 0;
+  await page.route("**/v1/users/alice", async (route) => {
+    refused += 1;
+    if (refused <= 4) await route.fulfill(refusal(401, "token expired 5 ms ago"));
+    else await route.continue();
+  });
+  // The page before the reload may be at the same exchange still.
+  let exchanges = 0;
+  await page.route("**/v1/tokens/refresh", async (route) => {
+    exchanges += 1;
+    if (exchanges === 1) await route.fulfill(refusal(409, "a request with this Idempotency-Key is under way"));
+    else await route.continue();
+  });
+  await page.reload();
+  await alice.opened("General");
+  expect([refused, exchanges >= 4]).toEqual([5, true]);
+});
+
+test("a duplicated tab that slept finds the newest token", async ({ world }) => {
+  const first = await world.signIn("alice", 5);
+  // Meanwhile the other tab renewed it, time and again.
+  let newest = first;
+  for (let time = 0; time < 3; time++) {
+    const response = await fetch(`${world.server.ready.api}/v1/tokens/refresh`, {
+      method: "POST",
+      headers: { "content-type": "application/json", "idempotency-key": exchangeKey(newest.refresh_token) },
+      body: JSON.stringify({ refresh_token: newest.refresh_token }),
+    });
+    newest = (await response.json()) as typeof first;
+  }
+  const endsMs = readClaims(newest.token)?.expiresMs ?? Number.NaN;
+  await expect.poll(() => Date.now() - endsMs, { intervals: [250] }).toBeGreaterThan(1_000);
+  const alice = await world.person("alice", { given: first });
+  await alice.opened("General");
+  const kept = await alice.page.evaluate(() => JSON.parse(sessionStorage.getItem("millrace.session") ?? "{}"));
+  expect(readClaims(kept.token)?.issuedMs).toBeGreaterThan(endsMs);
+});
+
+test("channels that cannot be listed at first are there soon", async ({ world }) => {
+  const { page } = await world.person("alice", { fragment: "" });
+  let asked = 0;
+  await page.route("**/v1/channels?*", async (route) => {
+    asked += 1;
+    if (asked <= 3) await route.fulfill(refusal(503, "the store does not answer"));
+    else await route.continue();
+  });
+  await page.getByRole("textbox", { name: "Access token or key" }).fill(world.server.ready.token);
+  await page.getByRole("button", { name: "Sign in" }).click();
+  await expect(page.getByRole("navigation", { name: "Channels" }).getByRole("alert")).toBeVisible();
+  await expect(page.getByRole("heading", { name: "General", level: 2 })).toBeVisible();
 });
 
 test("a page whose data node has moved says how to go on", async ({ world }) => {

@@ -15,6 +15,8 @@ export interface Listing {
 
 /** Nobody tells a client that it was added to a channel, so it asks. */
 const POLL_MS = 10_000;
+/** After a question that failed, twice as long each time, up to the above. */
+const RETRY_MS = 1_000;
 const PAGES_MAX = 20;
 /** Dms whose members are asked for at one look, for a name to show, and at the same time. */
 const DM_NAMES_MAX = 100;
@@ -32,19 +34,24 @@ export class Directory {
   private isNaming = false;
   private timer: ReturnType<typeof setTimeout> | undefined;
   private loading: Promise<void> | undefined;
+  /** Questions in a row that failed. */
+  private failures = 0;
 
   constructor(private readonly session: Session) {}
 
   /** Asks now and then, while the page is seen; returns what ends that. */
   start(): () => void {
-    const tick = () => {
+    let isOver = false;
+    const tick = async () => {
+      if (document.visibilityState === "visible") await this.load();
       clearTimeout(this.timer);
-      if (document.visibilityState === "visible") void this.load();
-      this.timer = setTimeout(tick, POLL_MS);
+      const waitMs = this.failures === 0 ? POLL_MS : Math.min(POLL_MS, RETRY_MS * 2 ** (this.failures - 1));
+      if (!isOver) this.timer = setTimeout(tick, waitMs);
     };
-    tick();
+    void tick();
     document.addEventListener("visibilitychange", tick);
     return () => {
+      isOver = true;
       clearTimeout(this.timer);
       document.removeEventListener("visibilitychange", tick);
     };
@@ -81,6 +88,7 @@ export class Directory {
         cursor = answer.next ?? undefined;
         if (cursor === undefined) break;
       }
+      this.failures = 0;
       this.unread.set(unread);
       const before = this.listing.get();
       const isSame = before.isLoaded && JSON.stringify(before.channels) === JSON.stringify(channels);
@@ -90,6 +98,7 @@ export class Directory {
       }
       void this.nameDms(channels);
     } catch (error) {
+      this.failures += 1;
       // The connection's own line tells of a server that is away.
       const before = this.listing.get();
       const said = error instanceof Unreachable && before.isLoaded ? undefined : words(error);

@@ -66,3 +66,13 @@ export function readClaims(token: string): Claims | undefined {
     return undefined;
   }
 }
+
+/** The `Idempotency-Key` under which a refresh token is exchanged: the same wherever that is done. */
+export function exchangeKey(refreshToken: string): string {
+  // 64 bits of FNV-1a: the same name for the same text, and no way back worth having beside the text itself.
+  let value = 0xcbf29ce484222325n;
+  for (const byte of new TextEncoder().encode(refreshToken)) {
+    value = BigInt.asUintN(64, (value ^ BigInt(byte)) * 0x100000001b3n);
+  }
+  return `console-${value.toString(16).padStart(16, "0")}`;
+}

@@ -1,9 +1,9 @@
 // Who is signed in, in this tab: a user's token with what renews it, and keys of servers. Kept in the tab's session storage, so
 // that a reload keeps it and another tab or a closed one does not have it.
 
-import { call, newKey, Problem, type TokenPair, Unreachable, words } from "../rest.js";
+import { ask, call, isPassing, newKey, Problem, type TokenPair, Unreachable, words } from "../rest.js";
 import { Store } from "../store.js";
-import { type Given, readClaims } from "./credential.js";
+import { exchangeKey, type Given, readClaims } from "./credential.js";
 
 /** A user who is signed in. */
 export interface SignedInUser {
@@ -33,12 +33,23 @@ export type SessionState =
 
 const STORAGE_KEY = "millrace.session";
 const RETRY_MS = 1_000;
+/** How often in a row a new token is tried that the server calls worn: one that lives for seconds may end on its way. */
+const TRIES_MAX = 3;
 const OTHER = "somebody else has signed in";
 const CODE_OVER = "This link was used before, or is too old. `millrace console` prints a new one.";
 /** What the chat keeps of channels beside the sign-in begins so. */
 const READ_KEY = "millrace.read.";
 /** A token is renewed in the last part of its life. */
 const RENEW_AFTER = 0.6;
+
+/** A sign-in is over: its token is refused, and nothing renews it, or what would is refused, too. */
+class Over extends Error {
+  override readonly name = "Over";
+
+  constructor(readonly refusal: Problem) {
+    super(`Your sign-in has ended: ${refusal.message}`, { cause: refusal });
+  }
+}
 
 interface ExchangedCode {
   readonly token: string | null;
@@ -84,13 +95,13 @@ export class Session {
         return;
       } catch (error) {
         if (exchange !== this.exchanges) return;
-        // 409: an earlier try of this very exchange is still under way.
-        if (error instanceof Problem && error.status < 500 && error.status !== 429 && error.status !== 409) {
+        // An earlier try of this very exchange may still be under way.
+        if (!isPassing(error)) {
           this.codeIsOver();
           return;
         }
         this.checking(words(error));
-        await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+        await aMoment();
         if (exchange !== this.exchanges) return;
       }
     }
@@ -118,11 +129,12 @@ export class Session {
   }
 
   /**
-   * Signs in with what was given, beside what is there already, as far as the server takes it.
+   * Signs in with what was given, beside what is there already, as far as the server takes it. What was `typed` may never have been
+   * good; all else was, once.
    *
    * @returns Whether all of it was taken; if nothing was, the state says why.
    */
-  async adopt(given: Given): Promise<boolean> {
+  async adopt(given: Given, origin: "issued" | "typed" = "issued"): Promise<boolean> {
     this.generation += 1;
     const { generation } = this;
     // What one user has open is closed before another one's token is there to be used.
@@ -142,8 +154,8 @@ export class Session {
           try {
             user = await this.checkUser();
           } catch (error) {
-            if (generation !== this.generation || !(error instanceof Problem) || error.status >= 500) throw error;
-            notices.push(error.message);
+            if (generation !== this.generation || !isFinal(error)) throw error;
+            notices.push(error instanceof Over && origin === "typed" ? error.refusal.message : words(error));
             this.token = undefined;
             this.refreshToken = undefined;
           }
@@ -157,7 +169,7 @@ export class Session {
       } catch (error) {
         if (generation !== this.generation) return false;
         this.checking(words(error));
-        await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+        await aMoment();
         if (generation !== this.generation) return false;
       }
     }
@@ -229,29 +241,35 @@ export class Session {
     };
   }
 
-  /** Calls the API as the user; a token that is over is renewed once. What one user asked for is never asked as another. */
+  /** Calls the API as the user, with a token that holds. What one user asked for is never asked as another. */
   async call<T>(request: Omit<Parameters<typeof call>[0], "credential">): Promise<T> {
     const { generation } = this;
-    const asBefore = (credential: string) => {
+    let worn: string | undefined;
+    for (let time = 1; ; time++) {
+      const credential = await this.accessToken(worn);
       if (generation !== this.generation) throw new Error(OTHER);
-      return call<T>({ ...request, credential });
-    };
-    try {
-      return await asBefore(await this.accessToken());
-    } catch (error) {
-      if (!(error instanceof Problem) || error.status !== 401) throw error;
-      if (generation !== this.generation) throw new Error(OTHER, { cause: error });
-      if (this.refreshToken === undefined) {
-        if (this.state.get().kind === "signed-in") this.end(`Your sign-in has ended: ${error.message}`);
-        throw error;
+      try {
+        return await call<T>({ ...request, credential });
+      } catch (error) {
+        if (!(error instanceof Problem) || error.status !== 401) throw error;
+        if (generation !== this.generation) throw new Error(OTHER, { cause: error });
+        if (this.refreshToken === undefined) throw this.over(error);
+        if (time === TRIES_MAX) throw error;
+        worn = credential;
       }
-      return asBefore(await this.renew());
     }
+  }
+
+  /** The server refuses what the user is signed in with. */
+  private over(refusal: Problem): Over {
+    const over = new Over(refusal);
+    if (this.state.get().kind === "signed-in") this.end(over.message);
+    return over;
   }
 
   private async checkUser(): Promise<SignedInUser> {
     const claims = readClaims(this.token ?? "");
-    if (claims === undefined) throw new Problem(401, "", "the access token cannot be read", []);
+    if (claims === undefined) throw new Over(new Problem(401, "", "the access token cannot be read", []));
     const { tenant, user } = claims;
     const path = `/v1/users/${encodeURIComponent(user)}`;
     const { display_name: displayName } = await this.call<{ display_name: string | null }>({ path });
@@ -270,20 +288,17 @@ export class Session {
     const { refreshToken, generation } = this;
     if (refreshToken === undefined) throw new Error("nobody is signed in");
     try {
-      const pair = await refreshed(refreshToken);
+      const { pair, serverMs } = await refreshed(refreshToken);
       if (generation !== this.generation) throw new Error(OTHER);
       this.token = pair.token;
       this.refreshToken = pair.refresh_token;
       // A clock that is wrong would call each token old, or none.
-      this.aheadMs = Date.now() - (readClaims(pair.token)?.issuedMs ?? Date.now());
+      this.aheadMs = Date.now() - (serverMs ?? Date.now());
       this.keep(this.keys.map(({ key }) => key));
       return pair.token;
     } catch (error) {
-      const isOver = error instanceof Problem && error.status === 401;
-      if (isOver && generation === this.generation && this.state.get().kind === "signed-in") {
-        this.end(`Your sign-in has ended: ${error.message}`);
-      }
-      throw error;
+      if (!(error instanceof Problem) || isPassing(error) || generation !== this.generation) throw error;
+      throw this.over(error);
     }
   }
 
@@ -310,15 +325,36 @@ function forgetRead(): void {
   }
 }
 
-/** Exchanges a refresh token. */
-function refreshed(refreshToken: string): Promise<TokenPair> {
-  return call<TokenPair>({
-    method: "POST",
-    path: "/v1/tokens/refresh",
-    body: { refresh_token: refreshToken },
-    // A tab that was duplicated, or did not hear the answer, asks for the same exchange: a second one would end the sign-in.
-    idempotencyKey: `console-${hash(refreshToken)}`,
-  });
+/**
+ * Exchanges a refresh token, until there is an access token that holds. `serverMs` is the server's time when it answered.
+ *
+ * A tab that was duplicated, or did not hear the answer, asks for the same exchange: a second one would end the sign-in. What it then
+ * gets may be long over, but what renews it leads on to the newest.
+ */
+async function refreshed(refreshToken: string): Promise<{ pair: TokenPair; serverMs: number | undefined }> {
+  let newest = refreshToken;
+  for (;;) {
+    const request = { refresh_token: newest };
+    const idempotencyKey = exchangeKey(newest);
+    try {
+      const answer = await ask<TokenPair>({
+        method: "POST",
+        path: "/v1/tokens/refresh",
+        body: request,
+        idempotencyKey,
+      });
+      const { issuedMs, expiresMs } = readClaims(answer.body.token) ?? { issuedMs: undefined, expiresMs: 0 };
+      if (!answer.isRepeated) return { pair: answer.body, serverMs: issuedMs };
+      if (answer.serverMs !== undefined && answer.serverMs < expiresMs) {
+        return { pair: answer.body, serverMs: answer.serverMs };
+      }
+      newest = answer.body.refresh_token;
+    } catch (error) {
+      // The page before a reload, or another tab, is at this very exchange.
+      if (!(error instanceof Problem) || error.status !== 409) throw error;
+      await aMoment();
+    }
+  }
 }
 
 /** Ends a sign-in on the server. */
@@ -329,7 +365,7 @@ async function revoke(token: string, refreshToken: string): Promise<void> {
   } catch (error) {
     // One that is over cannot end what renews it, but its successor can.
     if (!(error instanceof Problem) || error.status !== 401) throw error;
-    await end((await refreshed(refreshToken)).token);
+    await end((await refreshed(refreshToken)).pair.token);
   }
 }
 
@@ -340,7 +376,7 @@ async function checkKey(key: string): Promise<Key | Problem> {
     return { key, scope: "operator" };
   } catch (error) {
     if (error instanceof Problem && error.status === 403) return { key, scope: "application" };
-    if (error instanceof Problem && error.status < 500) return error;
+    if (error instanceof Problem && !isPassing(error)) return error;
     throw error instanceof Problem ? new Unreachable(error.message, { cause: error }) : error;
   }
 }
@@ -356,14 +392,12 @@ function stored(): Given | undefined {
   }
 }
 
-/** 64 bits of FNV-1a, in hex: the same name for the same text, and no way back worth having beside the text itself. */
-function hash(text: string): string {
-  let value = 0xcbf29ce484222325n;
-  for (const byte of new TextEncoder().encode(text)) {
-    value = BigInt.asUintN(64, (value ^ BigInt(byte)) * 0x100000001b3n);
-  }
-  return value.toString(16).padStart(16, "0");
+/** Whether what was shown to the server is good for nothing: with what renews it, a token that is refused is only worn. */
+function isFinal(error: unknown): boolean {
+  return error instanceof Over || (error instanceof Problem && error.status !== 401 && !isPassing(error));
 }
+
+const aMoment = (): Promise<void> => new Promise((resolve) => setTimeout(resolve, RETRY_MS));
 
 /** The session of this tab. */
 export const session = new Session();
