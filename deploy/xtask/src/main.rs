@@ -115,7 +115,7 @@ fn main() -> ExitCode {
         Task::Console(what) => console::run(&workspace, &mut tally, what),
         Task::SdkConformance { arguments } => sdk_conformance::run(&workspace, &mut tally, &arguments),
         Task::Fuzz { seconds, targets } => fuzz::run(&workspace, &mut tally, seconds, &targets),
-        Task::Hostile(how) => hostile::run(&workspace, how),
+        Task::Hostile(how) => hostile::run(&workspace, &how),
         Task::Counts { bless: false } => counts::everything(&workspace, &mut tally, Counts::Compare),
         Task::Counts { bless: true } => counts::everything(&workspace, &mut tally, Counts::Bless),
         Task::Peers => peers::everything(&workspace),

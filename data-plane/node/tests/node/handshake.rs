@@ -7,9 +7,7 @@ use millrace_protocol::Code;
 use millrace_protocol::client::{ClientBody, ClientFrame, Hello, VERSION, encode_client};
 use millrace_protocol::ws::{Opcode, encode};
 
-use crate::support::{
-    Client, Control, Frame, Got, admin, config, dial, door, exchange, metric, node, parse_answer, stop, until,
-};
+use crate::support::{Client, Control, config, dial, door, exchange, metric, node, parse_answer, stop};
 
 const UPGRADE: &str = "GET /v1/connect HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n\
@@ -76,19 +74,6 @@ fn a_handshake_may_come_in_any_pieces() {
 }
 
 #[test]
-fn a_bad_token_is_told_as_such() {
-    let control = Control::new();
-    let node = node(&control, config());
-    let stranger = Control::new();
-    for token in ["", "no token", &stranger.token("ann")] {
-        let mut client = Client::open(door(&node));
-        client.hello(crate::support::Hello { token, subscriptions: Vec::new() });
-        assert_eq!(client.closed_with(), Some(Code::BadToken), "{token:?}");
-    }
-    stop(node);
-}
-
-#[test]
 fn silence_in_the_handshake_ends_the_connection() {
     let control = Control::new();
     let mut config = config();
@@ -108,41 +93,5 @@ fn silence_in_the_handshake_ends_the_connection() {
         assert_eq!(answer, b"");
     }
     assert_eq!(metric(&node, "millrace_data_handshake_timeouts_total"), 3.0);
-    stop(node);
-}
-
-#[test]
-fn a_session_says_what_it_may_do() {
-    let control = Control::new();
-    let node = node(&control, config());
-    let mut client = Client::open(door(&node));
-    client.hello(crate::support::Hello { token: &control.token("ann"), subscriptions: Vec::new() });
-    let first = client.next();
-    assert!(matches!(first, Got::Frame(Frame::Welcome { subscriptions_max: 1000, .. })), "{first:?}");
-    let (status, json) = admin(&node, "/v1/node");
-    assert_eq!(status, 200);
-    let shown: serde_json::Value = serde_json::from_str(&json).expect("JSON");
-    assert_eq!(shown["connections"], 1, "{json}");
-    stop(node);
-}
-
-/// The node pings who says nothing, and ends who does not answer.
-#[test]
-fn heartbeats_keep_the_living_and_end_the_dead() {
-    let control = Control::new();
-    let mut config = config();
-    config.core.heartbeat = Duration::from_millis(400);
-    let node = node(&control, config);
-    let mut living = Client::connect(door(&node), &control.token("ann"));
-    let mut dead = Client::connect(door(&node), &control.token("ann"));
-    // Answers pings as it reads, and is read from for as long as the other one is given.
-    until("the dead one is ended", || {
-        assert_eq!(living.closed_within(Duration::from_millis(10)), None);
-        metric(&node, "millrace_data_heartbeat_timeouts_total") == 1.0
-    });
-    assert_eq!(dead.closed_with(), Some(Code::HeartbeatTimeout));
-    assert!(metric(&node, "millrace_data_frames_in_total") >= 3.0, "two hellos and an answer");
-    living.send_ws(Opcode::Ping, b"still here");
-    assert_eq!(living.next(), Got::Pong(b"still here".to_vec()));
     stop(node);
 }

@@ -7,14 +7,15 @@ mod drain;
 mod driver;
 mod garbage;
 mod handshake;
-mod hostile;
 mod limits;
 mod link;
 mod messages;
 mod operate;
 mod oversize;
 mod quic;
+mod session;
 mod slow_reader;
+#[path = "../support/world.rs"]
 mod support;
 mod tls;
 mod transport;

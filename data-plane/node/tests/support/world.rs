@@ -4,12 +4,14 @@ mod client;
 mod control;
 pub(crate) mod quic;
 pub(crate) mod transport;
+pub(crate) mod web;
 
+use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::time::{Duration, Instant};
 
 pub(crate) use client::{Client, Frame, Got, Hello, exchange, exchange_tcp, parse_answer};
-pub(crate) use control::Control;
+pub(crate) use control::{Control, SECRET};
 use millrace_data::{Config, DataNode, LinkConfig, Pinning, QuicAddress, start};
 pub(crate) use transport::{Transport, Wire, dial, dial_tcp, door, tls_config};
 
@@ -24,7 +26,7 @@ pub(crate) fn config() -> Config {
         tls: Some(tls_config()),
         // A port that the system chose for TCP may be somebody's for UDP.
         client_quic_address: match Transport::here() {
-            Transport::Quic => QuicAddress::At(([127, 0, 0, 1], 0).into()),
+            Transport::Quic | Transport::Web => QuicAddress::At(([127, 0, 0, 1], 0).into()),
             Transport::Ws | Transport::Wss => QuicAddress::Off,
         },
         admin_address: ([127, 0, 0, 1], 0).into(),
@@ -45,7 +47,7 @@ pub(crate) fn node(control: &Control, config: Config) -> DataNode {
 }
 
 pub(crate) fn link(control: &Control) -> LinkConfig {
-    LinkConfig { target: control.target(), secret: control::SECRET.to_vec() }
+    LinkConfig { target: control.target(), secret: SECRET.to_vec() }
 }
 
 /// Asks again until it holds; each time is a round trip or a lock, so others get their turn.
@@ -59,14 +61,24 @@ pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
 
 /// Asks the admin port: status and body.
 pub(crate) fn admin(node: &DataNode, path: &str) -> (u16, String) {
+    admin_at(node.admin_address, path)
+}
+
+/// The same of a node that may be in another process.
+pub(crate) fn admin_at(address: SocketAddr, path: &str) -> (u16, String) {
     let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n");
-    let answer = client::exchange_tcp(node.admin_address, request.as_bytes());
+    let answer = client::exchange_tcp(address, request.as_bytes());
     client::parse_answer(&answer)
 }
 
 /// A number of the node, summed over its shards.
 pub(crate) fn metric(node: &DataNode, name: &str) -> f64 {
-    let (status, text) = admin(node, "/metrics");
+    metric_at(node.admin_address, name)
+}
+
+/// The same of a node that may be in another process.
+pub(crate) fn metric_at(address: SocketAddr, name: &str) -> f64 {
+    let (status, text) = admin_at(address, "/metrics");
     assert_eq!(status, 200, "{text}");
     let values = text.lines().filter_map(|line| {
         let (key, value) = line.rsplit_once(' ')?;

@@ -4,9 +4,8 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use millrace_data::{Config, QuicAddress, TlsConfig};
 use millrace_protocol::client::{
@@ -20,19 +19,32 @@ use rustls::RootCertStore;
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use super::client::{Frame, Message, frame};
-use super::{PATIENCE, config, transport};
+use super::{PATIENCE, config, transport, web};
 
 const FRAME_BYTES_MAX: usize = 1 << 20;
+/// What is read of a stream at a time.
+const CHUNK_BYTES_MAX: usize = 64 << 10;
+/// Frames that a client takes before its test does: what comes then waits in its streams, as with a client that is slow.
+const FRAMES_MAX: usize = 64;
 
 /// A certificate for tests, and the clients that trust it.
 pub(crate) struct Trust {
     /// None for the certificate that all transports share.
     folder: Option<Arc<TempDir>>,
     client: ClientConfig,
-    /// What the node sends is frames.
-    is_ours: bool,
+    layer: Layer,
+}
+
+/// What is between QUIC and frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Layer {
+    Nothing,
+    Web,
+    /// The test writes what there is, and what comes is passed over.
+    Raw,
 }
 
 impl Trust {
@@ -42,25 +54,31 @@ impl Trust {
         std::fs::write(folder.path().join("node.pem"), made.cert.pem()).expect("write");
         std::fs::write(folder.path().join("node.key"), made.signing_key.serialize_pem()).expect("write");
         let client = client(&folder.path().join("node.pem"), SUBPROTOCOL.as_bytes());
-        Self { folder: Some(Arc::new(folder)), client, is_ours: true }
+        Self { folder: Some(Arc::new(folder)), client, layer: Layer::Nothing }
     }
 
     /// For nodes with the certificate that all transports of the table share.
     pub(crate) fn of_the_table() -> Self {
-        Self {
-            folder: None,
-            client: client(&transport::folder().join("ca.pem"), SUBPROTOCOL.as_bytes()),
-            is_ours: true,
-        }
+        Self { folder: None, client: client(&transport::root(), SUBPROTOCOL.as_bytes()), layer: Layer::Nothing }
     }
 
     fn path(&self, name: &str) -> PathBuf {
         self.folder.as_ref().map_or_else(transport::folder, |folder| folder.path().to_owned()).join(name)
     }
 
+    /// What clients have to trust.
+    fn root(&self) -> PathBuf {
+        self.folder.as_ref().map_or_else(transport::root, |folder| folder.path().join("node.pem"))
+    }
+
     /// The same, for clients of another protocol.
     pub(crate) fn speaking(&self, protocol: &[u8]) -> Self {
-        Self { folder: self.folder.clone(), client: client(&self.path("node.pem"), protocol), is_ours: false }
+        Self { folder: self.folder.clone(), client: client(&self.root(), protocol), layer: Layer::Raw }
+    }
+
+    /// The same, for clients that open a session of WebTransport.
+    pub(crate) fn over_web(&self) -> Self {
+        Self { layer: Layer::Web, ..self.speaking(b"h3") }
     }
 
     /// A node with this certificate that takes clients by QUIC.
@@ -86,7 +104,7 @@ fn client(root: &Path, protocol: &[u8]) -> ClientConfig {
 }
 
 /// That of all clients of the process.
-fn runtime() -> &'static Runtime {
+pub(crate) fn runtime() -> &'static Runtime {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     RUNTIME.get_or_init(|| {
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("runtime")
@@ -121,9 +139,11 @@ pub(crate) struct QuicClient {
     pub(crate) connection: Connection,
     control: SendStream,
     beside: Vec<SendStream>,
+    /// The session's, if it is one of WebTransport.
+    pub(crate) request: Option<web::Request>,
     got: Receiver<Got>,
     passed: VecDeque<Got>,
-    request: u32,
+    asked: u32,
     /// Whether what was sent before the handshake was done was taken.
     pub(crate) early: bool,
 }
@@ -133,6 +153,8 @@ pub(crate) struct QuicClient {
 pub(crate) enum Got {
     /// A frame; from a channel's stream if the number is not 0.
     Frame(Frame, u64),
+    /// The node asks whether somebody is there.
+    Ping,
     /// A stream is at its end.
     End(u64),
     /// The connection is.
@@ -183,8 +205,8 @@ impl QuicClient {
         first: &[u8],
         early: bool,
     ) -> Result<Self, ConnectionError> {
-        let (tell, got) = channel();
-        let (endpoint, connection, control, early) = runtime().block_on(async {
+        let (tell, got) = channel(FRAMES_MAX);
+        let (endpoint, connection, control, request, early) = runtime().block_on(async {
             let mut endpoint = Endpoint::client(([127, 0, 0, 1], 0).into()).expect("endpoint");
             endpoint.set_default_client_config(trust.client.clone());
             let connecting = endpoint.connect(address, "localhost").expect("connect");
@@ -196,38 +218,43 @@ impl QuicClient {
                 }
                 Err(connecting) => (connecting.await?, None),
             };
+            let request = match trust.layer {
+                Layer::Nothing | Layer::Raw => None,
+                Layer::Web => {
+                    let (request, answer) = web::open(&connection).await?;
+                    tokio::spawn(read_end(answer, connection.clone(), tell.clone()));
+                    Some(request)
+                }
+            };
             let (mut control, replies) = connection.open_bi().await?;
-            control.write_all(first).await.expect("write");
-            if trust.is_ours {
-                tokio::spawn(read_stream(replies, 0, tell.clone()));
-                tokio::spawn(read_streams(connection.clone(), tell));
-            } else {
+            let session = request.as_ref().map(|request| request.id);
+            let first = [&session.map(web::stream_prefix).unwrap_or_default(), first].concat();
+            // Who finds no place may hear of it by now.
+            control.write_all(&first).await.map_err(|_| connection.close_reason().unwrap_or(ConnectionError::Reset))?;
+            if trust.layer == Layer::Raw {
                 tokio::spawn(pass_over(replies));
+            } else {
+                tokio::spawn(read_stream(replies, 0, tell.clone()));
+                tokio::spawn(read_streams(connection.clone(), session, tell));
             }
             let early = match accepted {
                 Some(accepted) => accepted.await,
                 None => false,
             };
-            Ok::<_, ConnectionError>((endpoint, connection, control, early))
+            Ok::<_, ConnectionError>((endpoint, connection, control, request, early))
         })?;
-        let request = 1;
         let (beside, passed) = (Vec::new(), VecDeque::new());
-        Ok(Self { endpoint, connection, control, beside, got, passed, request, early })
+        Ok(Self { endpoint, connection, control, beside, request, got, passed, asked: 1, early })
     }
 
     /// Goes on from another socket, without a word to the node: as behind a NAT that has forgotten, or in another network.
     pub(crate) fn move_on(&self) {
-        let _guard = runtime().enter();
-        let socket = UdpSocket::bind("127.0.0.1:0").expect("socket");
-        self.endpoint.rebind(socket).expect("rebind");
+        self.go_on_from(UdpSocket::bind("127.0.0.1:0").expect("socket"));
     }
 
-    /// Hears nothing any more and says nothing, not even that something came; the node is not told.
-    pub(crate) fn fall_silent(&self) {
+    /// Goes on from this socket.
+    pub(crate) fn go_on_from(&self, socket: UdpSocket) {
         let _guard = runtime().enter();
-        // A socket whose datagrams go nowhere, and to which none come.
-        let socket = UdpSocket::bind("127.0.0.1:0").expect("socket");
-        socket.connect("127.0.0.1:9").expect("connect");
         self.endpoint.rebind(socket).expect("rebind");
     }
 
@@ -268,14 +295,16 @@ impl QuicClient {
         self.control.reset(VarInt::from_u32(1)).expect("reset");
     }
 
-    /// Sends a datagram.
+    /// Sends a datagram, once there is room for it.
     pub(crate) fn send_datagram(&self, bytes: Vec<u8>) {
-        self.connection.send_datagram(bytes.into()).expect("datagram");
+        let prefix = self.request.as_ref().map(|request| web::datagram_prefix(request.id)).unwrap_or_default();
+        let datagram = [prefix, bytes].concat().into();
+        runtime().block_on(self.connection.send_datagram_wait(datagram)).expect("datagram");
     }
 
     pub(crate) fn ask(&mut self, body: ClientBody<'_>) -> u32 {
-        self.request += 1;
-        let request = self.request;
+        self.asked += 1;
+        let request = self.asked;
         self.send_raw(&encoded(request, body));
         request
     }
@@ -341,7 +370,7 @@ impl QuicClient {
                     return Ok((close.error_code.into_inner(), String::from_utf8_lossy(&close.reason).into_owned()));
                 }
                 Got::Closed(error) => return Err(error),
-                Got::Frame(..) | Got::End(_) => {}
+                Got::Frame(..) | Got::Ping | Got::End(_) => {}
             }
         }
     }
@@ -358,39 +387,61 @@ impl QuicClient {
         self.next_within(PATIENCE).expect("the node says nothing")
     }
 
-    /// What came, or comes in this time.
+    /// What came, or comes in this time. Pings are answered.
     pub(crate) fn next_within(&mut self, time: Duration) -> Option<Got> {
-        self.got.recv_timeout(time).ok()
+        let deadline = Instant::now() + time;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match runtime().block_on(async { tokio::time::timeout(left, self.got.recv()).await }).ok()?? {
+                // The node may have ended it meanwhile.
+                Got::Ping => drop(self.try_send(&encoded(0, ClientBody::Pong))),
+                got => return Some(got),
+            }
+        }
     }
 }
 
-async fn read_streams(connection: Connection, tell: Sender<Got>) {
+async fn read_streams(connection: Connection, session: Option<u64>, tell: Sender<Got>) {
     loop {
         match connection.accept_uni().await {
-            Ok(stream) => {
-                let id = u64::from(VarInt::from(stream.id()));
-                tokio::spawn(read_stream(stream, id, tell.clone()));
+            Ok(mut stream) => {
+                let (id, tell) = (u64::from(VarInt::from(stream.id())), tell.clone());
+                tokio::spawn(async move {
+                    match session {
+                        Some(session) if !web::enters(&mut stream, session).await => pass_over(stream).await,
+                        _ => read_stream(stream, id, tell).await,
+                    }
+                });
             }
             Err(error) => {
-                let _ = tell.send(Got::Closed(error));
+                let _ = tell.send(Got::Closed(error)).await;
                 return;
             }
         }
     }
 }
 
+/// Tells how the session ends, if it does in the words of WebTransport.
+async fn read_end(answer: web::Answer, connection: Connection, tell: Sender<Got>) {
+    if let Some(closed) = answer.closed().await {
+        let _ = tell.send(Got::Closed(closed)).await;
+        connection.close(web::NO_ERROR, &[]);
+    }
+}
+
 async fn read_stream(mut stream: RecvStream, id: u64, tell: Sender<Got>) {
     let mut reader = FrameReader::new();
-    while let Ok(Some(chunk)) = stream.read_chunk(usize::MAX, true).await {
+    while let Ok(Some(chunk)) = stream.read_chunk(CHUNK_BYTES_MAX, true).await {
         reader.push(chunk.bytes);
         while let Some(bytes) = reader.front(FRAME_BYTES_MAX).expect("the node's frames are well formed") {
-            if let Some(frame) = frame(bytes) {
-                let _ = tell.send(Got::Frame(frame, id));
-            }
+            let got = frame(bytes).map_or(Got::Ping, |frame| Got::Frame(frame, id));
             reader.pop();
+            if tell.send(got).await.is_err() {
+                return;
+            }
         }
     }
-    let _ = tell.send(Got::End(id));
+    let _ = tell.send(Got::End(id)).await;
 }
 
 /// Reads what holds no frames.

@@ -347,7 +347,7 @@ impl Client {
         if let Wire::Quic(client) = &mut self.stream {
             match client.next_within(time).ok_or(ErrorKind::TimedOut)? {
                 QuicGot::Frame(frame, _) => self.got.push_back(Got::Frame(frame)),
-                QuicGot::End(_) => {}
+                QuicGot::Ping | QuicGot::End(_) => {}
                 QuicGot::Closed(ConnectionError::ApplicationClosed(close)) => {
                     let code = u16::try_from(close.error_code.into_inner()).expect("a code of the protocol");
                     let reason = String::from_utf8_lossy(&close.reason).into_owned();

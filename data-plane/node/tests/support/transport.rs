@@ -23,10 +23,11 @@ pub(crate) enum Transport {
     Ws,
     Wss,
     Quic,
+    Web,
 }
 
 /// All of them.
-pub(crate) const TRANSPORTS: &[Transport] = &[Transport::Ws, Transport::Wss, Transport::Quic];
+pub(crate) const TRANSPORTS: &[Transport] = &[Transport::Ws, Transport::Wss, Transport::Quic, Transport::Web];
 
 impl Transport {
     pub(crate) fn name(self) -> &'static str {
@@ -34,6 +35,7 @@ impl Transport {
             Self::Ws => "ws",
             Self::Wss => "wss",
             Self::Quic => "quic",
+            Self::Web => "webtransport",
         }
     }
 
@@ -41,7 +43,7 @@ impl Transport {
     pub(crate) fn skips(self) -> &'static [&'static str] {
         match self {
             Self::Ws | Self::Wss => &[],
-            Self::Quic => &[
+            Self::Quic | Self::Web => &[
                 "compression::",
                 "door::a_hello",
                 "door::silent",
@@ -50,8 +52,8 @@ impl Transport {
                 "garbage::",
                 "handshake::",
                 "limits::",
-                "operate::who_reads_too_slowly",
-                "slow_reader::",
+                "slow_reader::a_reader_that_never",
+                "slow_reader::a_stuck",
                 "websocket::",
             ],
         }
@@ -69,7 +71,7 @@ pub(crate) fn door(node: &DataNode) -> SocketAddr {
     match Transport::here() {
         Transport::Ws => node.client_address,
         Transport::Wss => node.client_tls_address.expect("the node listens for TLS"),
-        Transport::Quic => node.client_quic_address.expect("the node takes clients by QUIC"),
+        Transport::Quic | Transport::Web => node.client_quic_address.expect("the node takes clients by QUIC"),
     }
 }
 
@@ -77,7 +79,7 @@ pub(crate) fn door(node: &DataNode) -> SocketAddr {
 pub(crate) enum Wire {
     Clear(TcpStream),
     Sealed(Box<StreamOwned<ClientConnection, TcpStream>>),
-    /// Carries frames as they are: there is no WebSocket.
+    /// Carries frames as they are: there is no WebSocket. WebTransport is around its streams, if that is the transport.
     Quic(Box<QuicClient>),
 }
 
@@ -87,6 +89,7 @@ pub(crate) fn dial(address: SocketAddr) -> Wire {
         Transport::Ws => Wire::Clear(dial_tcp(address)),
         Transport::Wss => Wire::sealed(address, &client_config()),
         Transport::Quic => Wire::Quic(Box::new(QuicClient::open(&Trust::of_the_table(), address))),
+        Transport::Web => Wire::Quic(Box::new(QuicClient::open(&Trust::of_the_table().over_web(), address))),
     }
 }
 
@@ -184,12 +187,17 @@ pub(crate) fn tls_config() -> TlsConfig {
 
 /// A client that trusts it. Each has a memory of tickets of its own.
 pub(crate) fn client_config() -> Arc<ClientConfig> {
-    let ca = CertificateDer::from_pem_file(folder().join("ca.pem")).expect("the tests' root");
+    let ca = CertificateDer::from_pem_file(root()).expect("the tests' root");
     let mut roots = RootCertStore::empty();
     roots.add(ca).expect("a root");
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     Arc::new(builder.expect("versions").with_root_certificates(roots).with_no_client_auth())
+}
+
+/// What clients have to trust.
+pub(crate) fn root() -> PathBuf {
+    folder().join("ca.pem")
 }
 
 /// Root and certificate of the tests' nodes, and the node's key.
