@@ -149,6 +149,9 @@ pub(crate) const HIT: [(Metric, f64); 3] = [
     (metric("hit p99", "ms", Better::Neither), 0.99),
     (metric("hit max", "ms", Better::Neither), 1.0),
 ];
+/// Messages that took longer than the path takes there and back: they, or others before them, were sent again.
+pub(crate) const LATE: Metric = metric("late", "%", Better::Lower);
+pub(crate) const HIT_LATE: Metric = metric("hit late", "%", Better::Neither);
 pub(crate) const PACKETS_LOST: Metric = metric("packets lost", "", Better::Neither);
 /// From the moment when thousands were cut off until each of them has joined again.
 pub(crate) const RETURNED: [(Metric, f64); 3] = [

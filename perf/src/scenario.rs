@@ -236,6 +236,9 @@ pub(crate) struct Lossy {
     pub(crate) hit_payload: usize,
     /// Of these packets, in percent.
     pub(crate) losses: Vec<f64>,
+    /// Of all packets, in both directions, in percent; measured after the others.
+    #[serde(default)]
+    pub(crate) path_losses: Vec<f64>,
     /// Of the path, in each direction.
     #[serde(with = "humantime_serde")]
     pub(crate) delay: Duration,
@@ -402,7 +405,10 @@ impl Workload {
                 (cut.sessions, cut.newcomers, cut.staying, cut.channels) = (40, 10, 10, 5);
                 (cut.rate, cut.quiet) = (50.0, brief);
             }
-            Self::Lossy(lossy) => (lossy.losses, lossy.warm_up, lossy.measure) = (vec![20.0], brief, brief * 3),
+            Self::Lossy(lossy) => {
+                (lossy.losses, lossy.path_losses) = (vec![20.0], vec![10.0]);
+                (lossy.warm_up, lossy.measure) = (brief, brief * 3);
+            }
             // Fewer messages would not fill the queue of the one that never reads.
             Self::Slow(slow) => (slow.subscribers, slow.rate, slow.pairs) = (10, 400.0, 1),
             Self::History(paging) => (paging.messages, paging.pages) = (1_000, 5),
@@ -461,8 +467,9 @@ impl Workload {
                     "channels has to be 2 to 1000: one that is hit, and others"
                 );
                 ensure!(
-                    !lossy.losses.is_empty() && lossy.losses.iter().all(|loss| (0.0..=50.0).contains(loss)),
-                    "losses need a value, and are 0 to 50 percent"
+                    !lossy.losses.is_empty()
+                        && lossy.losses.iter().chain(&lossy.path_losses).all(|loss| (0.0..=50.0).contains(loss)),
+                    "losses need a value, and are 0 to 50 percent, as path-losses are"
                 );
                 let least = lossy.payload + crate::workload::lossy::HIT_BYTES_MORE;
                 ensure!(

@@ -34,6 +34,7 @@ pub(crate) fn value_of(name: &str, value: f64) -> String {
         "channels each" if is_one => "1 channel each".to_owned(),
         "depth" => format!("depth {text}"),
         "loss" => format!("{text} % loss"),
+        "path loss" => format!("{text} % loss of the path"),
         "from sessions" => format!("from {text} sessions"),
         "to sessions" => format!("to {text} sessions"),
         "token known" => (if is_one { "known token" } else { "new token" }).to_owned(),

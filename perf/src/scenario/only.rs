@@ -89,7 +89,9 @@ impl Scenario {
                 .and_then(|()| lists.keep("algorithms", &mut storm.algorithms, |one| one.word().to_owned())),
             Workload::Publish(publish) => lists.keep_words("in-flight", &mut publish.in_flight),
             Workload::Mix(mix) => lists.keep_words("posts", &mut mix.posts),
-            Workload::Lossy(lossy) => lists.keep_words("losses", &mut lossy.losses),
+            Workload::Lossy(lossy) => lists
+                .keep_words("losses", &mut lossy.losses)
+                .and_then(|()| lists.keep_words("path-losses", &mut lossy.path_losses)),
             Workload::Idle(_) | Workload::Slow(_) | Workload::History(_) | Workload::Cut(_) => Ok(()),
         });
         let name = &self.name;

@@ -1,4 +1,5 @@
-//! Head of line: one client in several channels, over a path that loses packets of one of them. How long do the others' messages take?
+//! Head of line: one client in several channels, over a path that loses packets of one of them. How long do the others' messages take? And
+//! then over one that loses any: who is late that was not lost?
 //!
 //! The path is a proxy of this program. Over QUIC it drops datagrams. Of TCP it sees bytes and no packets, so that a lost segment is
 //! acted: what the proxy has read waits for the time that a retransmission takes where the network is kind (a round trip and a quarter, as
@@ -42,22 +43,24 @@ pub(crate) fn run(lossy: &Lossy, run: &mut Run<'_>) -> Result<()> {
         run.cannot("it cannot be in so many channels with one client");
         return Ok(());
     }
-    for &loss in &lossy.losses {
+    let of_channel = lossy.losses.iter().map(|&loss| (Loses::Channel, loss));
+    for (loses, loss) in of_channel.chain(lossy.path_losses.iter().map(|&loss| (Loses::Any, loss))) {
         if (run.stop)() {
             return Ok(());
         }
-        (run.progress)(&format!("{} channels, {loss} % of the first one's packets are lost", lossy.channels));
+        (run.progress)(&format!("{} channels, {loss} % of {} are lost", lossy.channels, loses.what()));
         let path = Path {
             loss: loss / 100.0,
-            hit_bytes_min: lossy.hit_payload,
+            hit_bytes_min: if loses == Loses::Channel { lossy.hit_payload } else { 0 },
+            both_ways: loses == Loses::Any,
             delay: lossy.delay,
             retransmission: lossy.delay * 2 * 5 / 4,
         };
         let mut line = Line::open(lossy, path, &running, channels.clone())?;
         line.go(lossy, lossy.warm_up, run.stop)?;
-        let watch = Stopwatch::start(&running)?;
+        let (watch, lost) = (Stopwatch::start(&running)?, line.proxy.lost());
         line.go(lossy, lossy.measure, run.stop)?;
-        let cost = watch.read()?;
+        let (cost, lost) = (watch.read()?, line.proxy.lost() - lost);
         if (run.stop)() {
             return Ok(());
         }
@@ -65,12 +68,47 @@ pub(crate) fn run(lossy: &Lossy, run: &mut Run<'_>) -> Result<()> {
         let mut values: Vec<_> =
             report::LATENCY.iter().map(|&(metric, quantile)| (metric, quantile_ms(others, quantile))).collect();
         values.extend(report::HIT.map(|(metric, quantile)| (metric, quantile_ms(hit, quantile))));
-        values.push((report::PACKETS_LOST, count_f64(line.proxy.lost())));
+        values.push((report::LATE, late_percent(others, lossy.delay)));
+        values.push((report::HIT_LATE, late_percent(hit, lossy.delay)));
+        values.push((report::PACKETS_LOST, count_f64(lost)));
         values.extend(cost.explains());
-        let point = [("channels", f64::from(lossy.channels)), ("rate", lossy.rate), ("loss", loss)];
+        let point = [("channels", f64::from(lossy.channels)), ("rate", lossy.rate), (loses.name(), loss)];
         run.record(guarantee, &point, cost.load_bound(), &values);
     }
     Ok(())
+}
+
+/// What can be lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Loses {
+    /// Packets of the first channel, on their way to the client.
+    Channel,
+    /// All, in both directions.
+    Any,
+}
+
+impl Loses {
+    /// What a figure's point calls it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Channel => "loss",
+            Self::Any => "path loss",
+        }
+    }
+
+    fn what(self) -> &'static str {
+        match self {
+            Self::Channel => "the first one's packets",
+            Self::Any => "all packets",
+        }
+    }
+}
+
+/// Messages that took longer than the path takes there and back, in percent.
+fn late_percent(of: &Histogram<u64>, delay: Duration) -> f64 {
+    let in_time_us = u64::try_from(delay.as_micros() * 2).unwrap_or(u64::MAX);
+    let late = of.len() - of.count_between(0, in_time_us);
+    count_f64(late) * 100.0 / count_f64(of.len().max(1))
 }
 
 /// A publisher, a path that loses, and who reads behind it.
@@ -184,6 +222,14 @@ impl Sink for Arrivals {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_took_longer_than_there_and_back_is_late() {
+        let mut of = histogram();
+        [20_000, 21_000, 39_000, 65_000].into_iter().for_each(|us| of.saturating_record(us));
+        assert!((late_percent(&of, Duration::from_millis(20)) - 25.0).abs() < 1e-9);
+        assert!(late_percent(&histogram(), Duration::from_millis(20)).abs() < 1e-9);
+    }
 
     #[test]
     fn messages_of_the_first_channel_are_counted_apart() {

@@ -21,10 +21,12 @@ const BUFFER_BYTES: usize = 64 << 10;
 /// What a path does.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Path {
-    /// Of the packets to the client that can be hit, 0 to 1.
+    /// Of the packets that can be hit, 0 to 1.
     pub(super) loss: f64,
     /// Packets from this size on can be.
     pub(super) hit_bytes_min: usize,
+    /// Packets of the client can be hit, too; of a byte stream they carry little more than acknowledgements, which the kernel makes good.
+    pub(super) both_ways: bool,
     /// In each direction.
     pub(super) delay: Duration,
     /// What a lost packet of a byte stream costs it and all behind it.
@@ -40,7 +42,7 @@ enum Flow {
     Bytes,
 }
 
-/// The way to the client: decides what is lost, by a seed.
+/// One direction: decides what is lost, by a seed.
 struct Fate {
     path: Path,
     flow: Flow,
@@ -52,6 +54,12 @@ struct Fate {
 impl Fate {
     fn new(path: Path, flow: Flow, seed: u64) -> Self {
         Self { path, flow, random: seed ^ 0x9e37_79b9_7f4a_7c15, last: None, lost: 0 }
+    }
+
+    /// From the client.
+    fn back(path: Path, flow: Flow, seed: u64) -> Self {
+        let loss = if path.both_ways && flow == Flow::Datagrams { path.loss } else { 0.0 };
+        Self::new(Path { loss, ..path }, flow, seed.rotate_left(32))
     }
 
     /// When a piece of this size goes on; `None` if never.
@@ -99,17 +107,17 @@ impl Proxy {
             let back = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).context("bind the path")?;
             back.connect(server).context("name the server")?;
             let address = front.local_addr()?;
-            let fate = Fate::new(path, Flow::Datagrams, seed);
-            (address, std::thread::spawn(move || carry(&mut Udp { front, back, client: None }, fate, path, &told)))
+            let fates = [Fate::back(path, Flow::Datagrams, seed), Fate::new(path, Flow::Datagrams, seed)];
+            (address, std::thread::spawn(move || carry(&mut Udp { front, back, client: None }, fates, &told)))
         } else {
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("bind the path")?;
             let address = listener.local_addr()?;
-            let fate = Fate::new(path, Flow::Bytes, seed);
+            let fates = [Fate::back(path, Flow::Bytes, seed), Fate::new(path, Flow::Bytes, seed)];
             let serve = move || {
                 // Who ends it before anybody came connects once.
                 let Ok((front, _)) = listener.accept() else { return };
                 let Ok(back) = TcpStream::connect(server) else { return };
-                carry(&mut Tcp { front, back }, fate, path, &told);
+                carry(&mut Tcp { front, back }, fates, &told);
             };
             (address, std::thread::spawn(serve))
         };
@@ -121,7 +129,7 @@ impl Proxy {
         self.address
     }
 
-    /// Packets so far.
+    /// Packets so far, on their way to the client.
     pub(super) fn lost(&self) -> u64 {
         self.shared.lost.load(Ordering::Relaxed)
     }
@@ -224,8 +232,8 @@ fn wait(ends: &mut [PollFd<'_>], time: Duration) {
     let _ = poll(ends, Some(&timeout));
 }
 
-/// Carries until it is over, or an end is.
-fn carry(ends: &mut impl Ends, mut fate: Fate, path: Path, shared: &Shared) {
+/// Carries until it is over, or an end is. Fates are those of the way from the client, and to it.
+fn carry(ends: &mut impl Ends, [mut there, mut back]: [Fate; 2], shared: &Shared) {
     if ends.set_nonblocking().is_err() {
         return;
     }
@@ -233,14 +241,17 @@ fn carry(ends: &mut impl Ends, mut fate: Fate, path: Path, shared: &Shared) {
     let (mut up, mut down) = (Queue::new(), Queue::new());
     while !shared.is_over.load(Ordering::Relaxed) {
         let now = Instant::now();
-        let came =
-            take(&mut buffer, |buffer| ends.read_client(buffer), |piece| up.push_back((now + path.delay, piece)));
+        let came = take(
+            &mut buffer,
+            |buffer| ends.read_client(buffer),
+            |piece| up.extend(there.of(now, piece.len()).map(|on| (on, piece))),
+        );
         let went = take(
             &mut buffer,
             |buffer| ends.read_server(buffer),
-            |piece| down.extend(fate.of(now, piece.len()).map(|on| (on, piece))),
+            |piece| down.extend(back.of(now, piece.len()).map(|on| (on, piece))),
         );
-        shared.lost.store(fate.lost, Ordering::Relaxed);
+        shared.lost.store(back.lost, Ordering::Relaxed);
         let now = Instant::now();
         let sent = give(&mut up, now, |piece| ends.write_server(piece))
             && give(&mut down, now, |piece| ends.write_client(piece));
@@ -287,6 +298,7 @@ mod tests {
     const PATH: Path = Path {
         loss: 0.05,
         hit_bytes_min: 900,
+        both_ways: false,
         delay: Duration::from_millis(20),
         retransmission: Duration::from_millis(50),
     };
@@ -325,6 +337,13 @@ mod tests {
         for flow in [Flow::Datagrams, Flow::Bytes] {
             let (hit, others, lost) = delays(flow, Path { loss: 0.0, ..PATH }, 7);
             assert!(hit.iter().chain(&others).all(|delay| *delay == Some(PATH.delay)) && lost == 0, "{flow:?}");
+        }
+        for (both_ways, flow, expect) in
+            [(false, Flow::Datagrams, 0), (true, Flow::Bytes, 0), (true, Flow::Datagrams, 1)]
+        {
+            let mut fate = Fate::back(Path { both_ways, ..PATH }, flow, 7);
+            let lost = (0..200).filter(|_| fate.of(Instant::now(), 950).is_none()).count();
+            assert_eq!(lost.min(1), expect, "from the client, {flow:?}");
         }
         assert_ne!(
             delays(Flow::Datagrams, PATH, 1).0,
