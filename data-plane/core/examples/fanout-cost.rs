@@ -60,7 +60,7 @@ impl Bench {
                         self.shard.handle_control(self.now, ControlEvent::Frame(reply));
                     }
                     Action::Close { session, code, .. } => panic!("{session:?} ends with {code}"),
-                    Action::Drained => {}
+                    Action::SignedIn(_) | Action::Drained => {}
                 }
             }
             if !asked && !self.shard.has_work() {

@@ -25,6 +25,9 @@ pub enum Action {
         /// For a person; at most 123 bytes, as a WebSocket close frame allows.
         reason: &'static str,
     },
+    /// The session's hello, which had to wait, was accepted: it [is welcomed](crate::Shard::is_welcomed), and not by the frame that came
+    /// last.
+    SignedIn(SessionKey),
     /// Send this frame on the control link. Requests carry an id that [`ShardIndex::of_request`](crate::ShardIndex::of_request)
     /// understands; `NodeBody::Published` carries the id of the order that it answers. It is meant
     /// for the link that the shard was told of last, and is dropped if that is gone: on the next link the ids of orders begin

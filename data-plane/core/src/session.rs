@@ -47,6 +47,8 @@ pub(crate) struct Session {
 pub(crate) enum State {
     /// Waits for `hello`.
     Handshake,
+    /// Its hello came, and waits while a crowd comes back.
+    PutOff,
     Open(Identity),
     /// The shell was told to close it; its frames are ignored.
     Closing,
@@ -130,7 +132,7 @@ impl Session {
     pub(crate) fn identity(&self) -> Option<&Identity> {
         match &self.state {
             State::Open(identity) => Some(identity),
-            State::Handshake | State::Closing => None,
+            State::Handshake | State::PutOff | State::Closing => None,
         }
     }
 

@@ -18,7 +18,7 @@ use millrace_protocol::ws::deflate::Window;
 use millrace_protocol::{ChannelId, Code, TenantId};
 use rustc_hash::FxHashSet;
 
-use crate::admission::Admission;
+use crate::admission::{Admission, Logins};
 use crate::agent::Agents;
 use crate::arena::Arena;
 use crate::backplane::Backplane;
@@ -66,6 +66,7 @@ pub struct Shard<V> {
     channels: Channels,
     grants: Grants<Waiter>,
     admission: Admission,
+    logins: Logins,
     marks: Marks,
     homes: Homes,
 
@@ -136,6 +137,7 @@ impl<V: VerifyToken> Shard<V> {
             marks: Marks::new(hasher.derive("marks")),
             homes: Homes::new(),
             admission: Admission::new(config.beginning_max),
+            logins: Logins::default(),
             links: Links::new(index, shards, config.hop_deliveries_max, config.hop_requests_max),
             backplane: Backplane::new(index),
             wants: Wants::default(),
@@ -293,6 +295,7 @@ impl<V: VerifyToken> Shard<V> {
     pub fn end_turn(&mut self, now: Now) {
         self.look_for_revoked();
         self.look_for_ended_keys();
+        self.hear_logins(now);
         let mut pages = self.start_pages();
         self.join_groups(now);
         self.take_local_hops(now);
@@ -314,6 +317,7 @@ impl<V: VerifyToken> Shard<V> {
             self.actions.push_back(Action::Drained);
         }
         self.stats.beginning = self.admission.beginning().into();
+        self.stats.put_off = self.logins.len() as u64;
         self.stats.sessions = self.sessions.len().into();
         self.stats.homes = self.homes.len() as u64;
         self.stats.channels = self.channels.len() as u64;
@@ -361,7 +365,8 @@ impl<V: VerifyToken> Shard<V> {
 
     /// When [`handle_timeout`](Self::handle_timeout) is due.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let next = [self.wheel.next(), self.chores.next(), self.homes.poll_timeout()].into_iter().flatten().min()?;
+        let next = [self.wheel.next(), self.chores.next(), self.homes.poll_timeout(), self.logins.due()];
+        let next = next.into_iter().flatten().min()?;
         Some(self.began + std::time::Duration::from_millis(u64::from(next) * TICK_MS))
     }
 

@@ -92,7 +92,11 @@ pub struct Stats {
     pub hellos_resume_busy_total: u64,
     /// Hellos without one that were told to come later.
     pub hellos_login_busy_total: u64,
+    /// Hellos without one that had to wait while a crowd came back.
+    pub hellos_put_off_total: u64,
 
+    /// Hellos that wait for that now.
+    pub put_off: u64,
     /// Sessions whose hello is not answered in full yet.
     pub beginning: u64,
     /// Connections now, in whatever state.

@@ -128,7 +128,7 @@ impl Pair {
                 Action::Close { session, code, .. } => {
                     self.closed.insert((index, session), code);
                 }
-                Action::Drained => {}
+                Action::SignedIn(_) | Action::Drained => {}
             }
         }
         busy

@@ -6,7 +6,7 @@
 mod desk;
 
 use desk::{Desk, Heard, LIVE, SHARD_TICK_MS, after};
-use millrace_core::Config;
+use millrace_core::{Config, SessionKey};
 use millrace_protocol::Code;
 use millrace_protocol::client::{ClientBody, Hello, HistoryClass, Start, Subscribe, VERSION};
 use millrace_protocol::node::{NodeBody, RevokedTokens, SlowConsumer, TokensRevoked};
@@ -25,6 +25,61 @@ fn a_connection_without_hello_ends() {
     assert_eq!(desk.closed(silent), Some(Code::HandshakeTimeout));
     desk.hello(silent, "ann");
     assert_eq!(desk.heard(silent), [], "frames of an ended session are ignored");
+}
+
+/// When a network comes back: who was in the middle of something is answered first, whoever came first.
+#[test]
+fn resumes_come_before_logins() {
+    let mut desk = desk();
+    desk.channel("room", (HistoryClass::Durable, SlowConsumer::Disconnect), &["ann", "bob"]);
+    let come = |desk: &mut Desk, start: Start| {
+        let session = desk.connect();
+        desk.hello_with(session, "ann", vec![Subscribe { channel: "room", start }]);
+        session
+    };
+    let welcomed =
+        |desk: &Desk, all: &[SessionKey]| -> usize { all.iter().filter(|&&session| desk.is_welcomed(session)).count() };
+    // Nobody waits as long as there is no crowd.
+    let early = come(&mut desk, LIVE);
+    assert!(desk.is_welcomed(early));
+    let crowd: Vec<_> = (0..32).map(|_| come(&mut desk, after(0))).collect();
+    let (mut logins, mut resumes) = (Vec::new(), Vec::new());
+    for _ in 0..20 {
+        logins.push(come(&mut desk, LIVE));
+        resumes.push(come(&mut desk, after(0)));
+    }
+    desk.settle();
+    let counts = [&crowd, &resumes, &logins].map(|all| welcomed(&desk, all));
+    assert_eq!((counts, desk.stats().put_off), ([32, 20, 0], 20));
+    // One says more behind its hello, and is heard in order; another one goes.
+    desk.ask(logins[7], 5, ClientBody::Pong);
+    desk.leave(logins[8]);
+    assert_eq!(welcomed(&desk, &logins), 1);
+    // They come for longer than anybody waits.
+    for _ in 0..9 {
+        desk.pass(100);
+        for _ in 0..32 {
+            resumes.push(come(&mut desk, after(0)));
+        }
+        desk.settle();
+        assert_eq!(welcomed(&desk, &logins), 1);
+    }
+    desk.pass(100);
+    desk.settle();
+    assert_eq!(welcomed(&desk, &logins), 19, "after a second");
+    assert_eq!(welcomed(&desk, &resumes), resumes.len());
+    // Whom the shell could not see signing in.
+    assert_eq!(desk.signed_in.len(), 19);
+    logins.remove(8);
+    logins.into_iter().for_each(|session| assert!(desk.signed_in.contains(&session)));
+    assert_eq!((desk.stats().put_off, desk.stats().hellos_put_off_total), (0, 20));
+
+    // A crowd that is over keeps nobody: the next turn after it takes them.
+    let waits = come(&mut desk, LIVE);
+    desk.settle();
+    assert!(!desk.is_welcomed(waits));
+    desk.pass(250 + SHARD_TICK_MS);
+    assert!(desk.is_welcomed(waits));
 }
 
 /// While more begin than are done with, those who come back have places that newcomers cannot take, and everybody else is told when.

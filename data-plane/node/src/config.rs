@@ -129,16 +129,16 @@ pub struct TurnLimits {
     pub read_bytes_max: usize,
     /// Items from each ring. Default 256.
     pub ring_items_max: usize,
-    /// Connections accepted at each listener. Default 64.
+    /// Connections accepted at each listener. Default 32.
     pub accepts_max: usize,
-    /// Steps of TLS handshakes; each whole one takes two, and 50 to 100 µs in all. Default 32. Who has no connection yet waits for
+    /// Steps of TLS handshakes; each whole one takes two, and 50 to 100 µs in all. Default 16. Who has no connection yet waits for
     /// the next turn, so that a storm of them costs those who have one not more than that.
     pub handshakes_max: usize,
 }
 
 impl Default for TurnLimits {
     fn default() -> Self {
-        Self { events_max: 256, read_bytes_max: 256 << 10, ring_items_max: 256, accepts_max: 64, handshakes_max: 32 }
+        Self { events_max: 256, read_bytes_max: 256 << 10, ring_items_max: 256, accepts_max: 32, handshakes_max: 16 }
     }
 }
 

@@ -1,4 +1,5 @@
-//! What a shard waits on: one epoll set for its listener, connections, doorbell and timer.
+//! What a shard waits on: one epoll set for its connections, doorbell and timer, and within it another for whoever comes after them: its
+//! listeners, and those who have not signed in. A crowd of these is one ready descriptor to the first set, so nobody waits behind it.
 //!
 //! monoio waits for the set as a whole, through io_uring or its own epoll, whichever the machine allows; the shard then
 //! takes what is ready without waiting. So a connection costs no task, no buffer and no operation in flight, and nothing
@@ -10,6 +11,7 @@ use std::os::unix::net::UnixStream as StdUnixStream;
 use std::time::{Duration, Instant};
 
 use rustix::event::{Timespec, epoll};
+use rustix::io::Errno;
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime};
 
 /// What a descriptor is ready for.
@@ -48,6 +50,10 @@ impl Interest {
 /// An epoll set with a timer, waited for through monoio.
 pub(crate) struct Poller {
     set: OwnedFd,
+    /// The set of those who come after.
+    behind: OwnedFd,
+    /// It had something when the first set was asked last.
+    behind_is_ready: bool,
     /// The same set as something that monoio can wait for.
     waiter: monoio::net::UnixStream,
     timer: OwnedFd,
@@ -58,8 +64,10 @@ pub(crate) struct Poller {
 impl Poller {
     /// Token of the timer in [`Poller::take_ready`].
     pub(crate) const TIMER: u64 = u64::MAX;
+    /// Token of the set within the set, which nobody else hears of.
+    const BEHIND: u64 = u64::MAX - 16;
 
-    /// A set that yields at most `events_max` events at a time. Must be called inside a monoio runtime.
+    /// Sets that yield at most `events_max` events at a time. Must be called inside a monoio runtime.
     ///
     /// # Errors
     /// From the operating system: no descriptor is left, or no memory.
@@ -68,9 +76,29 @@ impl Poller {
         // monoio only polls it for readability, which an epoll set answers like any other descriptor.
         let waiter = monoio::net::UnixStream::from_std(StdUnixStream::from(set.try_clone()?))?;
         let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
-        let poller = Self { set, waiter, timer, timer_at: None, ready: Vec::with_capacity(events_max.max(1)) };
+        let behind = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let ready = Vec::with_capacity(events_max.max(1));
+        let poller = Self { set, behind, behind_is_ready: false, waiter, timer, timer_at: None, ready };
         poller.add(&poller.timer, Self::TIMER, Interest::Read)?;
+        poller.add(&poller.behind, Self::BEHIND, Interest::Read)?;
         Ok(poller)
+    }
+
+    /// Puts a descriptor in, among those who come after the others. It leaves the set when it is closed.
+    ///
+    /// # Errors
+    /// From the operating system: no memory, or the limit of watches is reached.
+    pub(crate) fn add_behind(&self, fd: impl AsFd, token: u64, interest: Interest) -> io::Result<()> {
+        Ok(epoll::add(&self.behind, fd, epoll::EventData::new_u64(token), interest.flags())?)
+    }
+
+    /// Moves a descriptor from those who come after to the others.
+    ///
+    /// # Errors
+    /// From the operating system. It may be in no set then.
+    pub(crate) fn move_ahead(&self, fd: impl AsFd, token: u64, interest: Interest) -> io::Result<()> {
+        epoll::delete(&self.behind, &fd)?;
+        self.add(fd, token, interest)
     }
 
     /// Puts a descriptor in. It leaves the set when it is closed.
@@ -86,7 +114,11 @@ impl Poller {
     /// # Errors
     /// From the operating system, if the descriptor is not in the set.
     pub(crate) fn change(&self, fd: impl AsFd, token: u64, interest: Interest) -> io::Result<()> {
-        Ok(epoll::modify(&self.set, fd, epoll::EventData::new_u64(token), interest.flags())?)
+        let change = |set| epoll::modify(set, &fd, epoll::EventData::new_u64(token), interest.flags());
+        match change(&self.set) {
+            Err(Errno::NOENT) => Ok(change(&self.behind)?),
+            changed => Ok(changed?),
+        }
     }
 
     /// Takes a descriptor out that stays open.
@@ -94,7 +126,10 @@ impl Poller {
     /// # Errors
     /// From the operating system, if the descriptor is not in the set.
     pub(crate) fn remove(&self, fd: impl AsFd) -> io::Result<()> {
-        Ok(epoll::delete(&self.set, fd)?)
+        match epoll::delete(&self.set, &fd) {
+            Err(Errno::NOENT) => Ok(epoll::delete(&self.behind, &fd)?),
+            removed => Ok(removed?),
+        }
     }
 
     /// Sets when [`Poller::TIMER`] becomes ready, or never. Costs a system call only when the instant changes.
@@ -114,31 +149,40 @@ impl Poller {
         Ok(())
     }
 
-    /// Appends what is ready now to `into`, without waiting. A timer that fired is taken back and must be set again.
+    /// Appends what is ready now to `into`, without waiting; of those who come after nothing. A timer that fired is taken back and must be
+    /// set again.
     ///
     /// # Errors
     /// From the operating system.
     pub(crate) fn take_ready(&mut self, into: &mut impl Extend<Ready>) -> io::Result<()> {
-        self.ready.clear();
-        let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
-        match epoll::wait(&self.set, rustix::buffer::spare_capacity(&mut self.ready), Some(&zero)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
+        take(&self.set, &mut self.ready)?;
+        self.behind_is_ready = false;
         for event in &self.ready {
-            let (flags, token) = (event.flags, event.data.u64());
-            if token == Self::TIMER {
-                let mut expirations = [0_u8; 8];
-                let _ = rustix::io::read(&self.timer, &mut expirations);
-                self.timer_at = None;
+            match event.data.u64() {
+                Self::BEHIND => {
+                    self.behind_is_ready = true;
+                    continue;
+                }
+                Self::TIMER => {
+                    let mut expirations = [0_u8; 8];
+                    let _ = rustix::io::read(&self.timer, &mut expirations);
+                    self.timer_at = None;
+                }
+                _ => {}
             }
-            // An error or a hang-up shows itself in whichever call comes next.
-            let broken = flags.intersects(epoll::EventFlags::ERR | epoll::EventFlags::HUP);
-            into.extend([Ready {
-                token,
-                readable: broken || flags.intersects(epoll::EventFlags::IN | epoll::EventFlags::RDHUP),
-                writable: broken || flags.contains(epoll::EventFlags::OUT),
-            }]);
+            into.extend([Ready::of(event)]);
+        }
+        Ok(())
+    }
+
+    /// Appends what is ready now of those who come after, if [`take_ready`](Self::take_ready) has found that there is something.
+    ///
+    /// # Errors
+    /// From the operating system.
+    pub(crate) fn take_ready_behind(&mut self, into: &mut impl Extend<Ready>) -> io::Result<()> {
+        if std::mem::take(&mut self.behind_is_ready) {
+            take(&self.behind, &mut self.ready)?;
+            into.extend(self.ready.iter().map(Ready::of));
         }
         Ok(())
     }
@@ -152,6 +196,28 @@ impl Poller {
     /// From the driver.
     pub(crate) async fn wait(&self) -> io::Result<()> {
         self.waiter.readable(false).await
+    }
+}
+
+fn take(set: &OwnedFd, into: &mut Vec<epoll::Event>) -> io::Result<()> {
+    into.clear();
+    let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
+    match epoll::wait(set, rustix::buffer::spare_capacity(into), Some(&zero)) {
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+impl Ready {
+    fn of(event: &epoll::Event) -> Self {
+        let flags = event.flags;
+        // An error or a hang-up shows itself in whichever call comes next.
+        let broken = flags.intersects(epoll::EventFlags::ERR | epoll::EventFlags::HUP);
+        Self {
+            token: event.data.u64(),
+            readable: broken || flags.intersects(epoll::EventFlags::IN | epoll::EventFlags::RDHUP),
+            writable: broken || flags.contains(epoll::EventFlags::OUT),
+        }
     }
 }
 
@@ -212,6 +278,44 @@ mod tests {
             poller.remove(&ours).expect("remove");
             poller.take_ready(&mut ready).expect("epoll");
             assert_eq!(ready, []);
+        });
+    }
+
+    /// A thousand who wait are one to those who are in the first set, and wake the shard as one.
+    #[test]
+    fn who_comes_after_the_others_takes_nobodys_place() {
+        on_both_drivers(async || {
+            let mut poller = Poller::new(2).expect("poller");
+            let crowd: Vec<_> = (0..10).map(|_| StdUnixStream::pair().expect("pair")).collect();
+            for (token, (peer, ours)) in (100..).zip(&crowd) {
+                poller.add_behind(ours, token, Interest::Read).expect("add");
+                (&*peer).write_all(b"a").expect("write");
+            }
+            poller.wait().await.expect("wait");
+            let (mut first, mut behind) = (Vec::new(), Vec::new());
+            poller.take_ready_behind(&mut behind).expect("epoll");
+            assert_eq!(behind, [], "nobody has looked whether there is one");
+            let (peer, ours) = StdUnixStream::pair().expect("pair");
+            poller.add(&ours, 7, Interest::Read).expect("add");
+            (&peer).write_all(b"a").expect("write");
+            poller.take_ready(&mut first).expect("epoll");
+            assert_eq!(first.iter().map(|ready| ready.token).collect::<Vec<_>>(), [7]);
+            poller.take_ready_behind(&mut behind).expect("epoll");
+            assert_eq!(behind.len(), 2, "as many as it yields at a time");
+
+            // Changes and removals find it wherever it is.
+            let (_, last) = &crowd[9];
+            poller.change(last, 200, Interest::Read).expect("change");
+            poller.move_ahead(last, 201, Interest::Read).expect("move");
+            poller.change(last, 202, Interest::Read).expect("change");
+            crowd[..9].iter().for_each(|(_, ours)| poller.remove(ours).expect("remove"));
+            (first, behind) = (Vec::new(), Vec::new());
+            poller.take_ready(&mut first).expect("epoll");
+            poller.take_ready_behind(&mut behind).expect("epoll");
+            first.sort_by_key(|ready| ready.token);
+            assert_eq!(first.iter().map(|ready| ready.token).collect::<Vec<_>>(), [7, 202]);
+            assert_eq!(behind, []);
+            poller.change(&peer, 1, Interest::Read).expect_err("it is in no set");
         });
     }
 

@@ -281,6 +281,8 @@ fn core_rows(stats: &millrace_core::Stats) -> Vec<Row> {
         hellos_login_total: "Hellos taken of clients that bring none.",
         hellos_resume_busy_total: "Hellos with a position that were told to come later.",
         hellos_login_busy_total: "Hellos without one that were told to come later.",
+        hellos_put_off_total: "Hellos without one that had to wait while a crowd came back.",
+        put_off: "Hellos that wait for that now.",
         beginning: "Sessions whose hello is not answered in full yet.",
         sessions: "Connections now, in whatever state.",
         subscriptions: "Subscriptions now, in whatever state.",

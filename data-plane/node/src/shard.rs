@@ -63,8 +63,8 @@ const READ_BYTES: usize = 64 << 10;
 const URING_ENTRIES: u32 = 256;
 /// Until a full ring is tried again. Its reader does not tell us when there is room.
 const RING_RETRY: Duration = Duration::from_millis(1);
-/// What a read from somebody who has not signed in weighs beside others, in bytes read: 32 of them fill a turn, about 2 ms.
-const STRANGER_WORK_BYTES: u64 = 8 << 10;
+/// What a read from somebody who has not signed in weighs beside others, in bytes read: 16 of them fill a turn, about 1 ms.
+const STRANGER_WORK_BYTES: u64 = 16 << 10;
 /// How often revocations that have run out are forgotten.
 const FORGET_EVERY: Duration = Duration::from_secs(60);
 
@@ -136,6 +136,8 @@ struct Shard {
     poller: Poller,
     /// What was ready and has not had its turn.
     ready: VecDeque<Ready>,
+    /// The same of doors and of strangers.
+    ready_behind: VecDeque<Ready>,
     rings: Rings,
     /// By session index.
     connections: Vec<Option<Connection>>,
@@ -251,6 +253,7 @@ impl Shard {
             core,
             poller,
             ready: VecDeque::with_capacity(turn.events_max),
+            ready_behind: VecDeque::new(),
             rings,
             connections: Vec::new(),
             open: 0,
@@ -289,7 +292,8 @@ impl Shard {
             if self.turn(now)? == Flow::Stop {
                 return Ok(());
             }
-            if self.core.has_work() || !self.ready.is_empty() || self.quic.as_ref().is_some_and(Quic::has_work) {
+            let waits = !self.ready.is_empty() || !self.ready_behind.is_empty();
+            if self.core.has_work() || waits || self.quic.as_ref().is_some_and(Quic::has_work) {
                 continue;
             }
             let timeout = self.poll_timeout(now.instant);
@@ -302,7 +306,8 @@ impl Shard {
         }
     }
 
-    /// One turn: what arrived together leaves together.
+    /// One turn: what arrived together leaves together. Sessions first, and what is for them is on its way before anybody is heard who has
+    /// not signed in.
     fn turn(&mut self, now: Now) -> io::Result<Flow> {
         self.stats.turns_total += 1;
         self.ring_was_full = false;
@@ -313,7 +318,6 @@ impl Shard {
             return Ok(Flow::Stop);
         }
         self.take_forwarded(now);
-        self.take_handshakes(now);
         self.take_quic_events(now);
         if self.core.poll_timeout().is_some_and(|at| at <= now.instant) {
             self.core.handle_timeout(now);
@@ -325,11 +329,17 @@ impl Shard {
             self.core.verifier_mut().forget(now.unix_ms);
         }
         self.doors.iter_mut().for_each(|door| door.resume(&self.poller, now.instant));
-        // What has come until here is answered and delivered now: the time that it took so far is part of what is counted.
-        let now = Now { instant: Instant::now(), ..now };
-        self.core.end_turn(now);
-        self.take_actions(now);
-        self.quic_transmit(now);
+        let now = self.deliver(now);
+        if self.ready_behind.is_empty() {
+            self.poller.take_ready_behind(&mut self.ready_behind)?;
+        }
+        if !self.ready_behind.is_empty() || self.quic.as_ref().is_some_and(Quic::has_strangers) {
+            self.take_ready_behind(now)?;
+            self.take_handshakes(now);
+            self.hear_quic_strangers(now);
+            self.deliver(now);
+        }
+        self.quic_flush_rings();
         self.send_hops();
         self.send_backlog();
         let quic_parted = self.quic.as_ref().is_none_or(Quic::has_parted);
@@ -341,6 +351,15 @@ impl Shard {
         Ok(Flow::GoOn)
     }
 
+    /// Answers and delivers what has come until here. The time that it took so far is part of what is counted: gives what it is now.
+    fn deliver(&mut self, now: Now) -> Now {
+        let now = Now { instant: Instant::now(), ..now };
+        self.core.end_turn(now);
+        self.take_actions(now);
+        self.quic_transmit(now);
+        now
+    }
+
     fn poll_timeout(&self, now: Instant) -> Option<Instant> {
         let retry = (self.ring_was_full || !self.control_backlog.is_empty()).then(|| now + RING_RETRY);
         let doors = self.doors.iter().filter_map(Door::poll_timeout).min();
@@ -348,41 +367,58 @@ impl Shard {
         [self.core.poll_timeout(), self.parting.poll_timeout(), doors, quic, retry].into_iter().flatten().min()
     }
 
-    /// Ready descriptors, until the turn has read enough. The rest is first in the next one, so that nobody starves.
+    /// Ready descriptors of sessions, until the turn has read enough. The rest is first in the next one, so that nobody starves.
     fn take_ready(&mut self, now: Now) -> io::Result<()> {
         if self.ready.is_empty() {
             self.poller.take_ready(&mut self.ready)?;
         }
-        // What is inflated takes its time as what is read does, and so does whoever signs in: others must not wait for a crowd.
-        let work = |shard: &Self| {
-            let of_strangers = shard.strangers_heard * STRANGER_WORK_BYTES;
-            let of_datagrams = shard.quic.as_ref().map_or(0, Quic::heard_bytes);
-            shard.stats.read_bytes_total + shard.stats.inflated_bytes_total + of_strangers + of_datagrams
-        };
-        let before = work(self);
-        while let spent = work(self) - before
+        let before = self.work();
+        while let spent = self.work() - before
             && spent < self.turn.read_bytes_max as u64
+            && let Some(ready) = self.ready.pop_front()
         {
-            let Some(ready) = self.ready.pop_front() else { break };
-            match ready.token {
-                // It has done its work: the loop is awake.
-                Poller::TIMER => {}
-                BELL => self.rings.bell.drain(),
-                LISTENER => self.accept(now, 0)?,
-                TLS_LISTENER => self.accept(now, 1)?,
-                quic::SOCKET => self.quic_ready(now, ready, self.turn.read_bytes_max as u64 - spent),
-                token if token & u64::from(TOKENS_FROM) != 0 => {
-                    let gone = self.parting.handle_ready(&self.poller, &mut self.admission, token, &mut self.buffer);
-                    self.count_gone(gone);
+            self.go_on(now, ready, self.turn.read_bytes_max as u64 - spent)?;
+        }
+        Ok(())
+    }
+
+    /// The same of doors and of strangers.
+    fn take_ready_behind(&mut self, now: Now) -> io::Result<()> {
+        let before = self.work();
+        while self.work() - before < self.turn.read_bytes_max as u64
+            && let Some(ready) = self.ready_behind.pop_front()
+        {
+            self.go_on(now, ready, 0)?;
+        }
+        Ok(())
+    }
+
+    /// What was done so far, in bytes read. What is inflated takes its time as what is read does, and so does whoever signs in.
+    fn work(&self) -> u64 {
+        let of_strangers = self.strangers_heard * STRANGER_WORK_BYTES;
+        let of_datagrams = self.quic.as_ref().map_or(0, Quic::heard_bytes);
+        self.stats.read_bytes_total + self.stats.inflated_bytes_total + of_strangers + of_datagrams
+    }
+
+    fn go_on(&mut self, now: Now, ready: Ready, work_bytes_max: u64) -> io::Result<()> {
+        match ready.token {
+            // It has done its work: the loop is awake.
+            Poller::TIMER => {}
+            BELL => self.rings.bell.drain(),
+            LISTENER => self.accept(now, 0)?,
+            TLS_LISTENER => self.accept(now, 1)?,
+            quic::SOCKET => self.quic_ready(now, ready, work_bytes_max),
+            token if token & u64::from(TOKENS_FROM) != 0 => {
+                let gone = self.parting.handle_ready(&self.poller, &mut self.admission, token, &mut self.buffer);
+                self.count_gone(gone);
+            }
+            token => {
+                let session = SessionKey::from_u64(token);
+                if ready.writable {
+                    self.flush(now, session);
                 }
-                token => {
-                    let session = SessionKey::from_u64(token);
-                    if ready.writable {
-                        self.flush(now, session);
-                    }
-                    if ready.readable {
-                        self.read(now, session);
-                    }
+                if ready.readable {
+                    self.read(now, session);
                 }
             }
         }
@@ -489,6 +525,7 @@ impl Shard {
             }
             Action::Flush(session) => self.flushes.push(session),
             Action::Close { session, code, reason } => self.close(now, session, code, reason),
+            Action::SignedIn(session) => self.signed_in(now, session),
             Action::Control(frame) => self.send_control(frame),
             Action::Drained => self.draining = Draining::Clients,
         }

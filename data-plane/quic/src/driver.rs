@@ -331,6 +331,11 @@ impl Driver {
         self.stats.bytes_out += transmit.size as u64;
     }
 
+    /// Whether [`hear_stranger`](Self::hear_stranger) may bring something.
+    pub fn strangers_stirred(&self) -> bool {
+        !self.stirred_strangers.is_empty()
+    }
+
     /// Whether something is left to do without a further event.
     pub fn has_work(&self) -> bool {
         let stirred = !self.stirred.is_empty() || !self.stirred_strangers.is_empty();

@@ -1,23 +1,27 @@
 //! What clients ask, from hello to history.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use millrace_protocol::client::Publish as ClientPublish;
 use millrace_protocol::client::{
-    ClientBody, FEATURE_READ_POSITIONS, Hello, HistoryRequest, Published, ServerBody, Start, Subscribe, VERSION,
-    Welcome, decode_client,
+    ClientBody, ClientFrame, FEATURE_READ_POSITIONS, Hello, HistoryRequest, Published, ServerBody, Start, Subscribe,
+    VERSION, Welcome, decode_client,
 };
 use millrace_protocol::id::NameError;
 use millrace_protocol::node::NewMessage;
 use millrace_protocol::{ChannelId, ChannelName, Code};
 
 use super::{Draining, Queue, Shard};
-use crate::admission::Class;
+use crate::action::Action;
+use crate::admission::{Admission, Class};
 use crate::grant::Question;
 use crate::home::out_of_order;
 use crate::hop::{Ack, Acks, HopBody, Origin, Outcome, Page, Publish, Read};
 use crate::outbound::ControlKind;
 use crate::replay::Paced;
 use crate::session::{From, Identity, State, SubscriptionState};
+use crate::wheel::Tick;
 use crate::{Now, SessionKey, ShardIndex, VerifyToken, home_of};
 
 /// Who waits for a grant, to do what with it.
@@ -31,10 +35,16 @@ pub(super) struct Waiter {
 impl<V: VerifyToken> Shard<V> {
     pub(super) fn request(&mut self, now: Now, key: SessionKey, payload: &[u8]) {
         let tick = self.tick(now);
+        if self.sessions.get(key).is_some_and(|session| matches!(session.state, State::PutOff)) {
+            // It says more behind its hello, which has to be heard first.
+            if let Some(hello) = self.logins.pull(key) {
+                self.hear_login(now, key, &hello);
+            }
+        }
         let Some(session) = self.sessions.get_mut(key) else { return };
         let open = match session.state {
             State::Closing => return,
-            State::Handshake => false,
+            State::Handshake | State::PutOff => false,
             State::Open(_) => true,
         };
         session.heard = tick;
@@ -50,7 +60,15 @@ impl<V: VerifyToken> Shard<V> {
         };
         let request = frame.request;
         match frame.body {
-            ClientBody::Hello(hello) if !open => self.hello(now, key, request, &hello),
+            ClientBody::Hello(hello) if !open => match Class::of(&hello) {
+                Class::Login if self.logins.is_crowded(tick) => self.put_off(tick, key, request, payload),
+                class => {
+                    if class == Class::Resume {
+                        self.logins.resumed(tick);
+                    }
+                    self.hello(now, key, request, &hello);
+                }
+            },
             _ if !open => self.unexpected(key, request, "the first frame must be hello"),
             ClientBody::Hello(_) => self.unexpected(key, request, "hello comes once"),
             ClientBody::Publish(publish) => self.publish(now, key, request, &publish),
@@ -84,6 +102,51 @@ impl<V: VerifyToken> Shard<V> {
         self.end_session(key, Code::UnexpectedFrame, reason, Queue::Keep);
     }
 
+    /// A login waits, as a crowd comes back.
+    fn put_off(&mut self, tick: Tick, key: SessionKey, request: u32, payload: &[u8]) {
+        if self.logins.push(tick, key, payload) {
+            self.stats.hellos_put_off_total += 1;
+            if let Some(session) = self.sessions.get_mut(key) {
+                session.state = State::PutOff;
+            }
+        } else {
+            let wait = Admission::login_wait(self.random.next());
+            self.busy(key, request, Class::Login, wait);
+        }
+    }
+
+    /// Hears the logins that have waited long enough.
+    pub(super) fn hear_logins(&mut self, now: Now) {
+        let tick = self.tick(now);
+        while let Some((key, hello)) = self.logins.pop(tick) {
+            self.hear_login(now, key, &hello);
+        }
+        self.logins.end_turn();
+    }
+
+    fn hear_login(&mut self, now: Now, key: SessionKey, payload: &[u8]) {
+        // It may have gone, or its time may be over.
+        let Some(session) = self.sessions.get_mut(key).filter(|session| matches!(session.state, State::PutOff)) else {
+            return;
+        };
+        session.state = State::Handshake;
+        if let Ok(ClientFrame { request, body: ClientBody::Hello(hello) }) = decode_client(payload) {
+            self.hello(now, key, request, &hello);
+            if self.is_welcomed(key) {
+                self.actions.push_back(Action::SignedIn(key));
+            }
+        }
+    }
+
+    fn busy(&mut self, key: SessionKey, request: u32, class: Class, wait: Duration) {
+        match class {
+            Class::Resume => self.stats.hellos_resume_busy_total += 1,
+            Class::Login => self.stats.hellos_login_busy_total += 1,
+        }
+        self.send_error_about(key, request, Code::Busy, Code::Busy.meaning().trim(), wait_ms(wait), "");
+        self.end_session(key, Code::Busy, "too many begin at once", Queue::Keep);
+    }
+
     fn hello(&mut self, now: Now, key: SessionKey, request: u32, hello: &Hello<'_>) {
         if !(hello.version_min..=hello.version_max).contains(&VERSION) {
             let message = format!("this node speaks version {VERSION}");
@@ -92,12 +155,7 @@ impl<V: VerifyToken> Shard<V> {
         }
         let class = Class::of(hello);
         if let Err(wait) = self.admission.admit(class, self.random.next()) {
-            match class {
-                Class::Resume => self.stats.hellos_resume_busy_total += 1,
-                Class::Login => self.stats.hellos_login_busy_total += 1,
-            }
-            self.send_error_about(key, request, Code::Busy, Code::Busy.meaning().trim(), wait_ms(wait), "");
-            return self.end_session(key, Code::Busy, "too many begin at once", Queue::Keep);
+            return self.busy(key, request, class, wait);
         }
         let verified = match self.verifier.verify(hello.token, now.unix_ms) {
             Ok(verified) if verified.expires_ms > now.unix_ms => Ok(verified),

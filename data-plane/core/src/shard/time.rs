@@ -96,7 +96,7 @@ impl<V: VerifyToken> Shard<V> {
         let Some(session) = self.sessions.get(key) else { return };
         let expires_ms = match &session.state {
             State::Closing => return,
-            State::Handshake => {
+            State::Handshake | State::PutOff => {
                 return self.end_session(key, Code::HandshakeTimeout, "no hello in time", Queue::Keep);
             }
             State::Open(identity) => identity.expires_ms,

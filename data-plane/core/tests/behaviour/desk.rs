@@ -106,6 +106,8 @@ pub(crate) struct Desk {
     peers: BTreeMap<SessionKey, Peer>,
     answers: Vec<(u64, Result<u64, Code>)>,
     drained: bool,
+    /// Whose hellos had to wait, and were accepted.
+    pub(crate) signed_in: Vec<SessionKey>,
     /// Homes in one request at most.
     homes_max: usize,
     pub(crate) last_retry_after_ms: u32,
@@ -129,6 +131,7 @@ impl Desk {
             peers: BTreeMap::new(),
             answers: Vec::new(),
             drained: false,
+            signed_in: Vec::new(),
             last_retry_after_ms: 0,
             marks_sent: 0,
         };
@@ -199,6 +202,16 @@ impl Desk {
         let session = self.shard.handle_connected(self.now).unwrap();
         self.peers.insert(session, Peer::default());
         session
+    }
+
+    /// The session's transport is gone.
+    pub(crate) fn leave(&mut self, session: SessionKey) {
+        self.shard.handle_disconnected(self.now, session);
+        self.settle();
+    }
+
+    pub(crate) fn is_welcomed(&self, session: SessionKey) -> bool {
+        self.shard.is_welcomed(session)
     }
 
     pub(crate) fn refused_connect(&mut self) -> Option<Code> {
@@ -435,6 +448,10 @@ impl Desk {
                         self.shard.handle_control(self.now, ControlEvent::Frame(NodeFrame { id: 0, body: moved }));
                     }
                 }
+            }
+            Action::SignedIn(session) => {
+                assert!(self.shard.is_welcomed(session));
+                self.signed_in.push(session);
             }
             Action::Drained => self.drained = true,
         }

@@ -425,6 +425,7 @@ impl World {
                         self.to_control.push_back((at, frame));
                     }
                 }
+                Action::SignedIn(_) => {}
                 Action::Drained => {
                     let (_, drained) = self.stopping.as_mut().expect("it was asked to stop");
                     assert!(drained.insert(index), "told once");

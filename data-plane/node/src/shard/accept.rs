@@ -72,7 +72,7 @@ impl Door {
         listener: Listener,
         tls: Option<Arc<ServerConfig>>,
     ) -> io::Result<Self> {
-        poller.add(&listener, token, Interest::Read)?;
+        poller.add_behind(&listener, token, Interest::Read)?;
         Ok(Self { token, tls, listener: Some(listener), paused_until: None, crowd: Crowd::NONE })
     }
 
@@ -100,7 +100,7 @@ impl Door {
         if let Some(listener) = &self.listener
             && self.paused_until.is_some_and(|until| until <= now)
         {
-            let again = poller.add(listener, self.token, Interest::Read);
+            let again = poller.add_behind(listener, self.token, Interest::Read);
             // Without memory for the watch the pause goes on.
             self.paused_until = again.is_err().then(|| now + ACCEPT_PAUSE);
         }
@@ -169,7 +169,7 @@ impl Shard {
             None => receive(&fd, &mut self.buffer[..HEAD_BYTES_MAX]),
             Some(_) => None,
         };
-        if self.poller.add(&fd, session.as_u64(), Interest::Read).is_err() {
+        if self.poller.add_behind(&fd, session.as_u64(), Interest::Read).is_err() {
             self.admission.leave(place, session.as_u64());
             self.forget(now, session);
             return;

@@ -13,10 +13,10 @@ use millrace_protocol::ws::{Decoder, Event, Limits, MessageKind, Opcode, Role, c
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendFlags, send, sendmsg};
 
-use super::admission::Place;
+use super::admission::{Admission, Place};
 use super::room::{Held, InputRoom};
 use super::secure::Scratch;
-use crate::poller::Interest;
+use crate::poller::{Interest, Poller};
 use crate::tls::TlsSession;
 
 const ENDPOINT: Endpoint<'_> = Endpoint { path: Some(CONNECT_PATH), subprotocols: &[SUBPROTOCOL] };
@@ -361,6 +361,17 @@ impl Connection {
             Err(_) => WriteOutcome::Broken,
             Ok(()) if tls.unsent().is_empty() => WriteOutcome::Taken(taken),
             Ok(()) => WriteOutcome::Blocked(taken),
+        }
+    }
+
+    /// Its hello was accepted: its place at the door is free, and it is waited for with sessions.
+    pub(super) fn sign_in(&mut self, admission: &mut Admission, poller: &Poller) -> Consequence {
+        let Some(place) = self.place.take() else { return Consequence::None };
+        admission.leave(place, self.session.as_u64());
+        match poller.move_ahead(&self.fd, self.session.as_u64(), self.interest) {
+            Ok(()) => Consequence::None,
+            // Nobody would hear it any more.
+            Err(_) => Consequence::Broken,
         }
     }
 

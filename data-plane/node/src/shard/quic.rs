@@ -23,6 +23,8 @@ pub(super) const SOCKET: u64 = u64::MAX - 8;
 
 /// Sends in a turn, of up to 10 datagrams each. The rest goes in the next one, when acknowledgements have had their turn.
 const SENDS_MAX: usize = 1024;
+/// Taken from the socket at a time, as a turn weighs it: some fifty first packets.
+const RECEIVE_WORK_BYTES: u64 = 64 << 10;
 const NONE: u32 = u32::MAX;
 
 /// What a shard needs for QUIC.
@@ -53,6 +55,16 @@ enum Standing {
     SignedIn,
 }
 
+impl Peer {
+    fn sign_in(&mut self, driver: &mut Driver, admission: &mut Admission) {
+        if let Standing::AtTheDoor(place) = self.standing {
+            admission.leave(place, self.session.as_u64());
+        }
+        self.standing = Standing::SignedIn;
+        driver.signed_in(self.streams.key());
+    }
+}
+
 /// What is counted beside what the endpoint counts.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct QuicStats {
@@ -77,6 +89,8 @@ pub(super) struct Quic {
     waiting: Waiting,
     /// What datagrams weighed that came.
     heard_bytes: u64,
+    /// Bytes of those that were not dealt with at once.
+    set_aside_bytes: u64,
     /// By the connection's index.
     peers: Vec<Option<Peer>>,
     /// Index of the connection, by the session's.
@@ -101,6 +115,7 @@ impl Quic {
             forwards,
             waiting: Waiting::new(),
             heard_bytes: 0,
+            set_aside_bytes: 0,
             peers: Vec::new(),
             connections: Vec::new(),
             lingering: Lingering::new(),
@@ -122,6 +137,11 @@ impl Quic {
         (self.driver.has_work() || !self.waiting.is_empty()) && !self.port.is_blocked()
     }
 
+    /// Whether somebody waits who has not signed in.
+    pub(super) fn has_strangers(&self) -> bool {
+        !self.waiting.is_empty() || self.driver.strangers_stirred()
+    }
+
     /// Whether there are no sessions, and nobody is to be told anything any more. It may take as long as a handshake, and the node does not
     /// wait longer than it is told to drain.
     pub(super) fn has_parted(&self) -> bool {
@@ -136,11 +156,6 @@ impl Quic {
     /// Whether no shard has forwarded anything.
     pub(super) fn nothing_waits(&self) -> bool {
         self.forwards.nothing_waits()
-    }
-
-    /// Wakes shards that were given datagrams.
-    pub(super) fn flush_rings(&mut self) {
-        self.forwards.flush();
     }
 
     /// Where a session's client is, if it is here.
@@ -229,6 +244,15 @@ impl Quic {
         Some(session)
     }
 
+    /// The session's hello was accepted, if it is here.
+    pub(super) fn sign_in(&mut self, session: SessionKey, admission: &mut Admission) {
+        if let Some(key) = self.peer(session).map(|peer| peer.streams.key())
+            && let Some(peer) = peer_of(&mut self.peers, key)
+        {
+            peer.sign_in(&mut self.driver, admission);
+        }
+    }
+
     /// Ends who lingers without a place any more; whether it did linger.
     pub(super) fn end_lingering(&mut self, who: u64) -> bool {
         let connection = self.lingering.displace(who);
@@ -253,11 +277,13 @@ impl Quic {
 
     /// Takes a datagram of ours: at once if its connection is open, and in its part of the turn if it is of a handshake.
     fn take(&mut self, now: Instant, datagram: Datagram) {
+        let bytes = datagram.data.len() as u64;
         match self.waiting.take(self.driver.stage(&datagram.data), datagram) {
-            Taken::Now(datagram) => self.handle(now, datagram),
+            Taken::Now(datagram) => return self.handle(now, datagram),
             Taken::Waits => {}
             Taken::Lost => self.stats.waiting_full += 1,
         }
+        self.set_aside_bytes += bytes;
     }
 
     fn handle(&mut self, now: Instant, Datagram { from, to, ecn, data }: Datagram) {
@@ -292,9 +318,19 @@ impl Shard {
         }
         if ready.readable {
             let mut came = std::mem::take(&mut self.datagrams);
-            quic.heard_bytes += quic.port.receive(work_bytes_max, |datagram| came.push(datagram));
-            for datagram in came.drain(..) {
-                quic.landed(now.instant, datagram);
+            let end = quic.heard_bytes + work_bytes_max;
+            while quic.heard_bytes < end {
+                let received = quic.port.receive(RECEIVE_WORK_BYTES, |datagram| came.push(datagram));
+                quic.heard_bytes += received;
+                let before = quic.set_aside_bytes;
+                for datagram in came.drain(..) {
+                    quic.landed(now.instant, datagram);
+                }
+                // To set one aside is little work: behind a thousand first packets there may be one of a session.
+                quic.heard_bytes -= (quic.set_aside_bytes - before).min(received) / 8 * 7;
+                if received < RECEIVE_WORK_BYTES {
+                    break;
+                }
             }
             self.datagrams = came;
         }
@@ -323,14 +359,20 @@ impl Shard {
         }
     }
 
-    /// What connections have to tell, told to the core.
+    /// What sessions' connections have to tell, told to the core.
     pub(super) fn take_quic_events(&mut self, now: Now) {
         let Some(quic) = &mut self.quic else { return };
         quic.sends_left = SENDS_MAX;
         if quic.driver.poll_timeout().is_some_and(|at| at <= now.instant) {
             quic.driver.handle_timeout(now.instant);
         }
-        // Sessions first; then as many strangers as the turn may hear, and a fourth of that in any case.
+        while let Some(event) = self.quic.as_mut().and_then(|quic| quic.driver.poll_event(now.instant)) {
+            self.quic_event(now, event);
+        }
+    }
+
+    /// The same of strangers: of as many as the turn may hear, and of a fourth of that in any case.
+    pub(super) fn hear_quic_strangers(&mut self, now: Now) {
         let strangers_max = (self.turn.read_bytes_max as u64 / STRANGER_WORK_BYTES).max(1);
         let heard = self.strangers_heard - self.strangers_heard_before;
         let mut left = strangers_max.saturating_sub(heard).max(strangers_max.div_ceil(4));
@@ -353,7 +395,13 @@ impl Shard {
     pub(super) fn quic_transmit(&mut self, now: Now) {
         if let Some(quic) = &mut self.quic {
             quic.transmit(now.instant, &self.poller);
-            quic.flush_rings();
+        }
+    }
+
+    /// Wakes shards that were given datagrams.
+    pub(super) fn quic_flush_rings(&mut self) {
+        if let Some(quic) = &mut self.quic {
+            quic.forwards.flush();
         }
     }
 
@@ -455,12 +503,8 @@ impl Shard {
         web.web_sessions += counts.opened;
         web.web_refused += counts.refused;
         let held = peer.streams.held_bytes();
-        if peer.standing != Standing::SignedIn && core.is_welcomed(session) {
-            if let Standing::AtTheDoor(place) = peer.standing {
-                admission.leave(place, session.as_u64());
-            }
-            peer.standing = Standing::SignedIn;
-            driver.signed_in(key);
+        if is_stranger && core.is_welcomed(session) {
+            peer.sign_in(driver, admission);
         }
         let full = !input_room.count(&mut peer.held, held, peer.standing == Standing::SignedIn);
         if input == Input::Done && full {

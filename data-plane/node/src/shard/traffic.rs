@@ -66,7 +66,7 @@ impl Shard {
 
     /// Takes in the first bytes of the shard's buffer, which a connection sent in clear or which were opened.
     pub(super) fn take_in_clear(&mut self, now: Now, session: SessionKey, bytes: usize) {
-        let Self { core, connections, buffer, scratch, input_room, compression, admission, stats, .. } = self;
+        let Self { core, connections, buffer, scratch, input_room, compression, admission, poller, stats, .. } = self;
         let Some(Some(connection)) = connections.get_mut(session.index()) else { return };
         self.strangers_heard += u64::from(connection.place.is_some());
         let mut seen = Seen::default();
@@ -85,15 +85,30 @@ impl Shard {
         stats.upgrades_total += seen.upgrades;
         stats.ws_pings_total += seen.pings;
         stats.ws_pings_dropped_total += seen.pings_dropped;
-        if let Some(place) = connection.place.filter(|_| core.is_welcomed(session)) {
-            admission.leave(place, session.as_u64());
-            connection.place = None;
-        }
+        let consequence = match consequence {
+            Consequence::None if connection.place.is_some() && core.is_welcomed(session) => {
+                connection.sign_in(admission, poller)
+            }
+            consequence => consequence,
+        };
         let owes_reply = connection.owes_reply();
         if consequence != Consequence::None {
             self.end_by(now, session, consequence);
         } else if owes_reply {
             self.flush(now, session);
+        }
+    }
+
+    /// A session's hello was accepted, which had waited.
+    pub(super) fn signed_in(&mut self, now: Now, session: SessionKey) {
+        let Self { connections, quic, admission, poller, .. } = self;
+        if let Some(quic) = quic {
+            quic.sign_in(session, admission);
+        }
+        let connection = connections.get_mut(session.index()).and_then(Option::as_mut);
+        if let Some(connection) = connection.filter(|connection| connection.session == session) {
+            let consequence = connection.sign_in(admission, poller);
+            self.end_by(now, session, consequence);
         }
     }
 

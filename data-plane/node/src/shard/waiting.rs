@@ -14,13 +14,17 @@ use millrace_quic::Stage;
 
 use crate::udp::Datagram;
 
-/// Datagrams of each kind: at 32 in a turn of 2 or 3 ms the last one waits a tenth of a second.
-const DATAGRAMS_MAX: usize = 1024;
+/// First packets. A client sends its own again after one second, then after two, four and eight more, so who finds no room in a storm is
+/// late: this is what is dealt with in two seconds. 6 MB at most.
+const FIRST_MAX: usize = 4096;
+/// What goes on with handshakes, which has three quarters of the steps: the last one waits a fraction of a second.
+const BEGUN_MAX: usize = 1024;
 /// Bytes of one datagram: what we tell clients that we take (`max_udp_payload_size`). A few that are longer would take everybody's room.
 const DATAGRAM_BYTES_MAX: usize = 1472;
-/// First packets of one network (/24 of IPv4, /56 of IPv6): it leaves three quarters to the others. The same of what claims to go on with a
-/// handshake, of which there is none by that name.
-const OF_NETWORK_MAX: u16 = 256;
+/// First packets of one network (/24 of IPv4, /56 of IPv6): it leaves three quarters to the others.
+const FIRST_OF_NETWORK_MAX: u16 = 1024;
+/// The same of what claims to go on with a handshake, of which there is none by that name.
+const CLAIMED_OF_NETWORK_MAX: u16 = 256;
 /// Of what goes on with handshakes, all that one network has: half.
 const BEGUN_OF_NETWORK_MAX: u16 = 512;
 /// Of all that claims to go on with a handshake: half, whatever addresses it bears.
@@ -85,9 +89,9 @@ impl Waiting {
         }
         let from = datagram.from.ip();
         let waits = match stage {
-            Stage::First => self.first.len() < DATAGRAMS_MAX && self.first_networks.enter(from, OF_NETWORK_MAX),
-            _ if self.begun.len() >= DATAGRAMS_MAX => false,
-            Stage::Claimed => self.claimed < CLAIMED_MAX && self.begun_networks.enter(from, OF_NETWORK_MAX),
+            Stage::First => self.first.len() < FIRST_MAX && self.first_networks.enter(from, FIRST_OF_NETWORK_MAX),
+            _ if self.begun.len() >= BEGUN_MAX => false,
+            Stage::Claimed => self.claimed < CLAIMED_MAX && self.begun_networks.enter(from, CLAIMED_OF_NETWORK_MAX),
             Stage::Begun(cid) | Stage::Open(cid) => {
                 let of_connection = self.connections.get(&cid).copied().unwrap_or(0);
                 let waits = of_connection < OF_CONNECTION_MAX && self.begun_networks.enter(from, BEGUN_OF_NETWORK_MAX);
@@ -240,16 +244,16 @@ mod tests {
     fn no_network_takes_all_the_room() {
         let mut waiting = Waiting::new();
         let taken = (0..5000).filter(|_| waits(&mut waiting, Stage::First, datagram(HERE, 1))).count();
-        assert_eq!(taken, 256);
+        assert_eq!(taken, 1024);
         // Of many others some share its place.
         let others = (0..100).filter(|&n| waits(&mut waiting, Stage::First, datagram([198, 51, n, 1], 2))).count();
         assert!(others > 90, "{others}");
-        let of_all = (0..5000_u16).filter(|n| {
+        let of_all = (0..9000_u16).filter(|n| {
             let [high, low] = n.to_be_bytes();
             waits(&mut waiting, Stage::First, datagram([10, high, low, 1], 3))
         });
         let of_all = of_all.count() + taken + others;
-        assert_eq!((of_all, waiting.len()), (1024, 1024));
+        assert_eq!((of_all, waiting.len()), (4096, 4096));
         assert!(waits(&mut waiting, Stage::Begun(1), datagram(HERE, 9)), "they have room of their own");
     }
 

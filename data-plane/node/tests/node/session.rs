@@ -2,9 +2,13 @@
 
 use std::io::Write;
 use std::net::Shutdown;
+use std::num::NonZeroU16;
 use std::time::Duration;
 
-use millrace_protocol::Code;
+use millrace_data::Config;
+use millrace_protocol::client::{Start, Subscribe};
+use millrace_protocol::node::HistoryClass;
+use millrace_protocol::{Code, Epoch, Position};
 
 use crate::support::{Client, Control, Frame, Got, Hello, admin, config, door, metric, node, stop, until};
 
@@ -66,6 +70,36 @@ fn heartbeats_keep_the_living_and_end_the_dead() {
     assert_eq!(dead.closed_with(), Some(Code::HeartbeatTimeout));
     assert!(metric(&node, "millrace_data_frames_in_total") >= 3.0, "two hellos and an answer");
     living.is_served();
+    stop(node);
+}
+
+/// While a crowd comes back, a newcomer's hello waits. Then it is let in, and is no stranger any more.
+#[test]
+fn a_login_that_had_to_wait_is_let_in() {
+    let control = Control::new();
+    control.channel("room", HistoryClass::Durable, &["ann"]);
+    let node = node(&control, Config { shards: NonZeroU16::new(1), ..config() });
+    let token = control.token("ann");
+    let back = || Subscribe { channel: "room", start: Start::After(Position { epoch: Epoch::FIRST, offset: 0 }) };
+    let put_off = || metric(&node, "millrace_data_hellos_put_off_total") > 0.0;
+    // So many have to come within a quarter of a second, which is up to the machine.
+    for _ in 0..20 {
+        let mut crowd: Vec<Client> = (0..40).map(|_| Client::open(door(&node))).collect();
+        let mut newcomer = Client::open(door(&node));
+        for client in &mut crowd {
+            client.hello(Hello { token: &token, subscriptions: vec![back()] });
+        }
+        newcomer.hello(Hello { token: &token, subscriptions: Vec::new() });
+        let first = newcomer.next();
+        assert!(matches!(first, Got::Frame(Frame::Welcome { .. })), "{first:?}");
+        until("nobody is at the door", || metric(&node, "millrace_data_strangers") == 0.0);
+        newcomer.is_served();
+        crowd.iter_mut().for_each(Client::is_served);
+        if put_off() {
+            break;
+        }
+    }
+    assert!(put_off(), "no crowd in twenty tries");
     stop(node);
 }
 
