@@ -6,6 +6,8 @@ import { type AddressInfo, connect, createServer, type Socket } from "node:net";
 export class Tunnel {
   private readonly server = createServer((near) => this.join(near));
   private readonly pairs = new Set<readonly [Socket, Socket]>();
+  /** How many connections have gone through it. */
+  joined = 0;
   private isDark = false;
   private target = 0;
 
@@ -32,12 +34,18 @@ export class Tunnel {
     }
   }
 
-  close(): void {
+  /** Whoever is connected is no more. */
+  cut(): void {
     for (const pair of this.pairs) for (const socket of pair) socket.destroy();
+  }
+
+  close(): void {
+    this.cut();
     this.server.close();
   }
 
   private join(near: Socket): void {
+    this.joined += 1;
     const far = connect(this.target, "127.0.0.1");
     const pair = [near, far] as const;
     this.pairs.add(pair);
