@@ -49,7 +49,14 @@ impl FromStr for Network {
         let address: IpAddr = address.parse().map_err(|_| NetworkError)?;
         let bits: u8 = bits.parse().map_err(|_| NetworkError)?;
         let max = if address.is_ipv4() { 32 } else { 128 };
-        if bits <= max { Ok(Self { address, bits }) } else { Err(NetworkError) }
+        if bits > max {
+            return Err(NetworkError);
+        }
+        // Addresses are judged as what they are, so that a network is to be what it is, too.
+        match (address.to_canonical(), bits.checked_sub(96)) {
+            (inner @ IpAddr::V4(_), Some(bits)) if address.is_ipv6() => Ok(Self { address: inner, bits }),
+            _ => Ok(Self { address, bits }),
+        }
     }
 }
 
@@ -118,9 +125,11 @@ impl Networks {
 
     /// Whether a request may go there. An address of IPv4 in clothes of IPv6 is judged as what it is.
     pub fn allow(&self, address: IpAddr) -> bool {
-        let address = plain(address);
-        let is_in = |networks: &[Network]| networks.iter().any(|network| network.contains(address));
-        !is_in(&self.denied) && (is_in(&self.opened) || is_public(address))
+        let (as_given, address) = (address, plain(address));
+        let is_in = |networks: &[Network], address| networks.iter().any(|network| network.contains(address));
+        // A translator as a whole can be denied, too.
+        let is_denied = is_in(&self.denied, address) || is_in(&self.denied, as_given);
+        !is_denied && (is_in(&self.opened, address) || is_public(address))
     }
 }
 
@@ -215,6 +224,19 @@ mod tests {
         }
         for outside in ["8.8.4.4", "10.1.3.1", "2606:4701::1"] {
             assert!(allow(&networks, outside), "{outside}");
+        }
+    }
+
+    /// Whichever way a network is written, it is the same one: a wall that is written in IPv6 stands.
+    #[test]
+    fn ipv4_in_clothes_of_ipv6_is_ipv4_in_networks_too() {
+        let denied = ["::ffff:8.8.8.0/120", "64:ff9b::/96"].map(|text| text.parse().unwrap());
+        let networks = Networks::new(vec!["::ffff:10.1.0.0/112".parse().unwrap()]).without(denied.into());
+        for closed in ["8.8.8.8", "::ffff:8.8.8.8", "64:ff9b::808:808", "64:ff9b::101:101"] {
+            assert!(!allow(&networks, closed), "{closed}");
+        }
+        for open in ["10.1.0.9", "::ffff:10.1.0.9", "1.1.1.1", "8.8.4.4"] {
+            assert!(allow(&networks, open), "{open}");
         }
     }
 
