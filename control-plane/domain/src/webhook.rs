@@ -19,7 +19,8 @@ mod url;
 
 pub use network::{Network, NetworkError, Networks};
 pub use schedule::{
-    ATTEMPTS_MAX, FAILING_MAX, Outcome, RETRY_AFTER_MAX, endpoint_pause, first_of_messages, retry_delay,
+    ATTEMPTS_MAX, FAILING_MAX, Outcome, RETRY_AFTER_MAX, endpoint_pause, first_of_messages, has_failed_for_good,
+    is_ahead, retry_delay,
 };
 pub use url::{WebhookHost, WebhookUrl, WebhookUrlError};
 
@@ -68,6 +69,17 @@ impl Word for EventKind {
         (Self::MessageSent, "message.sent"),
     ];
 }
+
+/// The words of all events, in the order of [`EventKind::ALL`].
+pub const WEBHOOK_EVENTS: [&str; EventKind::ALL.len()] = {
+    let mut words = [""; EventKind::ALL.len()];
+    let mut index = 0;
+    while index < words.len() {
+        words[index] = EventKind::ALL[index].1;
+        index += 1;
+    }
+    words
+};
 
 /// Why a webhook is off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,6 +148,9 @@ pub struct Webhook {
     pub secrets: Vec<WebhookSecret>,
     /// `None`: it is on.
     pub off: Option<Off>,
+    /// Events that waited when it was last turned on: so many more may wait, or a backlog would turn it off before it could be told.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub waiting_when_on: u64,
     /// When it was removed; what was kept for it is swept after that. Unix time, ms.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub removed_ms: Option<i64>,
@@ -143,6 +158,10 @@ pub struct Webhook {
     pub created_ms: i64,
     /// When its settings last changed; Unix time, ms.
     pub updated_ms: i64,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 impl Webhook {
@@ -194,10 +213,17 @@ mod tests {
             label: None,
             secrets: vec![WebhookSecret { key: "first".into(), until_ms: None }],
             off: None,
+            waiting_when_on: 0,
             removed_ms: None,
             created_ms: 0,
             updated_ms: 0,
         }
+    }
+
+    #[test]
+    fn every_event_has_a_word() {
+        assert_eq!(WEBHOOK_EVENTS.len(), 10);
+        assert!(WEBHOOK_EVENTS.iter().all(|word| EventKind::from_word(word).is_some_and(|kind| kind.word() == *word)));
     }
 
     #[test]

@@ -20,6 +20,6 @@ pub use data_plane::{DataPlane, LinkedNode};
 pub use housekeeping::{Housekeeping, HousekeepingConfig};
 pub use link::{CLUSTER_SECRET_BYTES_MIN, LinkConfig, LinkConfigError, LinkEnd, LinkServer};
 pub use millrace_domain::Rate;
-pub use millrace_domain::{Network, Networks};
+pub use millrace_domain::{Network, Networks, WEBHOOK_EVENTS};
 pub use rest::{RestServer, SignIn, serve_rest};
 pub use webhooks::{WebhookConfig, WebhookError, Webhooks};

@@ -5,7 +5,8 @@
 //! channel.
 //!
 //! - [`Webhooks`]: what the rest of the control node holds; `event`: what is told; `interest`: what appends ask;
-//! - `dispatcher`: finds webhooks with something to tell; `runner`: delivers for one of them; `lane`: one channel's events, one by one;
+//! - `dispatcher`: finds webhooks with something to tell; `runner`: delivers for one of them; `agenda`: what it can tell now; `lane`: one channel's
+//!   events, one by one;
 //! - `endpoint`: requests; `signature`: what proves where they come from.
 
 use std::collections::{HashMap, HashSet};
@@ -23,6 +24,7 @@ use tokio::task::JoinHandle;
 use crate::record::{channel, key, webhook, webhook_log, webhook_queue};
 use crate::secret;
 
+mod agenda;
 mod dispatcher;
 mod endpoint;
 mod event;
@@ -63,6 +65,9 @@ pub struct WebhookConfig {
     pub lease: Duration,
     /// How often all webhooks are looked at, for what no node told. Default 30 s.
     pub look: Duration,
+    /// How long a control node relies on what it has in memory of which webhooks want messages. A webhook that begins to want them is answered for after
+    /// that time, when all know. Default 100 ms.
+    pub interest_life: Duration,
     /// How long requests under way may go on when the node stops. Default 5 s.
     pub stop_grace: Duration,
     /// What waits after failures are divided by. Default 1; tests are in a hurry.
@@ -80,6 +85,7 @@ impl Default for WebhookConfig {
             waiting_max: 10_000,
             lease: Duration::from_secs(10),
             look: Duration::from_secs(30),
+            interest_life: Duration::from_millis(100),
             stop_grace: Duration::from_secs(5),
             hurry: 1,
         }
@@ -161,7 +167,7 @@ impl Webhooks {
             store,
             client: Arc::new(client),
             metrics: Metrics::register(registry)?,
-            interest: Interest::default(),
+            interest: Interest::new(),
             reading: AsyncMutex::new(()),
             owner: secret::random_id(),
             number: u32::from_be_bytes(secret::random()),
@@ -235,20 +241,36 @@ impl Webhooks {
         self.0.changed(tenant).await;
     }
 
-    /// Whether any webhook wants any message: if not, appends have nothing to ask.
-    pub(crate) fn wants_messages(&self) -> bool {
-        self.0.interest.is_any()
+    /// Waits until every control node knows of a change of webhooks that was committed before.
+    pub(crate) async fn known_everywhere(&self) {
+        tokio::time::sleep(self.0.config.interest_life).await;
     }
 
-    /// Notes in an append's transaction that messages from `first` on wait for those that want them. Adds these to `marked`, to be woken after
-    /// the commit.
+    /// Events that may wait for a webhook when it is turned on: with more it could never be told them all.
+    pub(crate) fn waiting_when_on_max(&self) -> u64 {
+        self.0.config.waiting_max.saturating_mul(10)
+    }
+
+    /// Notes in an append's transaction, begun at `begun` or later, that messages from `first` on wait for those that want them. Adds these to
+    /// `marked`, to be woken after the commit.
     pub(crate) async fn mark(
         &self,
         transaction: &mut dyn Transaction,
+        begun: Instant,
         channel: ChannelId,
         first: Offset,
         marked: &mut Vec<Name>,
     ) -> Result<(), StoreError> {
+        let interest = &self.0.interest;
+        // Another control node may have taken a webhook on meanwhile.
+        if !interest.is_true_at(begun, self.0.config.interest_life)
+            && !interest.confirm(&webhook::version(transaction).await?, begun)
+        {
+            self.0.read_all_since(begun).await?;
+        }
+        if !interest.is_any() {
+            return Ok(());
+        }
         let names = match self.0.interest.of(channel) {
             Ok(names) => names,
             Err(version) => match channel::peek(transaction, channel).await? {
@@ -310,21 +332,38 @@ impl Hub {
         }
     }
 
+    /// Reads all webhooks, unless somebody did so since a moment.
+    async fn read_all_since(&self, moment: Instant) -> Result<(), StoreError> {
+        let _reading = self.reading.lock().await;
+        if !self.interest.is_true_at(moment, Duration::ZERO) {
+            self.read_all().await?;
+        }
+        Ok(())
+    }
+
+    /// Reads all webhooks, also those that were removed. Only for whoever has the turn of `reading`.
+    async fn read_all(&self) -> Result<Vec<Webhook>, StoreError> {
+        let began = Instant::now();
+        let mut transaction = self.begin().await?;
+        // First: of a change that comes in between, the next look at it tells.
+        let word = webhook::version(&mut *transaction).await?;
+        let (mut all, mut rest) = webhook::part_of_all(&mut *transaction, None).await?;
+        while let Some(from) = rest {
+            let mut transaction = self.begin().await?;
+            let part;
+            (part, rest) = webhook::part_of_all(&mut *transaction, Some(from)).await?;
+            all.extend(part);
+        }
+        self.interest.set_all(&all, word, began);
+        Ok(all)
+    }
+
     /// Reads all webhooks; wakes those with something to tell. Gives those that were removed.
     async fn look(&self) -> Result<Vec<Webhook>, StoreError> {
-        let mut all = Vec::new();
-        {
+        let all = {
             let _reading = self.reading.lock().await;
-            let mut from = None;
-            loop {
-                let mut transaction = self.begin().await?;
-                let (part, rest) = webhook::part_of_all(&mut *transaction, from).await?;
-                all.extend(part);
-                let Some(rest) = rest else { break };
-                from = Some(rest);
-            }
-            self.interest.set_all(&all);
-        }
+            self.read_all().await?
+        };
         let mut removed = Vec::new();
         for webhook in all {
             if webhook.removed_ms.is_some() {
@@ -342,7 +381,7 @@ impl Hub {
         Ok(removed)
     }
 
-    /// The number of a webhook's next attempt.
+    /// The number of a webhook's next attempt. Remembered by whoever delivers for it: of others it would be an old one soon.
     async fn attempt_number(&self, id: &str) -> Result<u64, StoreError> {
         let take = |numbers: &mut HashMap<String, u64>, first: Option<u64>| {
             let next = match first {
@@ -358,6 +397,9 @@ impl Hub {
         }
         let mut transaction = self.begin().await?;
         let newest = webhook_log::attempts(&mut *transaction, id).await?.first().map_or(0, |attempt| attempt.number);
+        if !self.awake().running.contains_key(id) {
+            return Ok(newest + 1);
+        }
         Ok(take(&mut numbers(), Some(newest + 1)).unwrap_or(newest + 1))
     }
 

@@ -10,6 +10,11 @@ pub const FAILING_MAX: Duration = Duration::from_secs(3 * 24 * 3600);
 /// The longest `Retry-After` of an endpoint that is heeded.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 
+/// Failures in a row that an endpoint has to its name by then, and many more: fewer are no three days, but a clock that jumped.
+const FAILURES_MIN: u32 = 24;
+/// Clocks of two control nodes are apart by less; one that was set back, by more.
+const CLOCKS_APART_MS: i64 = 60_000;
+
 /// Waits between the attempts for one event, in seconds: 23.7 hours together.
 const RETRIES_S: [u64; 10] = [5, 30, 120, 600, 1_800, 3_600, 7_200, 14_400, 28_800, 28_800];
 /// Most attempts for one event.
@@ -66,6 +71,17 @@ pub fn retry_delay(outcome: Outcome, attempts: u32, random: u64) -> Option<Durat
 pub fn endpoint_pause(failures: u32, random: u64) -> Duration {
     let doubled = PAUSE.0.saturating_mul(1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX));
     spread(doubled.min(PAUSE.1), random)
+}
+
+/// Whether an endpoint that has failed for so long, and so often in a row, is left alone. `max` is [`FAILING_MAX`] but in tests.
+pub fn has_failed_for_good(failing: Duration, failures: u32, max: Duration) -> bool {
+    failing >= max && failures >= FAILURES_MIN
+}
+
+/// Whether a moment that was noted is still to come: then the clock was set back since, and what was to wait from that moment on would wait
+/// for as long as it was set back. Both are Unix times in ms.
+pub const fn is_ahead(noted_ms: i64, now_ms: i64) -> bool {
+    noted_ms.saturating_sub(now_ms) > CLOCKS_APART_MS
 }
 
 /// How many of the places that are left messages may take before events may: up to half of all places, those among them that messages have.
@@ -129,6 +145,20 @@ mod tests {
         check(2, 8, 0, 2);
         check(1, 1, 0, 1);
         check(1, 0, 0, 1);
+    }
+
+    #[test]
+    fn a_clock_that_jumps_turns_nothing_off_and_holds_nothing_up() {
+        let days = |days| Duration::from_secs(days * 24 * 3_600);
+        let check = |failing, failures, expect| {
+            assert_eq!(has_failed_for_good(failing, failures, FAILING_MAX), expect, "{failing:?} {failures}");
+        };
+        check(days(3), FAILURES_MIN, true);
+        check(days(2), 1_000, false);
+        check(days(300), FAILURES_MIN - 1, false);
+        assert!(is_ahead(61_000, 0) && !is_ahead(60_000, 0) && !is_ahead(0, 61_000) && is_ahead(i64::MAX, -1));
+        // Whoever fails all the time has failed more often than that within three days, also if it asks for an hour each time.
+        assert!(FAILING_MAX.as_secs() / RETRY_AFTER_MAX.as_secs() > FAILURES_MIN.into());
     }
 
     proptest! {

@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::BytesMut;
 use futures_util::stream::{self, StreamExt};
@@ -81,10 +82,10 @@ impl Link {
 
     /// One attempt to store a group. `None`: nothing is stored, because of one of them, whichever it is.
     async fn append_together(&self, appends: &[ChannelAppend]) -> Option<Vec<Outcomes>> {
+        let mut webhooks = self.webhooks();
         let mut transaction = self.shared.db.begin().await.ok()?;
         let mut rows = BytesMut::with_capacity(appends.iter().map(|append| rows_bytes(&append.messages)).sum());
         let mut plans = Vec::with_capacity(appends.len());
-        let mut webhooks = self.webhooks();
         for append in appends {
             let written =
                 write(&mut *transaction, &mut rows, append.channel, view(append), &append.messages, &mut webhooks)
@@ -142,9 +143,9 @@ impl Link {
         messages: &[NewMessage],
     ) -> Result<(Vec<AppendOutcome>, Offset), Refusal> {
         for _ in 0..ATTEMPTS_MAX {
+            let mut webhooks = self.webhooks();
             let mut transaction = self.shared.db.begin().await.map_err(|error| refusal(&error))?;
             let mut rows = BytesMut::with_capacity(rows_bytes(messages));
-            let mut webhooks = self.webhooks();
             let plan = write(&mut *transaction, &mut rows, channel, view, messages, &mut webhooks).await;
             let plan = plan.map_err(|error| refusal(&error))?.map_err(|error| self.outdated(&error))?;
             // Without writes it is committed at once.
@@ -160,9 +161,9 @@ impl Link {
         Err(contended())
     }
 
+    /// Before a transaction begins.
     fn webhooks(&self) -> Marking<'_> {
-        let webhooks = self.shared.webhooks.get().filter(|webhooks| webhooks.wants_messages());
-        Marking { webhooks, marked: Vec::new() }
+        Marking { webhooks: self.shared.webhooks.get(), begun: Instant::now(), marked: Vec::new() }
     }
 
     fn unknown(&self, channels: usize, error: &StoreError) -> Refusal {
@@ -181,9 +182,10 @@ impl Link {
     }
 }
 
-/// Webhooks that want to hear of messages, if any do, and those that will.
+/// Webhooks, and those of them that will hear of messages.
 struct Marking<'a> {
     webhooks: Option<&'a Webhooks>,
+    begun: Instant,
     marked: Vec<(TenantId, Arc<str>)>,
 }
 
@@ -243,7 +245,7 @@ async fn write(
         && plan.head.history == HistoryClass::Durable
         && let Some((first, _)) = plan.stored(messages).next()
     {
-        webhooks.mark(transaction, channel, first, &mut marking.marked).await?;
+        webhooks.mark(transaction, marking.begun, channel, first, &mut marking.marked).await?;
     }
     let expires_ms = now_unix_ms().saturating_add(record::producer::LIFE_MS);
     for (index, row, change) in plan.rows() {

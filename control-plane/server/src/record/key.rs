@@ -32,6 +32,8 @@
 //! | `w` | hash, webhook id with length, 5, event id | an event that was given up |
 //! | `E` | hash, time in us (8), number (4), 0 | what is told of an event that several webhooks wait to tell |
 //! | `E` | hash, time in us (8), number (4), 1 | how many of them do |
+//! | `e` | hash, tenant (4), lane | when the newest event of a channel or user was |
+//! | `J` | no hash: there is one | a word that changes with the webhooks |
 //! | `I` | hash, fingerprint (16) | the answer to a request with an `Idempotency-Key` |
 //! | `X` | shard (2, 0 to 15), hour (4), key of the record | empty: what expires in that hour |
 //! | `x` | shard (2) | first hour that is not swept yet |
@@ -383,6 +385,12 @@ pub(crate) mod of_webhook {
         begin(webhook).byte(1).long(time_us).word(number).done()
     }
 
+    /// The time in the key of an event that waits.
+    pub(crate) fn event_time_us(row: &[u8]) -> Option<u64> {
+        let (_, moment) = row.split_last_chunk::<12>()?;
+        moment.first_chunk().copied().map(u64::from_be_bytes)
+    }
+
     /// All that wait, in the order in which they happened.
     pub(crate) fn events(webhook: &str) -> KeyRange {
         begin(webhook).byte(1).range()
@@ -422,6 +430,17 @@ pub(crate) mod of_webhook {
     pub(crate) fn failures(webhook: &str) -> KeyRange {
         begin(webhook).byte(5).range()
     }
+}
+
+/// A word that is another one after each change of any webhook.
+pub(crate) fn webhooks_version() -> Bytes {
+    Key::bare(b'J').done()
+}
+
+/// When the newest event of a lane was.
+pub(crate) fn newest_event(tenant: TenantId, lane: &str) -> Bytes {
+    let number = tenant.get();
+    Key::of(b'e', &[&number.to_be_bytes(), lane.as_bytes()]).word(number).tail(lane.as_bytes()).done()
 }
 
 /// What is told of an event that several webhooks wait to tell; `waiting` is the key of a row of any of them.

@@ -1,11 +1,13 @@
 //! Webhooks, and how each is doing.
 
+use bytes::Bytes;
 use millrace_domain::{WEBHOOKS_MAX, Webhook};
 use millrace_protocol::id::TenantId;
 use millrace_store::{Direction, KeyRange, StoreError, Transaction};
 use serde::{Deserialize, Serialize};
 
 use super::{cold, key, list};
+use crate::secret;
 
 /// Webhooks that one scan of all reads.
 const PART: u32 = 256;
@@ -21,9 +23,18 @@ pub(crate) async fn get(
     Ok(webhook.filter(|webhook| webhook.removed_ms.is_none()))
 }
 
-/// Writes a webhook.
+/// Writes a webhook. Whoever holds webhooks in memory finds out by their [`version`].
 pub(crate) fn put(transaction: &mut dyn Transaction, webhook: &Webhook) {
     transaction.put(key::webhook(webhook.tenant, &webhook.id), cold::encode(webhook));
+    // Blindly: changes of different tenants do not stand in each other's way.
+    transaction.put(key::webhooks_version(), Bytes::copy_from_slice(&secret::random::<16>()));
+}
+
+/// A word that is another one after each change of any webhook; empty before the first one. Not validated.
+pub(crate) async fn version(transaction: &mut dyn Transaction) -> Result<Bytes, StoreError> {
+    let range = KeyRange::prefix(&key::webhooks_version());
+    let rows = transaction.scan(range, Direction::Forward, 1).await?;
+    Ok(rows.into_iter().next().map(|(_, value)| value).unwrap_or_default())
 }
 
 /// Removes the record of a webhook whose other rows are gone.
@@ -101,4 +112,30 @@ pub(crate) async fn health(transaction: &mut dyn Transaction, id: &str) -> Resul
 /// Writes how it is doing.
 pub(crate) fn put_health(transaction: &mut dyn Transaction, id: &str, health: &Health) {
     transaction.put(key::of_webhook::health(id), cold::encode(health));
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use millrace_domain::word::Word;
+    use millrace_domain::{EventKind, WebhookSecret};
+
+    use super::*;
+
+    /// One that is on and wants everything of this machine.
+    pub(crate) fn example(tenant: TenantId, id: &str) -> Webhook {
+        Webhook {
+            id: id.into(),
+            tenant,
+            url: "http://127.0.0.1:1/".parse().unwrap(),
+            events: EventKind::ALL.iter().map(|(kind, _)| *kind).collect(),
+            channel_prefix: None,
+            label: None,
+            secrets: vec![WebhookSecret { key: "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".into(), until_ms: None }],
+            off: None,
+            waiting_when_on: 0,
+            removed_ms: None,
+            created_ms: 0,
+            updated_ms: 0,
+        }
+    }
 }

@@ -13,6 +13,8 @@ use super::{cold, expiry, list};
 pub(crate) const ATTEMPTS_KEPT: u16 = 250;
 /// Events that were given up and are kept; the oldest ones make room.
 pub(crate) const FAILURES_MAX: usize = 500;
+/// Failures that are read at a time: a page of the largest ones stays below what a scan may return.
+const PART: u32 = 128;
 /// How long these are kept.
 pub(crate) const FAILURE_LIFE_MS: i64 = 7 * 24 * 3_600_000;
 
@@ -93,11 +95,17 @@ pub(crate) async fn put_failure(
     webhook: &str,
     failure: &Failure,
 ) -> Result<(), StoreError> {
-    let limit = u32::try_from(FAILURES_MAX).unwrap_or(u32::MAX);
-    let rows = transaction.scan(key::failures(webhook), Direction::Forward, limit).await?;
-    if rows.len() >= FAILURES_MAX
-        && let Some((oldest, _)) = rows.into_iter().min_by_key(|(_, value)| cold::expires_ms(value))
-    {
+    let mut present = Vec::new();
+    let mut range = Some(key::failures(webhook));
+    while let Some(part) = range.take() {
+        let rows = transaction.scan(part.clone(), Direction::Forward, PART).await?;
+        range = rows.last().filter(|_| rows.len() == PART as usize).map(|(last, _)| list::behind(part, last));
+        present.extend(rows.into_iter().map(|(row, value)| (cold::expires_ms(&value), row)));
+    }
+    // Two that were given up at the same time may both have found room for one.
+    present.sort_unstable();
+    let too_many = (present.len() + 1).saturating_sub(FAILURES_MAX);
+    for (_, oldest) in present.into_iter().take(too_many) {
         transaction.delete(oldest);
     }
     let row = key::failure(webhook, &failure.event.id);
@@ -153,6 +161,39 @@ mod tests {
     use super::super::webhook_queue::Content;
     use super::*;
 
+    fn failed(id: String, failed_ms: i64, body: String) -> Failure {
+        let event = Waiting {
+            id,
+            kind: EventKind::UserCreated,
+            lane: "user:ann".into(),
+            content: Content::Body(body),
+            time_ms: 0,
+            attempts: 11,
+            tried_ms: 0,
+            next_ms: 0,
+        };
+        Failure { event, failed_ms, error: String::new() }
+    }
+
+    /// As large as they may be: a store that refuses to read them would let no event be given up any more.
+    #[tokio::test]
+    async fn large_failures_make_room_too() {
+        let store = millrace_store::open_memory();
+        let body = "x".repeat(60 << 10);
+        let mut number = 0;
+        while number < 300 {
+            let mut transaction = store.begin(Instant::now() + Duration::from_secs(5)).await.unwrap();
+            for _ in 0..10 {
+                let failure = failed(format!("evt_{number:04}"), number, body.clone());
+                transaction.put(key::failure("w", &failure.event.id), cold::encode_expiring(number, &failure));
+                number += 1;
+            }
+            assert!(matches!(transaction.commit().await, millrace_store::CommitOutcome::Committed));
+        }
+        let mut transaction = store.begin(Instant::now() + Duration::from_secs(5)).await.unwrap();
+        put_failure(&mut *transaction, "w", &failed("evt_new".into(), number, body)).await.unwrap();
+    }
+
     #[tokio::test]
     async fn the_oldest_failure_makes_room() {
         let store = millrace_store::open_memory();
@@ -161,17 +202,7 @@ mod tests {
         let id = |number: i64| format!("evt_{:04}", 9_999 - number);
         let newest = i64::try_from(FAILURES_MAX).unwrap();
         for number in 0..=newest {
-            let event = Waiting {
-                id: id(number),
-                kind: EventKind::UserCreated,
-                lane: "user:ann".into(),
-                content: Content::Body("{}".into()),
-                time_ms: 0,
-                attempts: 11,
-                tried_ms: 0,
-                next_ms: 0,
-            };
-            let failure = Failure { event, failed_ms: number, error: String::new() };
+            let failure = failed(id(number), number, "{}".into());
             put_failure(&mut *transaction, "w", &failure).await.unwrap();
         }
         assert!(failure(&mut *transaction, "w", &id(0), 0).await.unwrap().is_none(), "the oldest one");

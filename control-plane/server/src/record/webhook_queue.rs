@@ -6,12 +6,12 @@
 use bytes::Bytes;
 use millrace_domain::EventKind;
 use millrace_domain::word;
-use millrace_protocol::id::{ChannelId, Offset};
+use millrace_protocol::id::{ChannelId, Offset, TenantId};
 use millrace_store::{Direction, KeyRange, StoreError, Transaction};
 use serde::{Deserialize, Serialize};
 
 use super::key::of_webhook as key;
-use super::{cold, list};
+use super::{cold, expiry, list};
 
 /// An event that waits.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -109,6 +109,38 @@ pub(crate) async fn page(
     let rest = if rows.len() < limit as usize { None } else { rows.last().map(|(last, _)| list::behind(range, last)) };
     let read = |(row, value): (Bytes, Bytes)| Ok((row, decode(&value)?));
     Ok((rows.into_iter().map(read).collect::<Result<_, StoreError>>()?, rest))
+}
+
+/// How long it is remembered when the newest event of a lane was: longer than events wait. In ms.
+const NEWEST_LIFE_MS: i64 = 2 * 24 * 3_600_000;
+
+/// When the newest event of a lane was, by the clock of whoever kept it; validated at the commit. In us.
+pub(crate) async fn newest(
+    transaction: &mut dyn Transaction,
+    tenant: TenantId,
+    lane: &str,
+) -> Result<Option<u64>, StoreError> {
+    let value = transaction.get(&super::key::newest_event(tenant, lane)).await?;
+    let read = |value: Bytes| Ok(cold::decode_expiring("newest event of a lane", &value)?.1);
+    value.map(read).transpose()
+}
+
+/// Notes it; `is_new` if it was not there.
+pub(crate) fn put_newest(
+    transaction: &mut dyn Transaction,
+    tenant: TenantId,
+    lane: &str,
+    time_us: u64,
+    now_ms: i64,
+    is_new: bool,
+) {
+    let row = super::key::newest_event(tenant, lane);
+    let expires_ms = now_ms.saturating_add(NEWEST_LIFE_MS);
+    if is_new {
+        // Entered once: the sweep finds that the row lives on and enters it again.
+        expiry::register(transaction, &row, expires_ms);
+    }
+    transaction.put(row, cold::encode_expiring(expires_ms, &time_us));
 }
 
 /// How many events wait, up to `max`; counted in parts, so that none is too large.

@@ -262,6 +262,20 @@ async fn told(call: &Call, tenant: TenantId, result: Result<Response, Problem>) 
     result
 }
 
+/// The same, for a webhook that may begin to hear of messages: from the answer on it does, whichever control node stores them.
+async fn told_everywhere(
+    call: &Call,
+    tenant: TenantId,
+    wants_messages: bool,
+    result: Result<Response, Problem>,
+) -> Result<Response, Problem> {
+    let result = told(call, tenant, result).await;
+    if wants_messages && result.is_ok() {
+        call.rest.webhooks.known_everywhere().await;
+    }
+    result
+}
+
 fn admitted(call: &Call, url: &WebhookUrl) -> Result<(), Problem> {
     call.rest.webhooks.admits(url).map_err(|message| Problem::field("/url", message))
 }
@@ -296,6 +310,7 @@ async fn create_webhook(ByApplication(call): ByApplication, body: Json<CreateWeb
         label: value.label,
         secrets: vec![WebhookSecret { key: key.clone(), until_ms: None }],
         off: None,
+        waiting_when_on: 0,
         removed_ms: None,
         created_ms: call.now_ms,
         updated_ms: call.now_ms,
@@ -319,7 +334,7 @@ async fn create_webhook(ByApplication(call): ByApplication, body: Json<CreateWeb
         let view = NewWebhookView { about, secret: signature::secret_text(&key) };
         Ok(Done::quietly(Written::json(StatusCode::CREATED, &view).at(format!("/v1/webhooks/{}", new.id))))
     });
-    told(&call, tenant, result).await
+    told_everywhere(&call, tenant, new.events.contains(&EventKind::MessageSent), result).await
 }
 
 /// List webhooks.
@@ -371,6 +386,7 @@ async fn update_webhook(
     let tenant = call.caller()?.application()?;
     let UpdateWebhook { url, events, channel_prefix, label, state } = &body.value;
     url.as_ref().map_or(Ok(()), |url| admitted(&call, url))?;
+    let mut wants_messages = false;
     let result = change!(call, body.digest, |transaction| {
         let mut webhook = meet(transaction, tenant, &id).await?;
         if let Some(url) = url {
@@ -386,7 +402,17 @@ async fn update_webhook(
             webhook.label.clone_from(label);
         }
         match state {
-            Some(OnWord::On) => webhook.off = None,
+            Some(OnWord::On) if webhook.off.is_some() => {
+                let max = call.rest.webhooks.waiting_when_on_max();
+                let waiting = webhook_queue::count(transaction, &webhook.id, max.saturating_add(1)).await?;
+                if waiting > max {
+                    let detail = format!("more than {max} events wait for it; remove it and register another one");
+                    return Err(Problem::new(Kind::Conflict, detail));
+                }
+                webhook.waiting_when_on = waiting;
+                webhook.off = None;
+            }
+            Some(OnWord::On) => {}
             Some(OnWord::Off) => {
                 webhook.off.get_or_insert(Off { reason: OffReason::Asked, since_ms: call.now_ms });
             }
@@ -394,10 +420,11 @@ async fn update_webhook(
         }
         webhook.updated_ms = call.now_ms;
         webhook::put(transaction, &webhook);
+        wants_messages = webhook.is_on() && webhook.events.contains(&EventKind::MessageSent);
         let view = WebhookView::of(transaction, &webhook, call.now_ms).await?;
         Ok(Done::quietly(Written::json(StatusCode::OK, &view)))
     });
-    told(&call, tenant, result).await
+    told_everywhere(&call, tenant, wants_messages, result).await
 }
 
 /// Remove a webhook.

@@ -15,8 +15,8 @@ use crate::record::{key, webhook};
 use crate::rest::now_ms;
 use crate::transact::{TransactError, transact};
 
-/// Rows that one transaction of a sweep removes.
-const SWEPT_ROWS: u32 = 500;
+/// Rows that one transaction of a sweep removes. So many of the largest ones stay below what a scan may return.
+const SWEPT_ROWS: u32 = 128;
 
 /// Runs until it is stopped; then lets runners end within the grace.
 pub(super) async fn run(hub: Arc<Hub>, mut stopped: watch::Receiver<bool>) {
@@ -65,7 +65,7 @@ async fn look(hub: &Arc<Hub>) {
 }
 
 /// Removes everything that was kept for a webhook, and then its record: a sweep that is cut off goes on with the next look.
-async fn sweep(hub: &Hub, webhook: &Webhook) -> Result<(), TransactError> {
+pub(super) async fn sweep(hub: &Hub, webhook: &Webhook) -> Result<(), TransactError> {
     loop {
         let is_last: Result<bool, TransactError> = transact!(&*hub.store, deadline(), |transaction| {
             let rows = transaction.scan(key::of_webhook::all(&webhook.id), Direction::Forward, SWEPT_ROWS).await?;

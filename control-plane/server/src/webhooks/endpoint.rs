@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::error::Error as _;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -24,8 +24,11 @@ use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
+use self::metered::{Meter, Metered};
 use super::WebhookError;
 use super::metrics::Fault;
+
+mod metered;
 
 /// Bytes of an answer that are read, so that its connection can be used again.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
@@ -43,8 +46,14 @@ const IDLE_LIFE: Duration = Duration::from_secs(30);
 const AT_ONCE_MAX: usize = 1_024;
 /// Those of one tenant, so that none takes all.
 const OF_TENANT_MAX: usize = 64;
+/// Names that are looked up at once: of one endpoint, of a tenant, and of all. The system does it on threads that everything shares and that a silent
+/// name server may hold for half a minute, also when nobody waits for them any more.
+const LOOKUPS: (usize, usize, usize) = (2, 8, 128);
 /// Of the words for what went wrong.
 const ERROR_CHARS_MAX: usize = 300;
+
+/// How a name becomes addresses; it may block.
+type Resolve = dyn Fn(&str, u16) -> std::io::Result<Vec<IpAddr>> + Send + Sync;
 
 /// What all endpoints share.
 pub(super) struct Client {
@@ -52,9 +61,17 @@ pub(super) struct Client {
     limit: Duration,
     authorities: Vec<CertificateDer<'static>>,
     tls: OnceCell<Arc<ClientConfig>>,
+    resolve: Arc<Resolve>,
     places: Arc<Semaphore>,
-    /// Of the tenants that have an endpoint at this moment.
-    tenants: Mutex<HashMap<TenantId, Weak<Semaphore>>>,
+    lookups: Arc<Semaphore>,
+    /// Those that have an endpoint or a look-up at this moment.
+    tenants: Mutex<HashMap<TenantId, Weak<Tenant>>>,
+}
+
+/// What all endpoints of a tenant share.
+struct Tenant {
+    places: Arc<Semaphore>,
+    lookups: Arc<Semaphore>,
 }
 
 /// Leave to make one request.
@@ -86,15 +103,19 @@ pub(super) struct Parcel {
     pub(super) body: Bytes,
 }
 
-type Sender = SendRequest<Full<Bytes>>;
+/// A connection on which one request at a time is made.
+struct Connection {
+    sender: SendRequest<Full<Bytes>>,
+    meter: Meter,
+}
 
 /// One webhook's URL, with connections that wait to be used again.
 pub(super) struct Endpoint {
     client: Arc<Client>,
-    /// The tenant's.
-    places: Arc<Semaphore>,
+    tenant: Arc<Tenant>,
+    lookups: Arc<Semaphore>,
     url: WebhookUrl,
-    idle: Mutex<Vec<(Sender, Instant)>>,
+    idle: Mutex<Vec<(Connection, Instant)>>,
 }
 
 impl Client {
@@ -108,19 +129,28 @@ impl Client {
         if ca_pem.is_some() && authorities.is_empty() {
             return Err(WebhookError::Authority("it has no certificate in it".into()));
         }
-        let (tls, places) = (OnceCell::new(), Arc::new(Semaphore::new(AT_ONCE_MAX)));
-        Ok(Self { networks, limit, authorities, tls, places, tenants: Mutex::default() })
+        Ok(Self {
+            networks,
+            limit,
+            authorities,
+            tls: OnceCell::new(),
+            resolve: Arc::new(|name, port| Ok((name, port).to_socket_addrs()?.map(|address| address.ip()).collect())),
+            places: Arc::new(Semaphore::new(AT_ONCE_MAX)),
+            lookups: Arc::new(Semaphore::new(LOOKUPS.2)),
+            tenants: Mutex::default(),
+        })
     }
 
-    fn places_of(&self, tenant: TenantId) -> Arc<Semaphore> {
+    fn tenant(&self, id: TenantId) -> Arc<Tenant> {
         let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(places) = tenants.get(&tenant).and_then(Weak::upgrade) {
-            return places;
+        if let Some(tenant) = tenants.get(&id).and_then(Weak::upgrade) {
+            return tenant;
         }
-        tenants.retain(|_, places| places.strong_count() > 0);
-        let places = Arc::new(Semaphore::new(OF_TENANT_MAX));
-        tenants.insert(tenant, Arc::downgrade(&places));
-        places
+        tenants.retain(|_, tenant| tenant.strong_count() > 0);
+        let (places, lookups) = (Semaphore::new(OF_TENANT_MAX), Semaphore::new(LOOKUPS.1));
+        let tenant = Arc::new(Tenant { places: Arc::new(places), lookups: Arc::new(lookups) });
+        tenants.insert(id, Arc::downgrade(&tenant));
+        tenant
     }
 
     async fn tls(&self) -> Result<Arc<ClientConfig>, String> {
@@ -148,14 +178,21 @@ fn tls_config(authorities: Vec<CertificateDer<'static>>) -> Result<ClientConfig,
 
 impl Endpoint {
     pub(super) fn new(client: Arc<Client>, tenant: TenantId, url: WebhookUrl) -> Self {
-        Self { places: client.places_of(tenant), client, url, idle: Mutex::default() }
+        let lookups = Arc::new(Semaphore::new(LOOKUPS.0));
+        Self { tenant: client.tenant(tenant), client, lookups, url, idle: Mutex::default() }
     }
 
     /// Waits until a request may be made.
     pub(super) async fn place(&self) -> Place {
         // Nobody closes them. The tenant's first: who waits for it holds nothing of the others'.
-        let of_tenant = self.places.clone().acquire_owned().await.ok();
+        let of_tenant = self.tenant.places.clone().acquire_owned().await.ok();
         Place { _of_tenant: of_tenant, _of_all: self.client.places.clone().acquire_owned().await.ok() }
+    }
+
+    /// How many of the tenant wait for a place while others have all of them.
+    #[cfg(test)]
+    pub(super) fn waits_for_place(&self) -> usize {
+        Arc::strong_count(&self.tenant.places) - 1 - OF_TENANT_MAX
     }
 
     /// Sends a request and waits for its answer, within the time limit.
@@ -173,9 +210,9 @@ impl Endpoint {
         match answer {
             Err(_elapsed) => failed(Fault::Timeout, format!("no answer within {:?}", self.client.limit)),
             Ok(Err((fault, text))) => failed(fault, text),
-            Ok(Ok((sender, response))) => {
+            Ok(Ok((connection, response))) => {
                 // With the status it has its answer; what follows has a bound of its own, and changes nothing.
-                let answer = self.finish(sender, response).await;
+                let answer = self.finish(connection, response).await;
                 let status = answer.0.as_u16();
                 let text = match status {
                     200..=299 => return Tried { status: Some(status), fault: None, retry_after: None, elapsed },
@@ -193,17 +230,17 @@ impl Endpoint {
     }
 
     /// Until the head of an answer is here.
-    async fn exchange(&self, parcel: &Parcel) -> Result<(Sender, Response<Incoming>), (Fault, String)> {
+    async fn exchange(&self, parcel: &Parcel) -> Result<(Connection, Response<Incoming>), (Fault, String)> {
         let broken = |error: &hyper::Error| (Fault::Broken, format!("the connection broke: {}", sources(error)));
-        if let Some(mut sender) = self.waiting().await
-            && let Ok(response) = sender.send_request(self.request(parcel)).await
+        if let Some(mut connection) = self.waiting().await
+            && let Ok(response) = connection.sender.send_request(self.request(parcel)).await
         {
-            return Ok((sender, response));
+            return Ok((connection, response));
         }
         // It had ended while it waited, or just now: a request may come twice, and is the same both times.
-        let mut sender = self.connect().await?;
-        let response = sender.send_request(self.request(parcel)).await.map_err(|error| broken(&error))?;
-        Ok((sender, response))
+        let mut connection = self.connect().await?;
+        let response = connection.sender.send_request(self.request(parcel)).await.map_err(|error| broken(&error))?;
+        Ok((connection, response))
     }
 
     fn request(&self, parcel: &Parcel) -> Request<Full<Bytes>> {
@@ -227,7 +264,7 @@ impl Endpoint {
     }
 
     /// Reads the rest of an answer, so that its connection can be used again; one with a longer rest ends.
-    async fn finish(&self, sender: Sender, response: Response<Incoming>) -> (hyper::StatusCode, HeaderMap) {
+    async fn finish(&self, connection: Connection, response: Response<Incoming>) -> (hyper::StatusCode, HeaderMap) {
         let (head, mut body) = response.into_parts();
         let drain = async {
             let mut bytes = 0;
@@ -242,30 +279,34 @@ impl Endpoint {
         if let Ok(Some(())) = timeout(ANSWER_PATIENCE, drain).await {
             let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
             if idle.len() < IDLE_MAX {
-                idle.push((sender, Instant::now()));
+                idle.push((connection, Instant::now()));
             }
         }
         (head.status, head.headers)
     }
 
     /// A connection that waits and lives.
-    async fn waiting(&self) -> Option<Sender> {
+    async fn waiting(&self) -> Option<Connection> {
         loop {
-            let (mut sender, since) = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
+            let (mut connection, since) = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
+            let sender = &mut connection.sender;
             if since.elapsed() < IDLE_LIFE && !sender.is_closed() && sender.ready().await.is_ok() {
-                return Some(sender);
+                connection.meter.begin();
+                return Some(connection);
             }
         }
     }
 
-    async fn connect(&self) -> Result<Sender, (Fault, String)> {
+    async fn connect(&self) -> Result<Connection, (Fault, String)> {
         let stream = self.dial(&self.addresses().await?).await?;
         // A request is written whole; waiting for more would only delay it.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "no TCP_NODELAY");
         }
+        let meter = Meter::new();
+        let stream = Metered::new(stream, meter.clone());
         if !self.url.is_secure() {
-            return handshake(stream).await;
+            return handshake(stream, meter).await;
         }
         // One word: what another certificate says is the business of whoever owns it.
         let tls = |word: &str| (Fault::Tls, format!("TLS failed: {word}"));
@@ -282,7 +323,7 @@ impl Endpoint {
             let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
             tls(if matches!(cause, Some(rustls::Error::InvalidCertificate(_))) { "certificate" } else { "handshake" })
         })?;
-        handshake(stream).await
+        handshake(stream, meter).await
     }
 
     /// Where the host is, as far as requests may go there.
@@ -290,14 +331,10 @@ impl Endpoint {
         let port = self.url.port();
         let found: Vec<IpAddr> = match self.url.host() {
             WebhookHost::Address(address) => vec![*address],
-            WebhookHost::Name(name) => {
-                let found = tokio::net::lookup_host((name.as_str(), port)).await;
-                let found = found.map_err(|error| {
-                    tracing::debug!(%error, "name of an endpoint");
-                    (Fault::Resolve, format!("{name} has no address"))
-                })?;
-                found.map(|address| address.ip()).collect()
-            }
+            WebhookHost::Name(name) => self.resolve(name).await.map_err(|error| {
+                tracing::debug!(%error, "name of an endpoint");
+                (Fault::Resolve, format!("{name} has no address"))
+            })?,
         };
         let allowed = found.iter().filter(|address| self.client.networks.allow(**address));
         let allowed: Vec<_> = allowed.take(ADDRESSES_MAX).map(|address| SocketAddr::new(*address, port)).collect();
@@ -311,6 +348,22 @@ impl Endpoint {
                 format!("{host} has no public address, or none that the operator lets webhooks go to"),
             )),
         }
+    }
+
+    /// Looks a name up, once there is room for it.
+    async fn resolve(&self, name: &str) -> std::io::Result<Vec<IpAddr>> {
+        // Nobody closes them. One silent name holds up itself, then its tenant, and last all.
+        let of_endpoint = self.lookups.clone().acquire_owned().await.ok();
+        let of_tenant = self.tenant.lookups.clone().acquire_owned().await.ok();
+        let of_all = self.client.lookups.clone().acquire_owned().await.ok();
+        let (tenant, resolve) = (self.tenant.clone(), self.client.resolve.clone());
+        let (name, port) = (name.to_owned(), self.url.port());
+        let found = tokio::task::spawn_blocking(move || {
+            // Held until the thread is free again, which may be long after the attempt is over.
+            let _held = (tenant, of_endpoint, of_tenant, of_all);
+            resolve(&name, port)
+        });
+        found.await.map_err(std::io::Error::other)?
     }
 
     async fn dial(&self, addresses: &[SocketAddr]) -> Result<TcpStream, (Fault, String)> {
@@ -329,7 +382,7 @@ impl Endpoint {
     }
 }
 
-async fn handshake<S>(stream: S) -> Result<Sender, (Fault, String)>
+async fn handshake<S>(stream: S, meter: Meter) -> Result<Connection, (Fault, String)>
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
@@ -342,7 +395,7 @@ where
             tracing::debug!(%error, "connection to an endpoint ended");
         }
     });
-    Ok(sender)
+    Ok(Connection { sender, meter })
 }
 
 /// `Retry-After` in seconds, bounded; its other form, a date, is left aside.
@@ -387,5 +440,58 @@ mod tests {
         assert!(other.place().now_or_never().is_some(), "another tenant");
         places.pop();
         assert!(same.place().now_or_never().is_some());
+    }
+
+    /// A name server that does not answer holds threads that everything shares: of one tenant few, and others' names are found meanwhile.
+    #[tokio::test]
+    async fn silent_names_hold_few_threads_and_no_other_tenant_up() {
+        use std::sync::Condvar;
+        use std::sync::atomic::{AtomicUsize, Ordering};
+
+        #[derive(Default)]
+        struct Server {
+            asked: AtomicUsize,
+            is_back: (Mutex<bool>, Condvar),
+        }
+
+        /// Lets the threads go, however the test ends.
+        struct Return(Arc<Server>);
+
+        impl Drop for Return {
+            fn drop(&mut self) {
+                *self.0.is_back.0.lock().unwrap() = true;
+                self.0.is_back.1.notify_all();
+            }
+        }
+
+        let server = Arc::new(Server::default());
+        let answering = server.clone();
+        let _return = Return(server.clone());
+        let mut client = Client::new(Networks::with_loopback(), Duration::from_millis(20), None).unwrap();
+        client.resolve = Arc::new(move |name, _| {
+            if name == "silent.example" {
+                answering.asked.fetch_add(1, Ordering::SeqCst);
+                let is_back = answering.is_back.0.lock().unwrap();
+                drop(answering.is_back.1.wait_while(is_back, |is_back| !*is_back).unwrap());
+            }
+            Ok(vec![IpAddr::V4(std::net::Ipv4Addr::LOCALHOST)])
+        });
+        let client = Arc::new(client);
+        let endpoint = |tenant, host: &str| {
+            let url = format!("http://{host}:1/").parse().unwrap();
+            Endpoint::new(client.clone(), TenantId::new(tenant).unwrap(), url)
+        };
+        let parcel = || Parcel { id: "x".into(), timestamp_s: 0, signature: String::new(), body: Bytes::new() };
+        let silent: Vec<_> = (0..16).map(|_| endpoint(1, "silent.example")).collect();
+        for round in 0..4 {
+            for endpoint in &silent {
+                let tried = endpoint.post(endpoint.place().await, &parcel()).await;
+                assert_eq!(tried.fault.unwrap().0, Fault::Timeout, "{round}");
+            }
+        }
+        assert_eq!(server.asked.load(Ordering::SeqCst), LOOKUPS.1, "attempts end, and look-ups do not");
+        let other = endpoint(2, "localhost");
+        let tried = other.post(other.place().await, &parcel()).await;
+        assert_eq!(tried.fault.unwrap().0, Fault::Connect, "it was found, and nobody listens there");
     }
 }

@@ -14,6 +14,7 @@ use super::Hub;
 use crate::record::key::of_webhook;
 use crate::record::webhook;
 use crate::record::webhook_queue::{self, Content, Waiting};
+use crate::rest::now_ms;
 use crate::secret;
 
 /// Something that happened.
@@ -123,8 +124,12 @@ impl Hub {
         for event in events {
             let holders: Vec<&Webhook> = wanting.iter().filter(|webhook| wants(webhook, event)).collect();
             let Some(first) = holders.first() else { continue };
+            let time_ms = now_ms();
+            let newest = webhook_queue::newest(transaction, tenant, &event.lane).await?;
+            // Another control node's clock may be ahead, or this one's was set back: what comes later comes behind it all the same.
+            self.clock_us.fetch_max(newest.unwrap_or(0), Ordering::Relaxed);
             let time_us = self.next_us();
-            let time_ms = i64::try_from(time_us / 1000).unwrap_or(i64::MAX);
+            webhook_queue::put_newest(transaction, tenant, &event.lane, time_us, time_ms, newest.is_none());
             let body = body(event.kind.word(), time_ms, &event.data);
             let row = |webhook: &Webhook| of_webhook::event(&webhook.id, time_us, self.number);
             // What one change may write has a bound: its bodies are written once, however many webhooks there are.
@@ -151,8 +156,7 @@ impl Hub {
         Ok(wanting.iter().map(|webhook| (tenant, Arc::from(webhook.id.as_str()))).collect())
     }
 
-    /// A time that no other event of this process has, later than all before. Changes of one thing are one after the other, so that their
-    /// events are in the order of their commits.
+    /// A time that no other event of this process has, later than all before.
     pub(super) fn next_us(&self) -> u64 {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let now_us = u64::try_from(since.as_micros()).unwrap_or(u64::MAX);
@@ -164,6 +168,43 @@ impl Hub {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What happens later is told later, also where the clock of whoever keeps it is behind.
+    #[tokio::test]
+    async fn the_order_is_that_of_commits_and_not_of_clocks() {
+        use millrace_store::CommitOutcome;
+        use prometheus::Registry;
+
+        use crate::webhooks::{WebhookConfig, Webhooks, deadline};
+
+        let store = millrace_store::open_memory();
+        let config = WebhookConfig::default();
+        let ahead = Webhooks::start(store.clone(), config.clone(), &Registry::new()).await.unwrap();
+        let behind = Webhooks::start(store.clone(), config, &Registry::new()).await.unwrap();
+        ahead.0.clock_us.fetch_add(u64::try_from(now_ms()).unwrap() * 1_000 + 3_600_000_000, Ordering::Relaxed);
+        let tenant = TenantId::new(1).unwrap();
+        let webhook = webhook::tests::example(tenant, "w");
+        let user = UserId::new("ann").unwrap();
+        let kinds = [EventKind::UserCreated, EventKind::UserUpdated, EventKind::UserDeleted, EventKind::UserCreated];
+        for (index, kind) in kinds.into_iter().enumerate() {
+            let mut transaction = store.begin(deadline()).await.unwrap();
+            if index == 0 {
+                webhook::put(&mut *transaction, &webhook);
+            }
+            let node = if index % 2 == 0 { &ahead } else { &behind };
+            let kept = node.keep(&mut *transaction, &[Event::of_user(kind, tenant, &user, &index)]).await.unwrap();
+            assert_eq!(kept.len(), 1);
+            assert!(matches!(transaction.commit().await, CommitOutcome::Committed));
+        }
+        let mut transaction = store.begin(deadline()).await.unwrap();
+        let (rows, _) = webhook_queue::page(&mut *transaction, "w", None, 10).await.unwrap();
+        assert_eq!(rows.iter().map(|(_, waiting)| waiting.kind).collect::<Vec<_>>(), kinds);
+        let soon = now_ms() + 60_000;
+        assert!(
+            rows.iter().all(|(_, waiting)| waiting.time_ms < soon),
+            "what is told is the time at which it happened"
+        );
+    }
 
     #[test]
     fn a_body_has_type_time_and_data() {

@@ -12,7 +12,7 @@ use millrace_protocol::node::{HistoryRange, ReadHistory, StoredMessage};
 use millrace_store::StoreError;
 use serde::Serialize;
 
-use super::endpoint::{Endpoint, Parcel, Tried};
+use super::endpoint::{Endpoint, Parcel, Place, Tried};
 use super::{ChannelRef, Hub, deadline, event, random, signature};
 use crate::record::webhook_log::{self, Attempt, AttemptResult, Failure};
 use crate::record::webhook_queue::{self, Content, Progress, Waiting};
@@ -79,6 +79,8 @@ struct Told<'a> {
 
 /// What an attempt came to.
 struct Verdict {
+    /// A request was made: there was something to tell.
+    is_request: bool,
     outcome: Outcome,
     began_ms: i64,
     retry_after: Option<Duration>,
@@ -115,12 +117,15 @@ impl LaneEnd {
                 return false;
             }
         }
-        let Verdict { outcome, began_ms, retry_after, error, attempt } = verdict;
+        let Verdict { is_request, outcome, began_ms, retry_after, error, attempt } = verdict;
         if attempt.result != AttemptResult::Retrying {
             self.done += 1;
         }
         if outcome == Outcome::Delivered {
-            self.success_ms = Some(now_ms());
+            // What was not to be told any more says nothing of the endpoint.
+            if is_request {
+                self.success_ms = Some(now_ms());
+            }
             return true;
         }
         self.failing = Some(Failing::Request { outcome, began_ms, retry_after, error });
@@ -157,10 +162,11 @@ impl Job {
                 }
             };
             let settled = match verdict {
-                Ok(verdict) => {
+                Ok(Some(verdict)) => {
                     let settled = self.settle_event(&row, &waiting, &verdict).await;
                     end.take(verdict, settled)
                 }
+                Ok(None) => false,
                 Err(error) => {
                     tracing::warn!(error = &error as &dyn std::error::Error, "attempts of a webhook cannot be read");
                     end.failing = Some(Failing::Store);
@@ -221,7 +227,7 @@ impl Job {
                 let time_ms = stored.message.time_ms;
                 let told = Told { id: &id, kind: EventKind::MessageSent.word(), time_ms, attempts, tried_ms };
                 let channel = ChannelRef::new(at, &record.name);
-                let verdict = self.tell(&told, Some(body(channel, &stored))).await?;
+                let Some(verdict) = self.tell(&told, Some(body(channel, &stored))).await? else { return Ok(()) };
                 let settled = self.settle_message(at, &told, stored.offset, &verdict).await;
                 if !end.take(verdict, settled) {
                     return Ok(());
@@ -246,12 +252,20 @@ impl Job {
         Ok(record.zip(stored).map(|(record, stored)| body(ChannelRef::new(at, &record.name), &stored)))
     }
 
-    /// One request. Nothing to tell any more counts as told.
-    async fn tell(&self, told: &Told<'_>, body: Option<String>) -> Result<Verdict, StoreError> {
-        let number = self.hub.attempt_number(&self.webhook.id).await?;
+    /// One request. Nothing to tell any more counts as told. `None`: the settings have changed before there was a place for it.
+    async fn tell(&self, told: &Told<'_>, body: Option<String>) -> Result<Option<Verdict>, StoreError> {
         let is_request = body.is_some();
+        let mut number = 0;
         let (began_ms, tried) = match body {
-            Some(body) => post(&self.hub, &self.endpoint, &self.webhook, told.id, body).await,
+            Some(body) => {
+                let place = self.endpoint.place().await;
+                // It may have waited for long: what was replaced meanwhile, a URL or a secret, is not used any more.
+                if self.is_over.load(Ordering::Acquire) {
+                    return Ok(None);
+                }
+                number = self.hub.attempt_number(&self.webhook.id).await?;
+                post(&self.hub, &self.endpoint, place, &self.webhook, told.id, body).await
+            }
             None => (now_ms(), Tried { status: None, fault: None, retry_after: None, elapsed: Duration::ZERO }),
         };
         let attempts = told.attempts.saturating_add(1);
@@ -278,7 +292,8 @@ impl Job {
             (_, None) => AttemptResult::Failed,
         };
         match result {
-            AttemptResult::Delivered => self.hub.metrics.delivered(told.time_ms, ended_ms),
+            AttemptResult::Delivered if is_request => self.hub.metrics.delivered(told.time_ms, ended_ms),
+            AttemptResult::Delivered => {}
             AttemptResult::Failed => self.hub.metrics.failed.inc(),
             AttemptResult::Retrying => {}
         }
@@ -296,7 +311,7 @@ impl Job {
             next_ms,
         };
         let retry_after = tried.retry_after;
-        Ok(Verdict { outcome, began_ms, retry_after, error: error.unwrap_or_default(), attempt })
+        Ok(Some(Verdict { is_request, outcome, began_ms, retry_after, error: error.unwrap_or_default(), attempt }))
     }
 
     /// Stores what became of an event. `false`: the webhook is no more.
@@ -309,7 +324,9 @@ impl Job {
             if webhook::get(transaction, tenant, id).await?.is_none() {
                 return Ok(false);
             }
-            webhook_log::put_attempt(transaction, id, &verdict.attempt);
+            if verdict.is_request {
+                webhook_log::put_attempt(transaction, id, &verdict.attempt);
+            }
             // By an earlier run of this, or by another control node: what was settled stays so.
             if transaction.get(row).await?.is_none() {
                 return Ok(true);
@@ -418,8 +435,15 @@ fn body(channel: ChannelRef, stored: &StoredMessage) -> String {
     event::body(EventKind::MessageSent.word(), stored.message.time_ms, &data)
 }
 
-/// Signs and sends a request, counted, once there is a place for it. Gives when it began, too; Unix time, ms.
-pub(super) async fn post(hub: &Hub, endpoint: &Endpoint, webhook: &Webhook, id: &str, body: String) -> (i64, Tried) {
+/// Signs and sends a request, counted. Gives when it began, too; Unix time, ms.
+pub(super) async fn post(
+    hub: &Hub,
+    endpoint: &Endpoint,
+    place: Place,
+    webhook: &Webhook,
+    id: &str,
+    body: String,
+) -> (i64, Tried) {
     /// Counts down however the request ends.
     struct UnderWay<'a>(&'a Hub);
 
@@ -429,8 +453,7 @@ pub(super) async fn post(hub: &Hub, endpoint: &Endpoint, webhook: &Webhook, id: 
         }
     }
 
-    let place = endpoint.place().await;
-    // Only now: receivers refuse what was signed long ago.
+    // Only with its place: receivers refuse what was signed long ago.
     let now_ms = now_ms();
     let timestamp_s = now_ms / 1000;
     let signature = signature::sign(webhook.keys_at(now_ms), id, timestamp_s, body.as_bytes());
@@ -441,3 +464,6 @@ pub(super) async fn post(hub: &Hub, endpoint: &Endpoint, webhook: &Webhook, id: 
     hub.metrics.attempt(tried.fault.as_ref().map(|(fault, _)| *fault), tried.elapsed);
     (now_ms, tried)
 }
+
+#[cfg(test)]
+mod tests;

@@ -42,6 +42,8 @@ pub(super) struct Metrics {
     disabled: IntCounterVec,
     pub(super) waiting: IntGauge,
     pub(super) under_way: IntGauge,
+    /// Rows that were read to find what can be told.
+    pub(super) looked_rows: IntCounter,
     /// Webhooks that are delivered for at this moment.
     pub(super) active: IntGauge,
 }
@@ -68,7 +70,13 @@ impl Metrics {
             "Events of webhooks that were given up after their last attempt",
         )?;
         registry.register(Box::new(failed.clone()))?;
+        let looked_rows = IntCounter::new(
+            "millrace_webhook_looked_rows_total",
+            "Rows that were read to find what can be told to webhooks",
+        )?;
+        registry.register(Box::new(looked_rows.clone()))?;
         Ok(Self {
+            looked_rows,
             attempts: counters(
                 "millrace_webhook_attempts_total",
                 "Requests of webhooks, by what became of them",

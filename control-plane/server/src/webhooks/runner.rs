@@ -1,18 +1,21 @@
 //! Delivers for one webhook, under a lease, until nothing waits: few requests at a time, one lane never twice, and one request at a time to an
 //! endpoint that takes none.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use millrace_domain::word::Word;
-use millrace_domain::{FAILING_MAX, Off, OffReason, Outcome, Webhook, endpoint_pause, first_of_messages};
-use millrace_protocol::id::{ChannelId, TenantId};
+use millrace_domain::{
+    FAILING_MAX, Off, OffReason, Outcome, Webhook, endpoint_pause, first_of_messages, has_failed_for_good, is_ahead,
+};
+use millrace_protocol::id::{ChannelId, Offset, TenantId};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::agenda::{Agenda, Due, LANE_EVENTS, Looking};
 use super::endpoint::Endpoint;
 use super::lane::{Failing, Job, Lane, LaneEnd};
 use super::{Hub, Signal, deadline, random};
@@ -21,16 +24,17 @@ use crate::record::webhook_queue::{self, Waiting};
 use crate::rest::now_ms;
 use crate::transact::{TransactError, transact};
 
-/// Rows that one look at what waits reads at a time.
-const PAGE_ROWS: u32 = 256;
-/// Events that are told before a lane makes room for others.
-const LANE_EVENTS: usize = 32;
+/// How soon it is looked again if there is more than one look may read.
+const PACE: Duration = Duration::from_millis(10);
 /// Failures in a row after which an endpoint was down: what waited because of it is told at once when it is back.
 const DOWN_FAILURES: u32 = 3;
-/// How often it is counted what waits.
+/// How often it is counted what waits, and how many events that were counted make it once less often: counting reads them.
 const COUNT_INTERVAL: Duration = Duration::from_secs(5);
+const COUNT_EVENTS: u64 = 1_000;
 /// How long a runner with nothing to tell holds its lease and connections: the next event often follows soon.
 const LINGER: Duration = Duration::from_secs(3);
+/// How soon it is seen what another control node keeps for a webhook that this one delivers for.
+const ELSEWHERE: Duration = Duration::from_secs(1);
 /// By so much a lease is longer while nothing can be told.
 const QUIET_LEASES: u32 = 3;
 /// A runner that the store fails waits so long.
@@ -59,11 +63,11 @@ pub(super) struct Runner {
     probes_events: bool,
     /// Nothing can be told now.
     is_quiet: bool,
-    /// Where the look at marks goes on, so that every channel gets its turn.
-    marks_after: Option<ChannelId>,
-    /// How many events waited, and when that was.
+    agenda: Agenda,
+    /// How many events waited.
     counted: i64,
-    counted_at: Option<Instant>,
+    /// When they are counted again; `None`: now.
+    count_at: Option<Instant>,
 }
 
 /// What a look at the records says.
@@ -85,17 +89,6 @@ enum Next {
     Nothing,
     /// It is off, or no more.
     End,
-}
-
-/// What waits and can be told now.
-#[derive(Default)]
-struct Due {
-    events: Vec<(String, Vec<(Bytes, Waiting)>)>,
-    messages: Vec<(ChannelId, millrace_protocol::id::Offset)>,
-    /// When something else can be told; Unix time, ms.
-    next_ms: Option<i64>,
-    /// More waits than was looked at.
-    more: bool,
 }
 
 impl Runner {
@@ -126,9 +119,9 @@ impl Runner {
             taken_ms: Arc::default(),
             probes_events: false,
             is_quiet: false,
-            marks_after: None,
+            agenda: Agenda::default(),
             counted: 0,
-            counted_at: None,
+            count_at: None,
         })
     }
 
@@ -136,7 +129,9 @@ impl Runner {
     pub(super) async fn run(mut self, mut stopped: watch::Receiver<bool>) {
         let mut idle_since = None;
         while !*stopped.borrow() {
-            self.signal.has_come.store(false, Ordering::Release);
+            if self.signal.has_come.swap(false, Ordering::AcqRel) {
+                self.agenda.stir();
+            }
             let wait = match self.turn().await {
                 Ok(Next::Look(wait)) => {
                     idle_since = None;
@@ -145,7 +140,7 @@ impl Runner {
                 Ok(Next::Nothing) => {
                     let since = idle_since.get_or_insert_with(Instant::now);
                     match LINGER.checked_sub(since.elapsed()) {
-                        Some(left) => left,
+                        Some(left) => left.min(ELSEWHERE),
                         None => break,
                     }
                 }
@@ -204,23 +199,29 @@ impl Runner {
         if room == 0 {
             return Ok(Next::Look(renewal));
         }
-        if self.health.failures > 0 && now_ms < self.health.retry_at_ms {
+        let was_set_back = self.health.last_failure_ms.is_some_and(|failure_ms| is_ahead(failure_ms, now_ms));
+        if self.health.failures > 0 && now_ms < self.health.retry_at_ms && !was_set_back {
             self.is_quiet = self.lanes.is_empty();
             return Ok(Next::Look(renewal.min(span(self.health.retry_at_ms - now_ms))));
         }
         let due = self.due(room, now_ms).await?;
+        let (next_ms, more) = (due.next_ms, due.more());
         let started = self.start(due.events, due.messages, room);
         self.probes_events ^= started > 0;
-        self.is_quiet = started == 0 && self.lanes.is_empty() && due.next_ms.is_some();
-        if started == 0 && self.lanes.is_empty() && due.next_ms.is_none() && !due.more {
-            self.health_is_new |= self.health.nothing_waits();
+        let is_idle = started == 0 && self.lanes.is_empty();
+        self.is_quiet = is_idle && next_ms.is_some() && !more;
+        if more && started < room {
+            return Ok(Next::Look(PACE));
         }
-        match due.next_ms {
+        let wait = renewal.min(ELSEWHERE);
+        match next_ms {
+            Some(next_ms) => Ok(Next::Look(wait.min(span(next_ms - now_ms)).max(PACE))),
             // Whoever is told now may free what comes behind it.
-            _ if started > 0 || !self.lanes.is_empty() => Ok(Next::Look(renewal)),
-            Some(next_ms) => Ok(Next::Look(renewal.min(span(next_ms - now_ms)).max(Duration::from_millis(1)))),
-            None if due.more => Ok(Next::Look(Duration::from_millis(1))),
-            None => Ok(Next::Nothing),
+            None if !is_idle => Ok(Next::Look(wait)),
+            None => {
+                self.health_is_new |= self.health.nothing_waits();
+                Ok(Next::Nothing)
+            }
         }
     }
 
@@ -236,14 +237,16 @@ impl Runner {
             let stored = webhook::health(transaction, &self.id).await?;
             let is_ours = stored.owner == self.hub.owner && health.owner == self.hub.owner;
             if !is_ours {
-                let is_held = stored.lease_until_ms > now_ms && !stored.owner.is_empty();
+                let is_held = stored.lease_until_ms > now_ms && !self.is_too_long(stored.lease_until_ms, now_ms);
+                let is_held = is_held && !stored.owner.is_empty();
                 if is_held && stored.owner != self.hub.owner {
                     return Ok(Some((webhook, stored, false)));
                 }
                 health = stored;
                 health.owner.clone_from(&self.hub.owner);
             }
-            if !is_ours || is_new || stored_is_old(&health, now_ms, lease_ms) {
+            let is_old = health.lease_until_ms - now_ms < lease_ms * 2 / 3;
+            if !is_ours || is_new || is_old || self.is_too_long(health.lease_until_ms, now_ms) {
                 health.lease_until_ms = now_ms + lease_ms;
                 webhook::put_health(transaction, &self.id, &health);
             }
@@ -262,6 +265,12 @@ impl Runner {
     /// How long it holds what it holds. Whoever only waits renews less often: while an endpoint fails for days, each renewal is a write.
     fn lease(&self) -> Duration {
         self.hub.config.lease * if self.is_quiet { QUIET_LEASES } else { 1 }
+    }
+
+    /// Whether nobody takes a lease for so long: a clock was set back since, and who died would hold on to it until then.
+    fn is_too_long(&self, until_ms: i64, now_ms: i64) -> bool {
+        let longest = self.hub.config.lease * QUIET_LEASES;
+        is_ahead(until_ms.saturating_sub(i64::try_from(longest.as_millis()).unwrap_or(i64::MAX)), now_ms)
     }
 
     /// Takes the settings; new ones begin afresh.
@@ -292,13 +301,15 @@ impl Runner {
 
     /// Counts what waits, now and then; more than may turns the webhook off.
     async fn count(&mut self, now_ms: i64) -> Result<(), TransactError> {
-        if self.counted_at.is_some_and(|at| at.elapsed() < COUNT_INTERVAL / self.hub.config.hurry.max(1)) {
+        if self.count_at.is_some_and(|at| Instant::now() < at) {
             return Ok(());
         }
-        let max = self.hub.config.waiting_max;
+        let before = self.webhook.as_ref().map_or(0, |webhook| webhook.waiting_when_on);
+        let max = self.hub.config.waiting_max.saturating_add(before);
         let mut transaction = self.hub.begin().await?;
         let waiting = webhook_queue::count(&mut *transaction, &self.id, max.saturating_add(1)).await?;
-        self.counted_at = Some(Instant::now());
+        let times = u32::try_from(1 + waiting / COUNT_EVENTS).unwrap_or(u32::MAX);
+        self.count_at = Some(Instant::now() + COUNT_INTERVAL.saturating_mul(times) / self.hub.config.hurry.max(1));
         let counted = i64::try_from(waiting).unwrap_or(i64::MAX);
         self.hub.metrics.waiting.add(counted - self.counted);
         self.counted = counted;
@@ -310,115 +321,23 @@ impl Runner {
 
     /// What can be told now, for so many lanes at most.
     async fn due(&mut self, room: usize, now_ms: i64) -> Result<Due, TransactError> {
-        let mut due = Due::default();
         let busy = self.busy.iter().filter(|lane| matches!(lane, Lane::Messages(_))).count();
         let first = match (self.health.failures > 0, self.probes_events) {
             (true, true) => 0,
             (true, false) => room,
             (false, _) => first_of_messages(room, self.hub.config.at_once, busy),
         };
-        if first > 0 {
-            self.due_messages(first, now_ms, &mut due).await?;
-        }
-        let left = room - due.messages.len();
-        self.due_events(left, now_ms, &mut due).await?;
-        if due.events.len() < left && due.messages.len() == first {
-            self.due_messages(room - due.events.len(), now_ms, &mut due).await?;
-        }
+        let mut transaction = self.hub.begin().await?;
+        let at = Looking { webhook: &self.id, busy: &self.busy, fresh_ms: self.fresh_ms, now_ms };
+        let due = self.agenda.look(&mut *transaction, &at, first, room).await?;
+        self.hub.metrics.looked_rows.inc_by(u64::try_from(due.rows).unwrap_or(u64::MAX));
         Ok(due)
-    }
-
-    /// Events in order, of lanes that wait for nothing.
-    async fn due_events(&self, room: usize, now_ms: i64, due: &mut Due) -> Result<(), TransactError> {
-        let mut transaction = self.hub.begin().await?;
-        let mut lanes: HashMap<String, Option<usize>> = HashMap::new();
-        let mut from = None;
-        loop {
-            let (rows, rest) = webhook_queue::page(&mut *transaction, &self.id, from, PAGE_ROWS).await?;
-            for (row, waiting) in rows {
-                match lanes.get(&waiting.lane) {
-                    // Behind one that is told now, or behind one that waits.
-                    Some(Some(index)) => {
-                        let behind = &mut due.events[*index].1;
-                        if behind.len() < LANE_EVENTS {
-                            behind.push((row, waiting));
-                        }
-                        continue;
-                    }
-                    Some(None) => continue,
-                    None => {}
-                }
-                let lane = waiting.lane.clone();
-                let is_busy = self.busy.contains(&Lane::Events(lane.clone()));
-                let due_ms = self.due_at(waiting.tried_ms, waiting.next_ms);
-                if !is_busy && due_ms <= now_ms && due.events.len() < room {
-                    lanes.insert(lane.clone(), Some(due.events.len()));
-                    due.events.push((lane, vec![(row, waiting)]));
-                    continue;
-                }
-                if !is_busy && due_ms <= now_ms {
-                    due.more = true;
-                } else if !is_busy {
-                    due.next_ms = Some(due.next_ms.map_or(due_ms, |next_ms| next_ms.min(due_ms)));
-                }
-                lanes.insert(lane, None);
-            }
-            match rest {
-                None => return Ok(()),
-                Some(_) if due.events.len() >= room => {
-                    due.more = true;
-                    return Ok(());
-                }
-                Some(rest) => from = Some(rest),
-            }
-        }
-    }
-
-    /// Channels with messages, in turn.
-    async fn due_messages(&mut self, room: usize, now_ms: i64, due: &mut Due) -> Result<(), TransactError> {
-        let mut transaction = self.hub.begin().await?;
-        for _ in 0..2 {
-            let marks = webhook_queue::marks(&mut *transaction, &self.id, self.marks_after, PAGE_ROWS).await?;
-            let is_last = marks.len() < PAGE_ROWS as usize;
-            for (channel, from) in marks {
-                if due.messages.len() >= room {
-                    due.more = true;
-                    return Ok(());
-                }
-                self.marks_after = Some(channel);
-                if self.busy.contains(&Lane::Messages(channel))
-                    || due.messages.iter().any(|(other, _)| *other == channel)
-                {
-                    continue;
-                }
-                let progress = webhook_queue::progress(&mut *transaction, &self.id, channel).await?.unwrap_or_default();
-                let due_ms = self.due_at(progress.tried_ms, progress.next_ms);
-                if due_ms <= now_ms {
-                    due.messages.push((channel, from));
-                } else {
-                    due.next_ms = Some(due.next_ms.map_or(due_ms, |next_ms| next_ms.min(due_ms)));
-                }
-            }
-            if !is_last {
-                due.more = true;
-                return Ok(());
-            }
-            // From the first one again; if that was where it began, all are seen.
-            if self.marks_after.take().is_none() {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    fn due_at(&self, tried_ms: i64, next_ms: i64) -> i64 {
-        if tried_ms < self.fresh_ms { 0 } else { next_ms }
     }
 
     fn start(
         &mut self,
         events: Vec<(String, Vec<(Bytes, Waiting)>)>,
-        messages: Vec<(ChannelId, millrace_protocol::id::Offset)>,
+        messages: Vec<(ChannelId, Offset)>,
         room: usize,
     ) -> usize {
         let (Some(webhook), Some(endpoint)) = (self.webhook.clone(), self.endpoint.clone()) else { return 0 };
@@ -462,6 +381,7 @@ impl Runner {
             }
         };
         self.busy.remove(&end.lane);
+        self.agenda.stir();
         if let Some(success_ms) = end.success_ms {
             if self.health.failures >= DOWN_FAILURES {
                 self.fresh_ms = self.fresh_ms.max(success_ms);
@@ -497,7 +417,8 @@ impl Runner {
             let pause = endpoint_pause(self.health.failures, random()) / self.hub.config.hurry.max(1);
             self.health.retry_at_ms =
                 now_ms + i64::try_from(pause.max(retry_after.unwrap_or_default()).as_millis()).unwrap_or(0);
-            if span(now_ms - since_ms) >= FAILING_MAX / self.hub.config.hurry.max(1) {
+            let max = FAILING_MAX / self.hub.config.hurry.max(1);
+            if has_failed_for_good(span(now_ms - since_ms), self.health.failures, max) {
                 self.turn_off_or_log(OffReason::Failing, now_ms).await;
             }
         }
@@ -554,11 +475,6 @@ impl Runner {
             );
         }
     }
-}
-
-/// Whether a lease is to be renewed.
-fn stored_is_old(health: &Health, now_ms: i64, lease_ms: i64) -> bool {
-    health.lease_until_ms - now_ms < lease_ms * 2 / 3
 }
 
 /// A time that has passed is none.

@@ -58,7 +58,8 @@ impl Webhooks {
         let (id, time_ms) = (event::new_id(), now_ms());
         let body = event::body(KIND, time_ms, &json!({"webhook": webhook.id}));
         let endpoint = Endpoint::new(self.0.client.clone(), webhook.tenant, webhook.url.clone());
-        let (_, tried) = lane::post(&self.0, &endpoint, webhook, &id, body).await;
+        let place = endpoint.place().await;
+        let (_, tried) = lane::post(&self.0, &endpoint, place, webhook, &id, body).await;
         let result = if tried.fault.is_none() { AttemptResult::Delivered } else { AttemptResult::Failed };
         let attempt = Attempt {
             number: 0,

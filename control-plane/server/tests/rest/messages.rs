@@ -1,6 +1,7 @@
 //! Messages, with the real control link and a data node in small behind it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -120,11 +121,23 @@ pub(crate) fn linked() -> (World, Runtime) {
 
 /// The same, with webhooks that are delivered so.
 pub(crate) fn linked_telling(config: WebhookConfig) -> (World, Runtime) {
+    linked_by(config, false)
+}
+
+/// The same, with a control node for the link and another one for the API, over one store.
+pub(crate) fn linked_to_another(config: WebhookConfig) -> (World, Runtime) {
+    linked_by(config, true)
+}
+
+fn linked_by(config: WebhookConfig, another: bool) -> (World, Runtime) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let store = open_memory();
-    let link = LinkServer::new(store.clone(), LinkConfig::new(SECRET.to_vec()), &Registry::new()).unwrap();
-    let webhooks = runtime.block_on(Webhooks::start(store.clone(), config, &Registry::new())).unwrap();
-    let link = link.with_webhooks(webhooks.clone());
+    // The small node says nothing by itself.
+    let heard = LinkConfig { heartbeat: Duration::from_secs(20), ..LinkConfig::new(SECRET.to_vec()) };
+    let link = LinkServer::new(store.clone(), heard, &Registry::new()).unwrap();
+    let start = || runtime.block_on(Webhooks::start(store.clone(), config.clone(), &Registry::new())).unwrap();
+    let webhooks = start();
+    let link = link.with_webhooks(if another { start() } else { webhooks.clone() });
     let plane = Arc::new(FakePlane::default());
     let world = World::assemble(store, Arc::new(link.clone()), plane, Telling::Begun(webhooks), |_| {});
     runtime.block_on(async {
@@ -258,7 +271,7 @@ fn a_repeated_message_is_stored_once() {
     publish("y").problem(422, "idempotency-key-reused");
     // As if the answer had never been kept: its row is gone.
     world.runtime.block_on(async {
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
+        let deadline = std::time::Instant::now() + Duration::from_secs(5);
         let mut transaction = world.store.begin(deadline).await.unwrap();
         let answers = millrace_store::KeyRange::prefix(b"I");
         let rows = transaction.scan(answers, millrace_store::Direction::Forward, 10).await.unwrap();
@@ -305,7 +318,7 @@ fn refusals_of_the_data_plane_become_problems() {
 fn a_home_that_does_not_answer_is_not_waited_for_for_ever() {
     let plane = Arc::new(FakePlane::default());
     let world = World::over(open_memory(), plane.clone(), plane.clone(), |config| {
-        config.publish_deadline = std::time::Duration::from_millis(20);
+        config.publish_deadline = Duration::from_millis(20);
     });
     world.group("general", &[("ann", "owner")]);
     plane.gate.forget_permits(1_000);

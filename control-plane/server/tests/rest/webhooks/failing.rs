@@ -201,6 +201,34 @@ fn more_than_may_wait_turns_it_off() {
     let shown = show(&world, &id);
     assert_eq!(shown["off_reason"], "backlog");
     assert!(shown["health"]["waiting_events"].as_u64() >= Some(21), "{shown}");
+    // It can be turned on with all that waits, and more may.
+    let path = format!("/v1/webhooks/{id}");
+    world.patch(&path, &world.api, &json!({"state": "on"})).expect(200);
+    let before = receiver.count();
+    until(|| receiver.count() >= before + 5);
+    assert_eq!(show(&world, &id)["state"], "on");
+    receiver.answer(|_| Reply::Status(200));
+    until(|| show(&world, &id)["health"]["waiting_events"] == 0);
+    assert_eq!(show(&world, &id)["state"], "on");
+}
+
+/// Whoever turns one on again and again that takes nothing comes to an end.
+#[test]
+fn what_waits_has_an_end_also_if_it_is_turned_on_again_and_again() {
+    let world = World::telling(WebhookConfig { waiting_max: 2, hurry: 10_000, ..quick() });
+    let receiver = Receiver::new(|_| Reply::Status(503));
+    let (id, _) = register(&world, &receiver.url(), &["user.created"]);
+    let mut number = 0;
+    until(|| {
+        number += 1;
+        put_user(&world, &format!("u{number}"), "x");
+        let answer = world.patch(&format!("/v1/webhooks/{id}"), &world.api, &json!({"state": "on"}));
+        if answer.status == 409 {
+            assert!(text(&answer.problem(409, "conflict")["detail"]).contains("more than 20 events wait"));
+        }
+        answer.status == 409
+    });
+    assert!(show(&world, &id)["health"]["waiting_events"].as_u64() > Some(20));
 }
 
 #[test]
@@ -241,6 +269,17 @@ fn an_answer_without_end_is_not_read() {
     let (id, _) = register(&world, &receiver.url(), &["user.created"]);
     let tested = world.post(&format!("/v1/webhooks/{id}/test"), &world.api, &json!({})).expect(200);
     assert_eq!((&tested["result"], &tested["status"]), (&json!("delivered"), &json!(200)));
+    assert!(tested["latency_ms"].as_u64() < Some(4_000), "{tested}");
+}
+
+/// Interim answers are of an answer, too: whoever sends nothing else is not listened to until the time is over.
+#[test]
+fn interim_answers_have_an_end() {
+    let world = World::telling(quick());
+    let receiver = Receiver::new(|_| Reply::Interim);
+    let (id, _) = register(&world, &receiver.url(), &["user.created"]);
+    let tested = world.post(&format!("/v1/webhooks/{id}/test"), &world.api, &json!({})).expect(200);
+    assert!(text(&tested["error"]).ends_with("the answer is too long"), "{tested}");
     assert!(tested["latency_ms"].as_u64() < Some(4_000), "{tested}");
 }
 

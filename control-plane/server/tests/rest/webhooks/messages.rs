@@ -1,9 +1,12 @@
 //! Messages, told from their channels' history.
 
+use std::time::Duration;
+
+use millrace_control::WebhookConfig;
 use serde_json::{Value, json};
 
-use super::{Received, Receiver, Reply, failures, quick, show};
-use crate::messages::{linked_telling, publish};
+use super::{Received, Receiver, Reply, failures, put_user, quick, show};
+use crate::messages::{linked_telling, linked_to_another, publish};
 use crate::{World, text, until};
 
 fn register(world: &World, url: &str, prefix: Option<&str>) -> String {
@@ -80,6 +83,60 @@ fn a_message_that_is_refused_is_given_up_and_the_next_one_follows() {
     until(|| receiver.count() == before + 1);
     let last = receiver.received().pop().unwrap();
     assert_eq!((last.id(), &*texts(std::slice::from_ref(&last))[0]), (&*event, "bad"), "read again");
+}
+
+/// A message that another control node stores than the one which took the webhook on is told, from the answer on.
+#[test]
+fn a_webhook_is_known_to_every_control_node_when_it_is_answered_for() {
+    // Nobody looks at all of them by itself within the test.
+    let (world, _runtime) = linked_to_another(WebhookConfig { look: Duration::from_secs(3_600), ..quick() });
+    world.group("general", &[("ann", "owner")]);
+    let ann = world.token("ann");
+    publish(&world, &ann, "before there was a webhook");
+    let receiver = Receiver::new(|_| Reply::Status(200));
+    let id = register(&world, &receiver.url(), None);
+    publish(&world, &ann, "one");
+    until(|| receiver.count() == 1);
+    world.patch(&format!("/v1/webhooks/{id}"), &world.api, &json!({"channel_prefix": "x"})).expect(200);
+    publish(&world, &ann, "not wanted");
+    world.patch(&format!("/v1/webhooks/{id}"), &world.api, &json!({"channel_prefix": "gen"})).expect(200);
+    publish(&world, &ann, "two");
+    until(|| receiver.count() >= 2);
+    world.delete(&format!("/v1/webhooks/{id}"), &world.api).expect(204);
+    let other = Receiver::new(|_| Reply::Status(200));
+    register(&world, &other.url(), None);
+    publish(&world, &ann, "three");
+    until(|| other.count() == 1);
+    let mut told = texts(&receiver.received());
+    // Where messages waited, what was not wanted meanwhile may be told with them.
+    told.retain(|text| text != "not wanted");
+    assert_eq!((told, texts(&other.received())), (vec!["one".to_owned(), "two".into()], vec!["three".to_owned()]));
+}
+
+/// While an endpoint takes nothing, changes and messages find out in turn whether it is back: neither waits behind the other one.
+#[test]
+fn what_is_tried_while_an_endpoint_fails_alternates() {
+    let (world, _runtime) = linked_telling(WebhookConfig { hurry: 10, ..quick() });
+    let ann = world.token("ann");
+    let channels = ["one", "two", "three", "four"];
+    for name in channels {
+        world.group(name, &[("ann", "owner")]);
+    }
+    let receiver = Receiver::new(|_| Reply::Status(503));
+    let draft = json!({"url": receiver.url(), "events": ["message.sent", "user.updated"]});
+    let id = text(&world.post("/v1/webhooks", &world.api, &draft).expect(201)["id"]);
+    // From its first failure on one request at a time is made.
+    put_user(&world, "ann", "x");
+    until(|| show(&world, &id)["health"]["failing_since_ms"].is_number());
+    for name in channels {
+        put_user(&world, name, "x");
+        put_user(&world, name, "y");
+        world.post(&format!("/v1/channels/{name}/messages"), &ann, &json!({"text": "x"})).expect(201);
+    }
+    let before = receiver.count();
+    until(|| receiver.count() >= before + 4);
+    let kinds: Vec<_> = receiver.received()[before..].iter().map(Received::kind).collect();
+    assert!(kinds.windows(2).all(|pair| pair[0] != pair[1]), "{kinds:?}");
 }
 
 /// What waits is not wanted any more, or its channel is not.

@@ -20,6 +20,8 @@ pub(crate) enum Reply {
     Hang,
     /// 200, and more of a body than anybody wants.
     Huge,
+    /// Interim answers without end.
+    Interim,
     /// 200 at once, and its body only when the test lets go.
     Late,
     /// Ends the connection.
@@ -164,6 +166,9 @@ fn serve(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
                     stream.write_all(&[b'x'; 1 << 16])?;
                 }
             }
+            Reply::Interim => loop {
+                stream.write_all(&b"HTTP/1.1 100 Continue\r\n\r\n".repeat(1_000))?;
+            },
             Reply::Close => return Ok(()),
         }
     }

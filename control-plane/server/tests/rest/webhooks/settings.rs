@@ -1,5 +1,6 @@
 //! What can be registered, changed and removed, and by whom.
 
+use millrace_control::WEBHOOK_EVENTS;
 use millrace_store::{Direction, KeyRange};
 use serde_json::json;
 
@@ -85,6 +86,23 @@ fn what_is_no_webhook_is_refused() {
         world.patch(&format!("/v1/webhooks/{id}"), &world.api, &json!({"url": "https://10.0.0.1", "state": "on"}));
     change.wrong_fields(&["/url"]);
     assert_eq!(show(&world, &id)["url"], url);
+}
+
+/// The console and the API's document have the events that there are: no list of them says something else.
+#[test]
+fn every_list_of_events_is_the_same() {
+    let source = include_str!("../../../../console/src/operate/webhooks-api.ts");
+    let list = source.split_once("EVENTS = [").unwrap().1.split_once(']').unwrap().0;
+    let listed: Vec<_> =
+        list.split(',').map(|item| item.trim().trim_matches('"')).filter(|item| !item.is_empty()).collect();
+    assert_eq!(listed, WEBHOOK_EVENTS);
+    let world = World::new();
+    let document = world.request("GET", "/v1/openapi.json").send().expect(200);
+    let schemas = &document["components"]["schemas"];
+    assert_eq!(schemas["EventKind"]["enum"], json!(WEBHOOK_EVENTS));
+    for name in ["CreateWebhook", "UpdateWebhook"] {
+        assert_eq!(schemas[name]["properties"]["events"]["maxItems"], WEBHOOK_EVENTS.len(), "{name}");
+    }
 }
 
 #[test]
