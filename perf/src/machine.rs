@@ -98,6 +98,11 @@ impl Cores {
         self.0.iter().map(idle).sum()
     }
 
+    /// Each of them alone.
+    pub(crate) fn each(&self) -> impl Iterator<Item = Self> {
+        self.0.iter().map(|&core| Self(vec![core]))
+    }
+
     fn set(&self) -> CpuSet {
         let mut set = CpuSet::new();
         for &core in &self.0 {

@@ -2,6 +2,7 @@
 //! bare limit in the same run. `perf/README.md` says how to read what it prints.
 #![deny(unsafe_code)]
 
+mod brake;
 mod compare;
 mod dialect;
 mod limit;

@@ -118,6 +118,7 @@ const fn metric(name: &'static str, unit: &'static str, better: Better) -> Metri
 
 pub(crate) const CPU_PER_DELIVERY: Metric = metric("cpu per delivery", "µs", Better::Lower);
 pub(crate) const USER_SHARE: Metric = metric("user share of cpu", "%", Better::Lower);
+pub(crate) const USER_PER_DELIVERY: Metric = metric("user cpu per delivery", "µs", Better::Neither);
 pub(crate) const LATENCY: [(Metric, f64); 5] = [
     (metric("latency p50", "ms", Better::Lower), 0.5),
     (metric("latency p90", "ms", Better::Lower), 0.9),
@@ -174,10 +175,13 @@ pub(crate) const HERD_BUSY: Metric = metric("who comes back busy", "%", Better::
 pub(crate) const CPU_PER_ACTION: Metric = metric("cpu per action", "µs", Better::Lower);
 pub(crate) const DELIVERIES: Metric = metric("deliveries", "/s", Better::Higher);
 pub(crate) const SATURATION: Metric = metric("deliveries at saturation", "/s", Better::Higher);
+/// CPU per delivery at the highest rate that held: what is left of a saturation where the load generator was at its limit, too.
+pub(crate) const SATURATION_CPU: Metric = metric("cpu per delivery at saturation", "µs", Better::Lower);
 pub(crate) const LOST: Metric = metric("lost", "%", Better::Lower);
 pub(crate) const CAME_AGAIN: Metric = metric("came again", "%", Better::Lower);
 pub(crate) const SUBJECT_BUSY: Metric = metric("subject busy", "%", Better::Neither);
 pub(crate) const OTHERS: Metric = metric("others on the subject's cores", "%", Better::Neither);
+pub(crate) const BRAKED: Metric = metric("taken by the brake", "%", Better::Neither);
 pub(crate) const LOAD_BUSY: Metric = metric("load generator busy", "%", Better::Neither);
 pub(crate) const LOAD_WAITED: Metric = metric("load generator waited for its core", "%", Better::Neither);
 pub(crate) const LOAD_LATE: Metric = metric("load generator late, p99", "ms", Better::Neither);

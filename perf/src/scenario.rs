@@ -67,6 +67,9 @@ pub(crate) struct Fanout {
     /// Shards of the subject, one core each; empty: as many as it has cores.
     #[serde(default)]
     pub(crate) shards: Vec<u16>,
+    /// So much of its cores is left to the subject, in percent; a brake takes the rest, once everybody has joined.
+    #[serde(default)]
+    pub(crate) core_percent: Option<u32>,
     /// Bytes.
     pub(crate) payloads: Vec<usize>,
     #[serde(default)]
@@ -291,6 +294,8 @@ built_in![
     "fanout-sizes",
     "growth-channels",
     "growth-channels-live",
+    "growth-people",
+    "growth-room",
     "growth-shards",
     "growth-subscribers",
     "head-of-line",
@@ -300,6 +305,7 @@ built_in![
     "publish",
     "resume",
     "rooms",
+    "rooms-braked",
     "slow-reader",
     "smoke",
     "storm",
@@ -388,6 +394,8 @@ impl Workload {
                     counts[0] = counts[0].min(20);
                 }
                 fanout.shards.truncate(1);
+                // Not everybody may have a brake.
+                fanout.core_percent = None;
                 (fanout.rates, fanout.deliveries) = (vec![50.0], Vec::new());
                 fanout.payloads.truncate(1);
                 (fanout.warm_up, fanout.measure, fanout.saturate_until_p99) = (brief, brief, None);
@@ -545,6 +553,9 @@ impl Fanout {
         );
         self.deliveries.iter().try_for_each(|&rate| check_rate(rate))?;
         self.shards.iter().try_for_each(|&count| check_above_0("shards", count.into()))?;
+        if let Some(percent) = self.core_percent {
+            ensure!((10..=99).contains(&percent), "core-percent has to be 10 to 99, and not {percent}");
+        }
         self.channels.iter().try_for_each(|&count| check_above_0("channels", count))?;
         self.subscribers.iter().try_for_each(|&count| check_above_0("subscribers", count))?;
         self.rates.iter().try_for_each(|&rate| check_rate(rate))?;

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
+use crate::brake::Brake;
 use crate::dialect::Dialect;
 use crate::load::Target;
 use crate::machine::Cores;
@@ -147,6 +148,8 @@ pub(crate) struct Running {
     pub(crate) session_family: Family,
     /// The cores that only it is meant to use; `None` if they are not its own.
     pub(crate) cores: Option<Cores>,
+    /// What takes a share of these cores from it.
+    pub(crate) brake: Option<Brake>,
     /// What ends with it, in this order.
     #[expect(dead_code, reason = "held until the end")]
     pub(crate) owned: Vec<Owned>,
@@ -160,8 +163,8 @@ impl Running {
     pub(crate) fn one(address: SocketAddr, dialect: Arc<dyn Dialect>, version: String, owned: Owned) -> Self {
         let family = Family::of(vec![owned.id()]);
         let (session_family, owned) = (family.clone(), vec![owned]);
-        let (way, cores, folder) = (Way::Clear, None, None);
-        Self { address, dialect, way, version, session_family, family, cores, owned, folder }
+        let (way, cores, brake, folder) = (Way::Clear, None, None, None);
+        Self { address, dialect, way, version, session_family, family, cores, brake, owned, folder }
     }
 
     /// Where clients go.

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use hdrhistogram::Histogram;
 
+use crate::brake::Brake;
 use crate::machine::{Cores, Seats};
 use crate::process::{Books, Cpu, Family, Turns};
 use crate::report::{self, Entry, Metric, MissingSubject, Report};
@@ -161,6 +162,7 @@ impl Run<'_> {
 pub(crate) struct Stopwatch<'a> {
     family: &'a Family,
     cores: Option<&'a Cores>,
+    brake: Option<(&'a Brake, Duration)>,
     books: Books,
     began: Instant,
     idle: Option<Duration>,
@@ -175,6 +177,8 @@ pub(crate) struct Cost {
     pub(crate) cpu: Option<Cpu>,
     /// Share of its cores that others than the subject used, 0 to 1; `None` if they are not its own, or the system does not tell.
     pub(crate) others: Option<f64>,
+    /// Share of its cores that the brake took, 0 to 1; `None` if there is no brake.
+    pub(crate) braked: Option<f64>,
     /// Of the load generator's thread.
     pub(crate) load: Turns,
 }
@@ -190,19 +194,23 @@ impl<'a> Stopwatch<'a> {
         let (family, cores) = (&running.family, running.cores.as_ref());
         let books = family.books()?;
         let idle = cores.and_then(Cores::idle);
-        Ok(Self { family, cores, books, began: Instant::now(), idle, load: Turns::of_this_thread() })
+        let brake = running.brake.as_ref().map(|brake| (brake, brake.spent()));
+        Ok(Self { family, cores, brake, books, began: Instant::now(), idle, load: Turns::of_this_thread() })
     }
 
     pub(crate) fn read(&self) -> Result<Cost> {
         let (wall, load) = (self.began.elapsed(), Turns::of_this_thread().since(self.load));
         let idle = self.cores.and_then(Cores::idle);
         let cpu = self.family.books_after(&self.books)?.since(&self.books);
+        let braked = self.brake.map(|(brake, before)| brake.spent().saturating_sub(before));
+        let whole = |cores: &Cores| (count_f64(cores.count() as u64) * wall.as_secs_f64()).max(1e-9);
         let others = self.cores.zip(self.idle.zip(idle)).map(|(cores, (before, now))| {
-            let cores = count_f64(cores.count() as u64) * wall.as_secs_f64();
-            1.0 - (now.saturating_sub(before) + cpu.total).as_secs_f64() / cores.max(1e-9)
+            let known = now.saturating_sub(before) + cpu.total + braked.unwrap_or_default();
+            1.0 - known.as_secs_f64() / whole(cores)
         });
         let others = others.map(|share| share.clamp(0.0, 1.0));
-        Ok(Cost { wall, cpu: (!self.family.is_empty()).then_some(cpu), others, load })
+        let braked = self.cores.zip(braked).map(|(cores, braked)| braked.as_secs_f64() / whole(cores));
+        Ok(Cost { wall, cpu: (!self.family.is_empty()).then_some(cpu), others, braked, load })
     }
 }
 
@@ -246,6 +254,7 @@ impl Cost {
             (report::LOAD_WAITED, self.load_waited() * 100.0),
         ];
         explains.extend(self.others.map(|others| (report::OTHERS, others * 100.0)));
+        explains.extend(self.braked.map(|braked| (report::BRAKED, braked * 100.0)));
         explains
     }
 }
@@ -275,6 +284,7 @@ mod tests {
             wall: Duration::from_secs(1),
             cpu: None,
             others: None,
+            braked: None,
             load: Turns { ran: Duration::from_millis(ran_ms), waited: Duration::from_millis(waited_ms) },
         };
         assert!(cost(960, 0).load_bound());

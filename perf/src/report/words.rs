@@ -32,6 +32,7 @@ pub(crate) fn value_of(name: &str, value: f64) -> String {
         }
         "deliveries" => format!("{text} deliveries/s"),
         "channels each" if is_one => "1 channel each".to_owned(),
+        "core percent" => format!("{text} % of a core"),
         "depth" => format!("depth {text}"),
         "loss" => format!("{text} % loss"),
         "path loss" => format!("{text} % loss of the path"),
@@ -194,6 +195,7 @@ mod tests {
             ("payload", 1024.0, "1,024 B"),
             ("deliveries", 30_000.0, "30,000 deliveries/s"),
             ("shards", 1.0, "1 shard"),
+            ("core percent", 50.0, "50 % of a core"),
             ("new user with an hs256 token", 1.0, "new user with an hs256 token"),
             ("subscribers", 1.0, "1 subscriber"),
             ("channels", 1000.0, "1,000 channels"),

@@ -34,6 +34,7 @@ fn nonsense_is_refused_with_its_reason() {
         ("rates = [1]", "rates = [1]\ndeliveries = [1]", "together"),
         ("rates = [1]", "", "need a value"),
         ("rates = [1]", "rates = [1]\nshards = [0]", "shards has to be"),
+        ("rates = [1]", "rates = [1]\ncore-percent = 5", "core-percent has to be"),
     ] {
         let text = good.replace(from, to);
         let error = format!("{:#}", Scenario::parse("bad", &text).expect_err(to));

@@ -96,7 +96,8 @@ impl Subject for Millrace {
         let family = Family::of(vec![data.id(), control.id()]);
         let version = version(&binary)?;
         let (owned, folder, way) = (vec![data, control], Some(folder), identity.trust()?.way(needs.transport));
-        Ok(Running { address, dialect, way, version, family, session_family, cores: None, owned, folder })
+        let (cores, brake) = (None, None);
+        Ok(Running { address, dialect, way, version, family, session_family, cores, brake, owned, folder })
     }
 }
 

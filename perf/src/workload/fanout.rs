@@ -12,14 +12,17 @@ use hdrhistogram::Histogram;
 use super::ledger::Ledger;
 use super::saturation::Saturation;
 use super::{Cost, PATIENCE, Run, Stopwatch, count_f64, histogram, quantile_ms};
+use crate::brake::Brake;
 use crate::dialect::{Event, Plan};
 use crate::load::{Closed, Fleet, Sink};
 use crate::report;
 use crate::scenario::{Fanout, Pace};
 use crate::subject::{Algorithm, Needs, Running, Users};
 
-/// Clients that connect at a time, while subscribers are brought in.
+/// Clients that connect at a time, while subscribers are brought in, and subscriptions of them together: a subject may well ask those who
+/// join too much at once to come later.
 const CONNECTING_MAX: usize = 64;
+const JOINING_MAX: usize = 2_000;
 /// Messages that go out in one turn of the load generator, after it was held up.
 const BURST_MAX: u32 = 64;
 /// Messages that have not come this long after the last was sent are lost.
@@ -64,13 +67,26 @@ fn population(fanout: &Fanout, crowd: Crowd, shards: Option<u16>, run: &mut Run<
         transport: run.transport,
         cores,
     };
-    let Some((running, guarantee)) = run.start(&needs)? else { return Ok(()) };
+    let Some((mut running, guarantee)) = run.start(&needs)? else { return Ok(()) };
     if running.dialect.channels_max() < crowd.channels_of(0).len() {
         run.cannot("it cannot be in so many channels with one client");
         return Ok(());
     }
     (run.progress)(&format!("{} clients join {} channels", crowd.clients, crowd.channels));
     let mut room = Room::fill(&running, crowd)?;
+    if let Some(percent) = fanout.core_percent {
+        match running.cores.as_ref().map(|cores| Brake::on(cores, percent)) {
+            Some(Ok(brake)) => running.brake = Some(brake),
+            Some(Err(error)) => {
+                run.cannot(&format!("its core cannot be braked: {error:#}; root may, and who has CAP_SYS_NICE"));
+                return Ok(());
+            }
+            None => {
+                run.cannot("it has no core of its own that could be braked");
+                return Ok(());
+            }
+        }
+    }
     for &payload in &fanout.payloads {
         let mut shape = vec![
             ("channels", f64::from(crowd.channels)),
@@ -78,6 +94,7 @@ fn population(fanout: &Fanout, crowd: Crowd, shards: Option<u16>, run: &mut Run<
             ("payload", count_f64(payload as u64)),
         ];
         shape.extend(shards.map(|shards| ("shards", f64::from(shards))));
+        shape.extend(fanout.core_percent.map(|percent| ("core percent", f64::from(percent))));
         for Pace { name, value, rate } in fanout.paces(crowd.subscribers) {
             (run.progress)(&format!("{payload} bytes, {rate:.0}/s"));
             room.measure(&running, rate, payload, fanout.warm_up.min(fanout.measure), run.stop)?;
@@ -96,7 +113,10 @@ fn population(fanout: &Fanout, crowd: Crowd, shards: Option<u16>, run: &mut Run<
         if let Some(within) = fanout.saturate_until_p99
             && let Some((best, load_bound)) = saturate(fanout, &mut room, &running, payload, within, run)?
         {
-            let values = [(report::SATURATION, best.deliveries), (report::SUBJECT_BUSY, best.subject_busy * 100.0)];
+            let mut values = vec![(report::SATURATION, best.deliveries)];
+            values.extend(best.cpu_us.map(|cpu_us| (report::SATURATION_CPU, cpu_us)));
+            values.push((report::SUBJECT_BUSY, best.subject_busy * 100.0));
+            values.push((report::LOAD_BUSY, best.load_busy * 100.0));
             run.record(guarantee, &shape, load_bound, &values);
         }
     }
@@ -154,7 +174,9 @@ impl Crowd {
 #[derive(Debug, Clone, Copy)]
 struct Best {
     deliveries: f64,
+    cpu_us: Option<f64>,
     subject_busy: f64,
+    load_busy: f64,
 }
 
 /// Looks for the highest rate at which nothing is lost and p99 stays within the bound.
@@ -201,7 +223,12 @@ fn saturate(
         if held {
             let deliveries = found.deliveries_per_second();
             if best.is_none_or(|best| deliveries > best.deliveries) {
-                best = Some(Best { deliveries, subject_busy: found.cost.subject_busy() });
+                best = Some(Best {
+                    deliveries,
+                    cpu_us: found.cost.cpu_us_per(found.delivered),
+                    subject_busy: found.cost.subject_busy(),
+                    load_busy: found.cost.load_busy(),
+                });
             }
         } else {
             load_bound = found.load_bound();
@@ -227,11 +254,13 @@ impl Room {
         let mut fleet = Fleet::new(running.target())?;
         let mut sink = Arrivals::new(crowd)?;
         let total = crowd.clients as usize;
+        let at_a_time = |channels: usize| (JOINING_MAX / channels.max(1)).clamp(1, CONNECTING_MAX);
+        let joining = at_a_time(crowd.channels_of(0).len());
         for client in 0..crowd.clients {
             let plan =
                 Plan { subscribe: crowd.channels_of(client), token: Some(client % crowd.users()), ..Plan::default() };
             fleet.open(plan)?;
-            let wait = |_: &Fleet, sink: &Arrivals| sink.ready + CONNECTING_MAX > client as usize;
+            let wait = |_: &Fleet, sink: &Arrivals| sink.ready + joining > client as usize;
             fleet.until(&mut sink, PATIENCE, "subscribers join", wait)?;
         }
         let published: Vec<u32> = (0..crowd.channels).collect();
@@ -240,7 +269,7 @@ impl Room {
         for publish in published.chunks(share) {
             publishers.push(fleet.open(Plan { publish: publish.to_vec(), ..Plan::default() })?);
             let open = total + publishers.len();
-            fleet.until(&mut sink, PATIENCE, "publishers join", |_, sink| sink.ready + CONNECTING_MAX > open)?;
+            fleet.until(&mut sink, PATIENCE, "publishers join", |_, sink| sink.ready + at_a_time(share) > open)?;
         }
         let all = total + publishers.len();
         fleet.until(&mut sink, PATIENCE, "subscribers and publishers join", |_, sink| sink.ready == all)?;
@@ -476,6 +505,8 @@ impl Found {
             && cpu.user + cpu.system >= SHARE_LEAST
         {
             values.push((report::USER_SHARE, cpu.user_share() * 100.0));
+            let per_delivery = self.cost.cpu_us_per(self.delivered).unwrap_or_default();
+            values.push((report::USER_PER_DELIVERY, per_delivery * cpu.user_share()));
         }
         let share = |count| 100.0 * count_f64(count) / count_f64(self.expected.max(1));
         values.push((report::DELIVERIES, self.deliveries_per_second()));

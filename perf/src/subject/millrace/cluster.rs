@@ -127,6 +127,7 @@ impl Subject for Cluster {
             session_family: family.clone(),
             family,
             cores: None,
+            brake: None,
             owned: Vec::new(),
             folder: None,
         })

@@ -114,7 +114,7 @@ fn only_lateness_of_its_own_binds_the_load_generator() {
         punctuality.late.saturating_record((late_ms * 1_000).max(1));
         punctuality.held_back.saturating_record((held_ms * 1_000).max(1));
         let load = crate::process::Turns::default();
-        let cost = Cost { wall: Duration::from_secs(1), cpu: None, others: None, load };
+        let cost = Cost { wall: Duration::from_secs(1), cpu: None, others: None, braked: None, load };
         Found { latencies, punctuality, expected: 1, delivered: 1, again: 0, during: Duration::from_secs(1), cost }
     };
     assert!(found(50, 0).load_bound());
