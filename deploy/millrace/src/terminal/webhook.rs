@@ -4,25 +4,12 @@ use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 use clap::{Args, Subcommand};
+use millrace_control::WEBHOOK_EVENTS as EVENTS;
 use serde_json::{Value, json};
 
 use super::credentials::Connection;
 use super::output::{ago, line, table};
 use super::rest::{Api, segment};
-
-/// Everything that a webhook can hear of.
-const EVENTS: [&str; 10] = [
-    "channel.created",
-    "channel.updated",
-    "channel.archived",
-    "member.added",
-    "member.updated",
-    "member.removed",
-    "user.created",
-    "user.updated",
-    "user.deleted",
-    "message.sent",
-];
 
 /// Register, show, test, update and remove webhooks.
 #[derive(Debug, Args)]
