@@ -60,6 +60,7 @@ impl Bench {
                         self.shard.handle_control(self.now, ControlEvent::Frame(reply));
                     }
                     Action::Close { session, code, .. } => panic!("{session:?} ends with {code}"),
+                    Action::Listen(session) => unreachable!("{session:?} has no lanes"),
                     Action::SignedIn(_) | Action::Drained => {}
                 }
             }

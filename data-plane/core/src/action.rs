@@ -28,6 +28,9 @@ pub enum Action {
     /// The session's hello, which had to wait, was accepted: it [is welcomed](crate::Shard::is_welcomed), and not by the frame that came
     /// last.
     SignedIn(SessionKey),
+    /// The client of a session in lanes has sent no frame for a heartbeat. Its transport may know better: say so with
+    /// [`handle_listened`](crate::Shard::handle_listened), in any case and in the same turn.
+    Listen(SessionKey),
     /// Send this frame on the control link. Requests carry an id that [`ShardIndex::of_request`](crate::ShardIndex::of_request)
     /// understands; `NodeBody::Published` carries the id of the order that it answers. It is meant
     /// for the link that the shard was told of last, and is dropped if that is gone: on the next link the ids of orders begin

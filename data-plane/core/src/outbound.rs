@@ -115,6 +115,11 @@ impl Outbound {
         self.blocked
     }
 
+    /// The transport has a stream for each channel.
+    pub(crate) fn is_in_lanes(&self) -> bool {
+        self.held.is_some()
+    }
+
     /// Since when the transport, or one of its lanes, takes nothing at all.
     pub(crate) fn stalled_since(&self) -> Option<Tick> {
         self.blocked.then_some(self.stalled_since).or_else(|| self.held_since())

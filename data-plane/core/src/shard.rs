@@ -215,6 +215,16 @@ impl<V: VerifyToken> Shard<V> {
         Ok(key)
     }
 
+    /// The answer to [`Action::Listen`]: when the client's transport last acknowledged something that was sent to it, if it has since the
+    /// last time that this was asked, and if that tells of the client.
+    pub fn handle_listened(&mut self, now: Now, session: SessionKey, acknowledged: Option<Instant>) {
+        let at = acknowledged.map(|instant| self.tick(Now { instant, ..now }));
+        if let Some((of, at)) = self.sessions.get_mut(session).zip(at) {
+            of.heard = of.heard.max(at);
+        }
+        self.judge_silence(now, session);
+    }
+
     /// Offers what waits in a session's [`Outbound`] to its transport's lanes. Comes also when a lane takes more again.
     pub fn write_lanes(&mut self, now: Now, session: SessionKey, lanes: &mut impl Lanes) {
         let tick = self.tick(now);

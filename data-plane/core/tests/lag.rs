@@ -128,6 +128,7 @@ impl Pair {
                 Action::Close { session, code, .. } => {
                     self.closed.insert((index, session), code);
                 }
+                Action::Listen(session) => unreachable!("{session:?} has no lanes"),
                 Action::SignedIn(_) | Action::Drained => {}
             }
         }

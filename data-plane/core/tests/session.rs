@@ -206,6 +206,28 @@ fn silence_is_pinged_and_then_ended() {
     assert_eq!(desk.closed(session), Some(Code::HeartbeatTimeout));
 }
 
+/// A transport that acknowledges shows that the client is there; a ping only has to make it say so.
+#[test]
+fn who_acknowledges_is_heard() {
+    let mut desk = desk();
+    let session = desk.open_in_lanes("ann");
+    desk.pass(20_000);
+    desk.acknowledges(session);
+    desk.pass(24_000);
+    assert_eq!(desk.heard(session), [], "what was acknowledged puts the ping off");
+    desk.pass(2_000);
+    assert_eq!(desk.heard(session), [Heard::Ping]);
+    desk.acknowledges(session);
+    desk.pass(24_000);
+    assert_eq!((desk.heard(session), desk.closed(session)), (vec![], None), "nothing but that answers a ping");
+    desk.pass(2_000);
+    assert_eq!(desk.heard(session), [Heard::Ping]);
+    desk.pass(22_000);
+    assert_eq!((desk.heard(session), desk.closed(session)), (vec![], None));
+    desk.pass(4_000);
+    assert_eq!(desk.closed(session), Some(Code::HeartbeatTimeout));
+}
+
 #[test]
 fn tokens_end_and_are_refreshed() {
     let mut desk = desk();

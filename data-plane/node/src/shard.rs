@@ -526,6 +526,7 @@ impl Shard {
             Action::Flush(session) => self.flushes.push(session),
             Action::Close { session, code, reason } => self.close(now, session, code, reason),
             Action::SignedIn(session) => self.signed_in(now, session),
+            Action::Listen(session) => self.quic_listened(now, session),
             Action::Control(frame) => self.send_control(frame),
             Action::Drained => self.draining = Draining::Clients,
         }

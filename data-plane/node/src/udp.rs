@@ -2,7 +2,12 @@
 //!
 //! The kernel spreads datagrams by a hash of the addresses, or, where it takes the program, by what a datagram's connection id
 //! says. The group's order is the order of binding: all sockets are bound here, and stay for the life of the process.
+//!
+//! What is sent waits until there are some: `joint` gives them to the kernel with one call.
 
+mod joint;
+
+use std::collections::VecDeque;
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -19,7 +24,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 const RECEIVE_BUFFER_BYTES: usize = 16 << 20;
 const SEND_BUFFER_BYTES: usize = 4 << 20;
 
-/// Datagrams taken with one call, each perhaps a train of them.
+/// Datagrams taken with one call, each perhaps a train of them; and given with one.
 const BATCH: usize = 16;
 /// The longest train.
 const TRAIN_BYTES_MAX: usize = 64 << 10;
@@ -89,12 +94,33 @@ pub(crate) struct UdpPort {
     socket: UdpSocket,
     state: UdpSocketState,
     buffer: Box<[u8]>,
-    /// What the socket did not take.
-    unsent: Option<(Outgoing, Vec<u8>)>,
+    /// To be sent: `taken` of these places.
+    places: Vec<Place>,
+    taken: usize,
+    /// The system takes several datagrams with one call.
+    joins: bool,
+    /// What the socket did not take, in order.
+    unsent: VecDeque<(Outgoing, Vec<u8>)>,
     /// Datagrams that could not be sent, for whatever reason.
     pub(crate) send_errors: u64,
     /// Sends.
     pub(crate) sends: u64,
+}
+
+/// A datagram, or several that the transmit says how to cut, on their way out. Keeps its memory.
+#[derive(Default)]
+struct Place {
+    transmit: Option<Outgoing>,
+    bytes: Vec<u8>,
+}
+
+/// What one call brought.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Received {
+    /// What the datagrams weighed, in bytes read.
+    pub(crate) work_bytes: u64,
+    /// There may be more.
+    pub(crate) goes_on: bool,
 }
 
 /// What became of a send.
@@ -109,62 +135,121 @@ impl UdpPort {
     pub(crate) fn new(socket: UdpSocket) -> io::Result<Self> {
         let state = UdpSocketState::new((&socket).into())?;
         let buffer = vec![0; BATCH * TRAIN_BYTES_MAX].into_boxed_slice();
-        Ok(Self { socket, state, buffer, unsent: None, send_errors: 0, sends: 0 })
+        let places = std::iter::repeat_with(Place::default).take(BATCH).collect();
+        Ok(Self {
+            socket,
+            state,
+            buffer,
+            places,
+            taken: 0,
+            joins: true,
+            unsent: VecDeque::new(),
+            send_errors: 0,
+            sends: 0,
+        })
     }
 
-    /// Takes what has come, until that weighs so many bytes; one more call of the system may go over. Gives what it weighed. A
-    /// level-triggered poller tells of the rest.
-    pub(crate) fn receive(&mut self, work_bytes_max: u64, mut take: impl FnMut(Datagram)) -> u64 {
+    /// Takes some of what has come. A level-triggered poller tells of the rest.
+    pub(crate) fn receive(&mut self, mut take: impl FnMut(Datagram)) -> Received {
         let mut work_bytes = 0;
-        while work_bytes < work_bytes_max {
-            let mut metas = [RecvMeta::default(); BATCH];
-            let mut pieces = self.buffer.chunks_exact_mut(TRAIN_BYTES_MAX);
-            let mut pieces: [IoSliceMut<'_>; BATCH] =
-                std::array::from_fn(|_| IoSliceMut::new(pieces.next().unwrap_or_default()));
-            // An error is of an earlier send, and the next call goes on.
-            let Ok(count) = self.state.recv((&self.socket).into(), &mut pieces, &mut metas) else { break };
-            for (meta, piece) in metas[..count].iter().zip(&pieces) {
-                let ecn = meta.ecn.and_then(|ecn| EcnCodepoint::from_bits(ecn as u8));
-                for data in piece[..meta.len].chunks(meta.stride.max(1)) {
-                    work_bytes += DATAGRAM_WORK_BYTES.max(data.len() as u64);
-                    take(Datagram { from: meta.addr, to: meta.dst_ip, ecn, data: BytesMut::from(data) });
-                }
-            }
-            if count < BATCH {
-                break;
+        let mut metas = [RecvMeta::default(); BATCH];
+        let mut pieces = self.buffer.chunks_exact_mut(TRAIN_BYTES_MAX);
+        let mut pieces: [IoSliceMut<'_>; BATCH] =
+            std::array::from_fn(|_| IoSliceMut::new(pieces.next().unwrap_or_default()));
+        // An error is of an earlier send, and the next call goes on.
+        let count = self.state.recv((&self.socket).into(), &mut pieces, &mut metas).unwrap_or(0);
+        for (meta, piece) in metas[..count].iter().zip(&pieces) {
+            let ecn = meta.ecn.and_then(|ecn| EcnCodepoint::from_bits(ecn as u8));
+            for data in piece[..meta.len].chunks(meta.stride.max(1)) {
+                work_bytes += DATAGRAM_WORK_BYTES.max(data.len() as u64);
+                take(Datagram { from: meta.addr, to: meta.dst_ip, ecn, data: BytesMut::from(data) });
             }
         }
-        work_bytes
+        Received { work_bytes, goes_on: count == BATCH }
     }
 
     /// Whether something waits for the socket: nothing more may be sent before [`resume`](Self::resume).
     pub(crate) fn is_blocked(&self) -> bool {
-        self.unsent.is_some()
+        !self.unsent.is_empty()
     }
 
     /// The socket takes more: sends what waited.
     pub(crate) fn resume(&mut self) -> Sent {
-        match self.unsent.take() {
-            None => Sent::Done,
-            Some((transmit, bytes)) => self.send(transmit, &bytes),
+        while let Some((transmit, bytes)) = self.unsent.pop_front() {
+            if self.send(&transmit, &bytes) == Sent::Blocked {
+                self.unsent.push_front((transmit, bytes));
+                return Sent::Blocked;
+            }
+        }
+        Sent::Done
+    }
+
+    /// Where the bytes of the next [`push`](Self::push) belong.
+    pub(crate) fn buffer(&mut self) -> &mut Vec<u8> {
+        &mut self.places[self.taken].bytes
+    }
+
+    /// Sends what is in the buffer, one datagram or several that the transmit says how to cut: when there are some, or with the next
+    /// [`flush`](Self::flush).
+    pub(crate) fn push(&mut self, transmit: Outgoing) {
+        self.places[self.taken].transmit = Some(transmit);
+        self.taken += 1;
+        if self.taken == self.places.len() {
+            self.flush();
         }
     }
 
-    /// Sends one datagram, or several that the transmit says how to cut. Copies them if the socket takes nothing now.
-    pub(crate) fn send(&mut self, transmit: Outgoing, bytes: &[u8]) -> Sent {
+    /// Sends what was pushed. What the socket does not take now is kept.
+    pub(crate) fn flush(&mut self) {
+        let mut places = std::mem::take(&mut self.places);
+        let mut rest = &mut places[..std::mem::take(&mut self.taken)];
+        while !rest.is_empty() {
+            let joined = if self.joins && !self.is_blocked() { self.join(rest) } else { 0 };
+            // The first one of the rest is not like others, or something is wrong with it, or the socket takes no more.
+            let alone = usize::from(joined == 0);
+            if let Some((transmit, bytes)) =
+                rest.first_mut().filter(|_| alone > 0).and_then(|place| Some((place.transmit.take()?, &place.bytes)))
+                && (self.is_blocked() || self.send(&transmit, bytes) == Sent::Blocked)
+            {
+                let bytes = bytes[..transmit.size].to_vec();
+                self.unsent.push_back((transmit, bytes));
+            }
+            rest = &mut rest[joined + alone..];
+        }
+        self.places = places;
+    }
+
+    /// Sends those at the beginning that one call can; how many it took.
+    fn join(&mut self, places: &[Place]) -> usize {
+        let pieces = places.iter().map_while(|place| {
+            let transmit = place.transmit.as_ref()?;
+            Some((transmit, &place.bytes[..transmit.size]))
+        });
+        match joint::send(self.socket.as_fd(), pieces) {
+            Ok(sent) => {
+                self.sends += u64::from(sent > 0);
+                sent
+            }
+            Err(error) => {
+                // One by one the system may be told less.
+                self.joins &= !joint::is_refused(&error);
+                0
+            }
+        }
+    }
+
+    /// Sends one datagram, or several that the transmit says how to cut.
+    fn send(&mut self, transmit: &Outgoing, bytes: &[u8]) -> Sent {
         let contents = &bytes[..transmit.size];
         self.sends += 1;
-        match self.try_send(&transmit, contents, transmit.segment_size) {
+        match self.try_send(transmit, contents, transmit.segment_size) {
             Ok(()) => Sent::Done,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                self.unsent = Some((transmit, contents.to_vec()));
-                Sent::Blocked
-            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Sent::Blocked,
             // Drivers that say that they cut trains and then do not; quinn-udp asks for no more after the first.
             Err(_) if transmit.segment_size.is_some_and(|size| size < contents.len()) => {
                 for piece in contents.chunks(transmit.segment_size.unwrap_or(1).max(1)) {
                     // Lost if it fails again, as any datagram may be.
-                    self.send_errors += u64::from(self.try_send(&transmit, piece, None).is_err());
+                    self.send_errors += u64::from(self.try_send(transmit, piece, None).is_err());
                 }
                 Sent::Done
             }
@@ -191,7 +276,7 @@ impl AsFd for UdpPort {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
+    use std::net::{Ipv4Addr, Ipv6Addr};
 
     use super::*;
 
@@ -226,11 +311,13 @@ mod tests {
             segment_size: Some(1200),
             src_ip: None,
         };
-        assert_eq!(ports[0].send(transmit, &bytes), Sent::Done);
+        ports[0].buffer().extend_from_slice(&bytes);
+        ports[0].push(transmit);
+        ports[0].flush();
         let from = ports[0].socket.local_addr().expect("address");
         let mut came = Vec::new();
         while came.len() < 3 {
-            ports[1].receive(u64::MAX, |datagram| came.push(datagram));
+            ports[1].receive(|datagram| came.push(datagram));
         }
         let lens: Vec<usize> = came.iter().map(|datagram| datagram.data.len()).collect();
         assert_eq!(lens, [1200, 1200, 600]);
@@ -239,5 +326,50 @@ mod tests {
         }
         assert_eq!(came.iter().flat_map(|datagram| &datagram.data).copied().collect::<Vec<u8>>(), bytes);
         assert!(!ports[0].is_blocked());
+    }
+
+    /// One call or several: each datagram goes to its own address, whole, in order, from the address that it is to come from.
+    #[test]
+    fn datagrams_to_many_leave_together() {
+        for (ours, other) in [
+            (Ipv4Addr::LOCALHOST.into(), [127, 0, 0, 2].into()),
+            (Ipv6Addr::LOCALHOST.into(), IpAddr::V6(Ipv6Addr::LOCALHOST)),
+        ] {
+            let mut port = UdpPort::new(bind(SocketAddr::new(unspecified(ours), 0), 1, None).expect("bind").remove(0))
+                .expect("port");
+            let readers: Vec<UdpSocket> = (0..3).map(|_| UdpSocket::bind((ours, 0)).expect("bind")).collect();
+            let number = |n: usize| u8::try_from(n).expect("few");
+            for n in 0..2 * BATCH + 3 {
+                let to = readers[n % 3].local_addr().expect("address");
+                // Every fifth is two datagrams in one, which goes alone.
+                let (size, segment_size) = if n % 5 == 4 { (200, Some(100)) } else { (100, None) };
+                let buffer = port.buffer();
+                buffer.clear();
+                buffer.extend(std::iter::repeat_n(number(n), size));
+                let src_ip = [None, Some(ours), Some(other)][n % 2 + usize::from(n > BATCH) * (n % 2)];
+                port.push(Outgoing { destination: to, ecn: Some(EcnCodepoint::Ect0), size, segment_size, src_ip });
+            }
+            port.flush();
+            assert_eq!((port.send_errors, port.is_blocked()), (0, false));
+            assert!(port.joins && port.sends < 20, "{} calls", port.sends);
+            for (place, reader) in readers.iter().enumerate() {
+                let mut expect: Vec<u8> = Vec::new();
+                for n in (place..2 * BATCH + 3).step_by(3) {
+                    expect.extend(std::iter::repeat_n(number(n), if n % 5 == 4 { 2 } else { 1 }));
+                }
+                for expect in expect {
+                    let mut found = [0; 300];
+                    let (count, from) = reader.recv_from(&mut found).expect("a datagram");
+                    assert_eq!((count, found[0]), (100, expect));
+                    let n = usize::from(expect);
+                    let source = if n > BATCH && n % 2 == 1 { other } else { ours };
+                    assert_eq!(from.ip(), source, "datagram {n}");
+                }
+            }
+        }
+    }
+
+    fn unspecified(like: IpAddr) -> IpAddr {
+        if like.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() }
     }
 }

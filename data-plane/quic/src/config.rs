@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use aws_lc_rs::{hkdf, hmac};
 use millrace_webtransport::FIELDS_BYTES_MAX;
-use quinn_proto::crypto::rustls::QuicServerConfig;
 use quinn_proto::{EndpointConfig, IdleTimeout, ServerConfig, TransportConfig, VarInt};
 
 use crate::cid::{CidKey, LastCid, ShardCids};
 use crate::congestion::Congestion;
+use crate::handshake::Handshakes;
 
 /// Limits of one shard's endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -137,6 +137,7 @@ pub struct NoSuite(#[from] quinn_proto::crypto::rustls::NoInitialCipherSuite);
 #[derive(Clone)]
 pub struct Server {
     pub(crate) config: ServerConfig,
+    pub(crate) handshakes: Arc<Handshakes>,
     pub(crate) keys: Keys,
     pub(crate) limits: Limits,
 }
@@ -154,18 +155,20 @@ impl Server {
     /// # Errors
     /// [`NoSuite`] if its provider cannot protect first packets.
     pub fn new(tls: Arc<rustls::ServerConfig>, keys: Keys, limits: Limits) -> Result<Self, NoSuite> {
-        let mut config = ServerConfig::new(Arc::new(QuicServerConfig::try_from(tls)?), keys.token.clone());
+        let handshakes = Arc::new(Handshakes::new(tls)?);
+        let mut config = ServerConfig::new(Arc::clone(&handshakes) as _, keys.token.clone());
         config.migration(true);
         // A first packet is dealt with as it comes, so nothing waits for a decision.
         config.max_incoming(limits.half_open_max).incoming_buffer_size(16 << 10).incoming_buffer_size_total(1 << 20);
         // Tokens for the next connection (NEW_TOKEN): none, they would have to be remembered.
         config.validation_token_config(quinn_proto::ValidationTokenConfig::default().sent(0).clone());
-        Ok(Self { config, keys, limits })
+        Ok(Self { config, handshakes, keys, limits })
     }
 
     /// What a shard's endpoint serves with: its connections count there what they lose.
     pub(crate) fn config(&self, congestion: &Arc<Congestion>) -> Arc<ServerConfig> {
         let mut config = self.config.clone();
+        config.crypto = Arc::new(self.handshakes.again());
         config.transport_config(Arc::new(transport(&self.limits, congestion)));
         Arc::new(config)
     }

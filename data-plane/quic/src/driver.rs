@@ -8,7 +8,9 @@
 //! A connection is a stranger's until [`Driver::signed_in`]: what strangers have to tell waits until it is asked for.
 
 mod connection;
+mod connections;
 mod event;
+mod quiet;
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -20,6 +22,7 @@ use quinn_proto::{ConnectionHandle, DatagramEvent, EcnCodepoint, Endpoint, Incom
 
 use self::connection::Connection;
 pub use self::connection::{End, Read, Write};
+use self::connections::Connections;
 pub use self::event::{Event, Key, Outgoing, Stats};
 use crate::admission::{Admission, Verdict};
 use crate::cid::LastCid;
@@ -34,8 +37,8 @@ pub struct Driver {
     shard: u16,
     shards: u16,
     endpoint: Endpoint,
-    /// By handle. Boxed: 6 KiB each, and growing would copy all of them.
-    connections: Vec<Option<Box<Connection>>>,
+    /// By handle.
+    connections: Connections,
     generation: u32,
     open: usize,
     /// Handshakes under way, by the id that we gave the connection for it.
@@ -49,6 +52,8 @@ pub struct Driver {
     admission: Admission,
     wheel: Wheel,
     due: Vec<u64>,
+    /// Connections that were sent something, and have not been looked at since; none of strangers.
+    fresh: VecDeque<u32>,
     /// Connections that may have something to tell, but for those of strangers.
     stirred: VecDeque<u32>,
     /// Those of strangers.
@@ -93,7 +98,7 @@ impl Driver {
             shard,
             shards,
             endpoint,
-            connections: Vec::new(),
+            connections: Connections::default(),
             generation: 0,
             open: 0,
             half_open: HashMap::new(),
@@ -104,6 +109,7 @@ impl Driver {
             admission,
             wheel: Wheel::new(now),
             due: Vec::new(),
+            fresh: VecDeque::new(),
             stirred: VecDeque::new(),
             stirred_strangers: VecDeque::new(),
             sending: VecDeque::new(),
@@ -129,8 +135,7 @@ impl Driver {
     /// What a client sends behind the end of its handshake cannot be read before that: it has to be handled in the order in which it came.
     pub fn stage(&self, datagram: &[u8]) -> Stage {
         stage(&self.server.keys.cid, datagram, |cid| {
-            let connection =
-                self.half_open.get(&cid).and_then(|&index| self.connections.get(index as usize)?.as_deref());
+            let connection = self.half_open.get(&cid).and_then(|&index| self.connections.get(index));
             connection.is_some_and(|connection| connection.inner.is_handshaking())
         })
     }
@@ -151,14 +156,19 @@ impl Driver {
         match self.endpoint.handle(now, from, to, ecn, data, &mut buffer) {
             None => {}
             Some(DatagramEvent::ConnectionEvent(handle, event)) => {
-                if let Some(Some(connection)) = self.connections.get_mut(handle.0) {
+                if let Some(connection) = self.connections.get_mut(index_of(handle)) {
                     connection.inner.handle_event(event);
+                    connection.seen = now;
                     let remote = connection.inner.remote_address();
                     if remote != connection.remote {
                         connection.remote = remote;
                         self.stats.migrations += 1;
                     }
-                    self.touch(index_of(handle));
+                    if connection.is_stranger {
+                        self.touch(index_of(handle));
+                    } else if !std::mem::replace(&mut connection.fresh, true) {
+                        self.fresh.push_back(index_of(handle));
+                    }
                 }
             }
             Some(DatagramEvent::NewConnection(incoming)) => self.admit(now, incoming, &mut buffer),
@@ -202,11 +212,8 @@ impl Driver {
                 self.generation = self.generation.wrapping_add(1);
                 let key = Key { index: index_of(handle), generation: self.generation };
                 let handshake_by = now + self.server.limits.handshake_timeout;
-                if self.connections.len() <= handle.0 {
-                    self.connections.resize_with(handle.0 + 1, || None);
-                }
                 let cid = self.last_cid.get();
-                self.connections[handle.0] = Some(Box::new(Connection::new(key, inner, handshake_by, cid)));
+                self.connections.insert(key.index, Connection::new(now, key, inner, handshake_by, cid));
                 self.open += 1;
                 self.half_open.insert(cid, key.index);
                 self.touch(key.index);
@@ -237,6 +244,12 @@ impl Driver {
             let key = Key::from_value(value);
             let Some(connection) = self.connection_mut(key) else { continue };
             connection.armed = None;
+            let is_due = connection.next_look().is_some_and(|at| at <= now);
+            if !is_due {
+                // What it was put in for has gone by: an acknowledgement came, or the idle timeout moved on.
+                self.arm(key.index);
+                continue;
+            }
             if connection.inner.poll_timeout().is_some_and(|at| at <= now) {
                 connection.inner.handle_timeout(now);
             }
@@ -257,6 +270,7 @@ impl Driver {
 
     /// The next thing that happened, or `None`. What strangers have to tell comes after [`hear_stranger`](Self::hear_stranger).
     pub fn poll_event(&mut self, now: Instant) -> Option<Event> {
+        self.age();
         loop {
             if let Some(event) = self.events.pop_front() {
                 return Some(event);
@@ -280,7 +294,7 @@ impl Driver {
     }
 
     fn hear(&mut self, now: Instant, index: u32) {
-        if let Some(Some(connection)) = self.connections.get_mut(index as usize) {
+        if let Some(connection) = self.connections.get_mut(index) {
             connection.stirred = false;
             self.stir(now, index);
         }
@@ -295,34 +309,42 @@ impl Driver {
             self.count_out(&transmit);
             return Some(transmit);
         }
+        self.age();
         while let Some(&index) = self.sending.front() {
-            if let Some(Some(connection)) = self.connections.get_mut(index as usize) {
-                if let Some(transmit) = connection.inner.poll_transmit(now, SEGMENTS_MAX, buffer) {
-                    self.count_out(&transmit);
-                    return Some(transmit);
-                }
-                let (lingered, key) = (connection.lingers(), connection.key);
-                if connection.part(now) {
-                    self.parting -= 1;
-                    if lingered {
-                        self.parted(key);
-                    }
-                    continue;
-                }
-                connection.sending = false;
-                self.sending.pop_front();
-                // To send may have brought events of its own.
-                if connection.is_stranger {
-                    self.touch_to_hear(index);
-                } else {
-                    self.stir(now, index);
-                }
-                self.arm(index);
-            } else {
-                self.sending.pop_front();
+            if let Some(transmit) = self.transmit_of(now, index, buffer) {
+                return Some(transmit);
             }
+            self.sending.pop_front();
         }
         None
+    }
+
+    /// The next datagram of one connection; `None` when it has no more, and its goodbye is said if that was due.
+    fn transmit_of(&mut self, now: Instant, index: u32, buffer: &mut Vec<u8>) -> Option<Outgoing> {
+        loop {
+            let connection = self.connections.get_mut(index)?;
+            if let Some(transmit) = connection.inner.poll_transmit(now, SEGMENTS_MAX, buffer) {
+                self.count_out(&transmit);
+                return Some(transmit);
+            }
+            let (lingered, key) = (connection.lingers(), connection.key);
+            if connection.part(now) {
+                self.parting -= 1;
+                if lingered {
+                    self.parted(key);
+                }
+                continue;
+            }
+            connection.sending = false;
+            // To send may have brought events of its own.
+            if connection.is_stranger {
+                self.touch_to_hear(index);
+            } else {
+                self.stir(now, index);
+            }
+            self.arm(index);
+            return None;
+        }
     }
 
     fn count_out(&mut self, transmit: &Transmit) {
@@ -339,7 +361,11 @@ impl Driver {
     /// Whether something is left to do without a further event.
     pub fn has_work(&self) -> bool {
         let stirred = !self.stirred.is_empty() || !self.stirred_strangers.is_empty();
-        stirred || !self.events.is_empty() || !self.sending.is_empty() || !self.responses.is_empty()
+        stirred
+            || !self.fresh.is_empty()
+            || !self.events.is_empty()
+            || !self.sending.is_empty()
+            || !self.responses.is_empty()
     }
 
     /// Takes no new connections any more: they are refused.
@@ -375,7 +401,7 @@ impl Driver {
     }
 
     fn connection_mut(&mut self, key: Key) -> Option<&mut Connection> {
-        self.connections.get_mut(key.index as usize)?.as_deref_mut().filter(|connection| connection.key == key)
+        self.connections.get_mut(key.index).filter(|connection| connection.key == key)
     }
 
     /// It may have something to tell, to send, or another time to be looked at.
@@ -385,7 +411,7 @@ impl Driver {
     }
 
     fn touch_to_hear(&mut self, index: u32) {
-        let Some(Some(connection)) = self.connections.get_mut(index as usize) else { return };
+        let Some(connection) = self.connections.get_mut(index) else { return };
         if !std::mem::replace(&mut connection.stirred, true) {
             let queue = if connection.is_stranger { &mut self.stirred_strangers } else { &mut self.stirred };
             queue.push_back(index);
@@ -393,7 +419,7 @@ impl Driver {
     }
 
     fn touch_to_send(&mut self, index: u32) {
-        let Some(Some(connection)) = self.connections.get_mut(index as usize) else { return };
+        let Some(connection) = self.connections.get_mut(index) else { return };
         if !std::mem::replace(&mut connection.sending, true) {
             self.sending.push_back(index);
         }
@@ -401,12 +427,12 @@ impl Driver {
 
     /// Takes what a connection has to tell to us and to the endpoint.
     fn stir(&mut self, now: Instant, index: u32) {
-        let Some(Some(connection)) = self.connections.get_mut(index as usize) else { return };
+        let Some(connection) = self.connections.get_mut(index) else { return };
         let key = connection.key;
         self.told.readable.clear();
         self.told.openable = false;
         loop {
-            let Some(Some(connection)) = self.connections.get_mut(index as usize) else { return };
+            let Some(connection) = self.connections.get_mut(index) else { return };
             if let Some(event) = connection.inner.poll() {
                 self.happened(now, key, event);
                 continue;
@@ -420,11 +446,13 @@ impl Driver {
             if drained {
                 self.end(key, End::Lost);
                 self.end_linger(key);
-                let gone = self.connections[index as usize].take();
-                self.parting -= usize::from(gone.as_ref().is_some_and(|gone| gone.parts()));
-                if let Some(armed) = gone.and_then(|gone| gone.armed) {
-                    self.wheel.remove(armed);
+                if let Some(gone) = self.connections.get_mut(index) {
+                    self.parting -= usize::from(gone.parts());
+                    if let Some(armed) = gone.armed {
+                        self.wheel.remove(armed);
+                    }
                 }
+                self.connections.remove(index);
                 self.open -= 1;
                 return;
             }
@@ -530,12 +558,8 @@ impl Driver {
 
     /// Sees to it that the wheel looks at a connection in time.
     fn arm(&mut self, index: u32) {
-        let Some(Some(connection)) = self.connections.get_mut(index as usize) else { return };
-        let next = [connection.inner.poll_timeout(), connection.handshake_by, connection.parts_at()]
-            .into_iter()
-            .flatten()
-            .min();
-        let Some(next) = next else { return };
+        let Some(connection) = self.connections.get_mut(index) else { return };
+        let Some(next) = connection.next_look() else { return };
         match connection.armed {
             Some(armed) if !self.wheel.is_before(next, armed) => return,
             Some(armed) => self.wheel.remove(armed),

@@ -4,7 +4,8 @@
 //! The protocol itself is `quinn-proto`'s; nothing here but [`Driver`] touches it.
 //!
 //! In reading order: [`Limits`], [`Keys`] and [`Server`] (what all shards share); `cid`, [`route`] and [`steering`]
-//! (which shard a datagram belongs to); `admission` (Retry under load); `congestion` (how much may be on its way); `wheel`; [`Driver`] (connections); [`Session`] (frames on
+//! (which shard a datagram belongs to); `admission` (Retry under load); `congestion` (how much may be on its way); `handshake` (TLS,
+//! while it lasts); `wheel`; [`Driver`] (connections); [`Session`] (frames on
 //! streams, `SPEC.md` §1.2); `web` (HTTP/3 around them, §1.3).
 #![forbid(unsafe_code)]
 
@@ -13,6 +14,7 @@ mod cid;
 mod config;
 mod congestion;
 mod driver;
+mod handshake;
 mod protocol;
 mod route;
 mod session;

@@ -10,7 +10,7 @@ use super::{Draining, Queue, Shard};
 use crate::seeded::Seeded;
 use crate::session::State;
 use crate::wheel::{TICK_MS, Tick};
-use crate::{Drain, Now, SessionKey, VerifyToken};
+use crate::{Action, Drain, Now, SessionKey, VerifyToken};
 
 /// What a shard has to do later, besides sessions and homes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +54,9 @@ impl Random {
         SessionId(id)
     }
 }
+
+/// Ticks that a ping may be early, when the session is looked at anyway: what came a moment after the tick's beginning counts from there.
+const EARLY: Tick = 1;
 
 /// A delay in ticks, rounded up.
 pub(super) fn ticks(delay: Duration) -> Tick {
@@ -104,6 +107,19 @@ impl<V: VerifyToken> Shard<V> {
         if expires_ms <= now.unix_ms {
             return self.end_session(key, Code::TokenExpired, "the token has expired", Queue::Drop);
         }
+        // Who acknowledges packets is there, and needs no ping to say so.
+        if session.outbound.is_in_lanes() && tick.saturating_sub(session.heard) + EARLY >= heartbeat {
+            return self.actions.push_back(Action::Listen(key));
+        }
+        self.judge_silence(now, key);
+    }
+
+    /// What silence means for an open session: nothing yet, a ping, or its end.
+    pub(super) fn judge_silence(&mut self, now: Now, key: SessionKey) {
+        let (tick, heartbeat) = (self.tick(now), ticks(self.config.heartbeat));
+        let Some(session) = self.sessions.get(key) else { return };
+        let State::Open(identity) = &session.state else { return };
+        let expires_ms = identity.expires_ms;
         let silent = tick.saturating_sub(session.heard);
         if silent >= 2 * heartbeat {
             return self.end_session(key, Code::HeartbeatTimeout, "nothing was heard for two heartbeats", Queue::Drop);
@@ -111,7 +127,7 @@ impl<V: VerifyToken> Shard<V> {
         if session.outbound.stalled_since().is_some_and(|since| tick.saturating_sub(since) >= 2 * heartbeat) {
             return self.end_session(key, Code::SlowConsumer, "nothing was read for two heartbeats", Queue::Drop);
         }
-        let (heard, pings) = (session.heard, silent >= heartbeat);
+        let (heard, pings) = (session.heard, silent + EARLY >= heartbeat);
         if pings {
             self.send(key, 0, ServerBody::Ping);
         }

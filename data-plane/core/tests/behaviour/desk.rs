@@ -93,6 +93,8 @@ struct Peer {
     stopped: bool,
     bytes: Vec<u8>,
     closed: Option<Code>,
+    /// When its transport acknowledged something, until that is told.
+    acknowledged: Option<Instant>,
 }
 
 pub(crate) struct Desk {
@@ -212,6 +214,18 @@ impl Desk {
 
     pub(crate) fn is_welcomed(&self, session: SessionKey) -> bool {
         self.shard.is_welcomed(session)
+    }
+
+    /// A session whose transport has a stream for each channel, and acknowledges what it gets.
+    pub(crate) fn open_in_lanes(&mut self, token: &str) -> SessionKey {
+        let session = self.shard.handle_connected_in_lanes(self.now).unwrap();
+        self.peers.insert(session, Peer::default());
+        self.hello(session, token);
+        session
+    }
+
+    pub(crate) fn acknowledges(&mut self, session: SessionKey) {
+        self.peers.get_mut(&session).unwrap().acknowledged = Some(self.now.instant);
     }
 
     pub(crate) fn refused_connect(&mut self) -> Option<Code> {
@@ -452,6 +466,10 @@ impl Desk {
             Action::SignedIn(session) => {
                 assert!(self.shard.is_welcomed(session));
                 self.signed_in.push(session);
+            }
+            Action::Listen(session) => {
+                let acknowledged = self.peers.get_mut(&session).unwrap().acknowledged.take();
+                self.shard.handle_listened(self.now, session, acknowledged);
             }
             Action::Drained => self.drained = true,
         }

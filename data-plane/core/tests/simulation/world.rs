@@ -426,6 +426,7 @@ impl World {
                     }
                 }
                 Action::SignedIn(_) => {}
+                Action::Listen(session) => unreachable!("{session:?} has no lanes"),
                 Action::Drained => {
                     let (_, drained) = self.stopping.as_mut().expect("it was asked to stop");
                     assert!(drained.insert(index), "told once");

@@ -1,5 +1,7 @@
 //! QUIC in a shard: its socket, its endpoint, and which connection carries which session.
 
+mod transmit;
+
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Instant;
@@ -23,8 +25,6 @@ pub(super) const SOCKET: u64 = u64::MAX - 8;
 
 /// Sends in a turn, of up to 10 datagrams each. The rest goes in the next one, when acknowledgements have had their turn.
 const SENDS_MAX: usize = 1024;
-/// Taken from the socket at a time, as a turn weighs it: some fifty first packets.
-const RECEIVE_WORK_BYTES: u64 = 64 << 10;
 const NONE: u32 = u32::MAX;
 
 /// What a shard needs for QUIC.
@@ -99,7 +99,6 @@ pub(super) struct Quic {
     lingering: Lingering<Key>,
     pub(super) open: usize,
     pub(super) stats: QuicStats,
-    out: Vec<u8>,
     sends_left: usize,
     interest: Interest,
 }
@@ -121,7 +120,6 @@ impl Quic {
             lingering: Lingering::new(),
             open: 0,
             stats: QuicStats::default(),
-            out: Vec::new(),
             sends_left: SENDS_MAX,
             interest: Interest::Read,
         })
@@ -289,19 +287,6 @@ impl Quic {
     fn handle(&mut self, now: Instant, Datagram { from, to, ecn, data }: Datagram) {
         self.driver.handle_datagram(now, from, to, ecn, data);
     }
-
-    /// Sends what there is to send.
-    fn transmit(&mut self, now: Instant, poller: &Poller) {
-        while !self.port.is_blocked() && self.sends_left > 0 {
-            let Some(transmit) = self.driver.poll_transmit(now, &mut self.out) else { break };
-            self.sends_left -= 1;
-            self.port.send(transmit, &self.out);
-        }
-        let interest = if self.port.is_blocked() { Interest::ReadWrite } else { Interest::Read };
-        if interest != self.interest && poller.change(&self.port, SOCKET, interest).is_ok() {
-            self.interest = interest;
-        }
-    }
 }
 
 impl Shard {
@@ -314,21 +299,22 @@ impl Shard {
     pub(super) fn quic_ready(&mut self, now: Now, ready: Ready, work_bytes_max: u64) {
         let Some(quic) = &mut self.quic else { return };
         if ready.writable && quic.port.resume() == Sent::Done {
-            quic.transmit(now.instant, &self.poller);
+            quic.transmit_all(now.instant, &self.poller);
         }
         if ready.readable {
             let mut came = std::mem::take(&mut self.datagrams);
             let end = quic.heard_bytes + work_bytes_max;
             while quic.heard_bytes < end {
-                let received = quic.port.receive(RECEIVE_WORK_BYTES, |datagram| came.push(datagram));
-                quic.heard_bytes += received;
+                let received = quic.port.receive(|datagram| came.push(datagram));
+                quic.heard_bytes += received.work_bytes;
                 let before = quic.set_aside_bytes;
                 for datagram in came.drain(..) {
                     quic.landed(now.instant, datagram);
                 }
                 // To set one aside is little work: behind a thousand first packets there may be one of a session.
-                quic.heard_bytes -= (quic.set_aside_bytes - before).min(received) / 8 * 7;
-                if received < RECEIVE_WORK_BYTES {
+                quic.heard_bytes -= (quic.set_aside_bytes - before).min(received.work_bytes) / 8 * 7;
+                quic.transmit_quiet(now.instant);
+                if !received.goes_on {
                     break;
                 }
             }
@@ -388,13 +374,6 @@ impl Shard {
             if left == 0 || !self.quic.as_mut().is_some_and(|quic| quic.driver.hear_stranger(now.instant)) {
                 return;
             }
-        }
-    }
-
-    /// Sends what this turn has brought about.
-    pub(super) fn quic_transmit(&mut self, now: Now) {
-        if let Some(quic) = &mut self.quic {
-            quic.transmit(now.instant, &self.poller);
         }
     }
 
@@ -528,15 +507,6 @@ impl Shard {
                 }
                 self.quic_gone(now, key);
             }
-        }
-    }
-
-    /// Writes what waits in the core's queue, and sends it.
-    pub(super) fn quic_flush(&mut self, now: Now, session: SessionKey) {
-        self.quic_write(now, session);
-        if let Some(quic) = &mut self.quic {
-            // At once: to write for all and then to send for all would double the time to the first.
-            quic.transmit(now.instant, &self.poller);
         }
     }
 

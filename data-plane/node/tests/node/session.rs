@@ -1,7 +1,7 @@
 //! From the hello to the end, whatever carries it.
 
 use std::io::Write;
-use std::net::Shutdown;
+use std::net::{Shutdown, UdpSocket};
 use std::num::NonZeroU16;
 use std::time::Duration;
 
@@ -10,6 +10,8 @@ use millrace_protocol::client::{Start, Subscribe};
 use millrace_protocol::node::HistoryClass;
 use millrace_protocol::{Code, Epoch, Position};
 
+use crate::support::quic::{QuicClient, Trust};
+use crate::support::transport::Transport;
 use crate::support::{Client, Control, Frame, Got, Hello, admin, config, door, metric, node, stop, until};
 
 #[test]
@@ -53,7 +55,8 @@ fn a_session_says_what_it_may_do() {
     stop(node);
 }
 
-/// The node pings who says nothing, and ends who does not answer.
+/// The node pings who says nothing, and ends who does not answer. Over QUIC, what a client acknowledges is an answer: there only who is gone
+/// is dead.
 #[test]
 fn heartbeats_keep_the_living_and_end_the_dead() {
     let control = Control::new();
@@ -62,12 +65,21 @@ fn heartbeats_keep_the_living_and_end_the_dead() {
     let node = node(&control, config);
     let mut living = Client::connect(door(&node), &control.token("ann"));
     let mut dead = Client::connect(door(&node), &control.token("ann"));
+    let gone = (Transport::here() == Transport::Quic).then(|| {
+        let gone = QuicClient::connect(&Trust::of_the_table(), door(&node), &control.token("ann"));
+        // From there no way leads to the node.
+        gone.go_on_from(UdpSocket::bind("[::1]:0").expect("socket"));
+        gone
+    });
     // Answers pings as it reads, and is read from for as long as the other one is given.
     until("the dead one is ended", || {
         assert_eq!(living.closed_within(Duration::from_millis(10)), None);
         metric(&node, "millrace_data_heartbeat_timeouts_total") == 1.0
     });
-    assert_eq!(dead.closed_with(), Some(Code::HeartbeatTimeout));
+    match gone {
+        Some(_) => dead.is_served(),
+        None => assert_eq!(dead.closed_with(), Some(Code::HeartbeatTimeout)),
+    }
     assert!(metric(&node, "millrace_data_frames_in_total") >= 3.0, "two hellos and an answer");
     living.is_served();
     stop(node);

@@ -5,11 +5,11 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use bytes::Bytes;
-use quinn_proto::crypto::rustls::HandshakeData;
 use quinn_proto::{ConnectionError, Dir, ReadError, StreamId, VarInt, WriteError};
 
 use super::{Driver, Key};
 use crate::Protocol;
+use crate::handshake::Chosen;
 use crate::wheel::Armed;
 
 pub(super) struct Connection {
@@ -21,10 +21,16 @@ pub(super) struct Connection {
     pub(super) handshake_by: Option<Instant>,
     /// The id that it is known by until its handshake is complete or has failed.
     pub(super) half_open: Option<u64>,
+    /// When a datagram came last, whoever it was from.
+    pub(super) seen: Instant,
+    /// Acknowledgements that had come when that was asked for last.
+    acknowledgements: u64,
     /// Its entry in the wheel.
     pub(super) armed: Option<Armed>,
     /// Nobody has signed in on it.
     pub(super) is_stranger: bool,
+    /// It is among those that were sent something just now.
+    pub(super) fresh: bool,
     /// It is among those that may have something to tell.
     pub(super) stirred: bool,
     /// It is among those that may have something to send.
@@ -88,7 +94,7 @@ pub enum Write {
 }
 
 impl Connection {
-    pub(super) fn new(key: Key, inner: quinn_proto::Connection, handshake_by: Instant, cid: u64) -> Self {
+    pub(super) fn new(now: Instant, key: Key, inner: quinn_proto::Connection, handshake_by: Instant, cid: u64) -> Self {
         let remote = inner.remote_address();
         Self {
             inner,
@@ -96,8 +102,11 @@ impl Connection {
             remote,
             handshake_by: Some(handshake_by),
             half_open: Some(cid),
+            seen: now,
+            acknowledgements: 0,
             armed: None,
             is_stranger: true,
+            fresh: false,
             stirred: false,
             sending: false,
             told_end: false,
@@ -138,16 +147,20 @@ impl Connection {
         self.goodbye.as_mut().is_some_and(|goodbye| goodbye.not_before.take().is_some())
     }
 
+    /// When it has to be looked at.
+    pub(super) fn next_look(&mut self) -> Option<Instant> {
+        [self.inner.poll_timeout(), self.handshake_by, self.parts_at()].into_iter().flatten().min()
+    }
+
     /// When [`part`](Self::part) is to be asked without another reason.
-    pub(super) fn parts_at(&self) -> Option<Instant> {
+    fn parts_at(&self) -> Option<Instant> {
         // While a handshake is under way, its end is the reason.
         self.goodbye.as_ref().filter(|_| !self.inner.is_handshaking())?.not_before
     }
 
     pub(super) fn protocol(&self) -> Option<Protocol> {
         let data: Box<dyn Any> = self.inner.crypto_session().handshake_data()?;
-        let data = data.downcast::<HandshakeData>().ok()?;
-        Protocol::named(&data.protocol?)
+        data.downcast::<Chosen>().ok()?.0
     }
 }
 
@@ -180,7 +193,7 @@ impl Driver {
 
     /// Whether it lingers.
     pub fn lingers(&self, key: Key) -> bool {
-        let connection = self.connections.get(key.index as usize).and_then(|connection| connection.as_deref());
+        let connection = self.connections.get(key.index);
         connection.is_some_and(|connection| connection.key == key && connection.lingers())
     }
 
@@ -209,9 +222,20 @@ impl Driver {
         self.connection_mut(key).is_some_and(|connection| connection.inner.is_handshaking())
     }
 
+    /// When the client was heard last, if it has acknowledged anything since this was asked last: it got what it was sent.
+    ///
+    /// A datagram that is not the client's may be taken for the last one. That puts the end of a connection off for no longer than the
+    /// time between two questions: of the next one, that has nothing new, the answer is `None`.
+    pub fn acknowledged(&mut self, key: Key) -> Option<Instant> {
+        let connection = self.connection_mut(key)?;
+        let come = connection.inner.stats().frame_rx.acks;
+        let before = std::mem::replace(&mut connection.acknowledgements, come);
+        (come > before).then_some(connection.seen)
+    }
+
     /// Where the client is.
     pub fn remote(&self, key: Key) -> Option<SocketAddr> {
-        let connection = self.connections.get(key.index as usize)?.as_deref()?;
+        let connection = self.connections.get(key.index)?;
         (connection.key == key).then_some(connection.remote)
     }
 

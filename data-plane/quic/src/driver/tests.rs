@@ -1,5 +1,6 @@
 //! Drivers and clients in one thread, over a network that loses, delays and reorders by a seed. Time is counted, not waited for.
 
+mod heard;
 mod loss;
 mod world;
 
@@ -11,6 +12,7 @@ use millrace_protocol::ChannelId;
 use millrace_protocol::client::{ClientBody, ClientFrame, Hello, Publish, VERSION, encode_client};
 use quinn_proto::Dir;
 
+use self::heard::sign_in;
 use self::world::{Link, World, frame, number};
 use super::*;
 use crate::Limits;
@@ -46,6 +48,9 @@ fn frames_survive_loss_reordering_and_a_client_that_moves() {
         world.connect();
         world.client_writes(&hello());
         world.run_until("the hello came", |world| world.server.frames.len() == 1);
+        if seed % 4 < 2 {
+            sign_in(&mut world);
+        }
         let mut sent = [0_u64; 3];
         let mut asked = 0_u64;
         for round in 0..40 {
