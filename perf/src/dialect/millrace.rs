@@ -18,6 +18,8 @@ pub(crate) struct Millrace {
     pub(crate) owner: String,
     /// Names of the channels, by number.
     pub(crate) channels: Vec<String>,
+    /// The transport acknowledges what it gets.
+    pub(crate) acknowledges: bool,
     /// Drawn for the run, so that a cluster that knows an earlier one does not take these messages for its duplicates.
     pub(crate) producers: u64,
 }
@@ -120,6 +122,8 @@ impl Dialect for Millrace {
                 }
             }
             ServerBody::Published(_) => out.event(Event::Acknowledged { number: frame.request.wrapping_sub(1) }),
+            // Over QUIC its acknowledgement is the answer.
+            ServerBody::Ping if self.acknowledges => {}
             ServerBody::Ping => send(ClientBody::Pong, 0, out),
             ServerBody::Error { code, retry_after_ms, .. } if code == Code::Busy.number() && !session.is_ready() => {
                 out.event(Event::Busy { after_ms: retry_after_ms });

@@ -90,6 +90,7 @@ impl Subject for Millrace {
             tokens: tokens.of_users,
             owner: tokens.of_owner,
             channels,
+            acknowledges: needs.transport == Transport::Quic,
             producers: std::process::id().into(),
         });
         let session_family = Family::of(vec![data.id()]);

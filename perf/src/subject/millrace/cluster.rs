@@ -119,9 +119,10 @@ impl Subject for Cluster {
         let (target, tokens) = ("/v1/connect".to_owned(), api.tokens(needs)?);
         let family = Family::of(self.processes.clone());
         let (tokens, owner) = (tokens.of_users, tokens.of_owner);
+        let acknowledges = needs.transport == Transport::Quic;
         Ok(Running {
             address: self.address,
-            dialect: Arc::new(dialect::millrace::Millrace { target, tokens, owner, channels, producers }),
+            dialect: Arc::new(dialect::millrace::Millrace { target, tokens, owner, channels, acknowledges, producers }),
             way: self.way.clone(),
             version: format!("at {}", self.address),
             session_family: family.clone(),

@@ -20,7 +20,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use millrace_protocol::client::{SUBPROTOCOL, ServerBody, decode_server};
+use millrace_protocol::client::{ClientBody, SUBPROTOCOL, ServerBody, decode_client, decode_server};
 use quinn::crypto::rustls::HandshakeData;
 use quinn::{ConnectionError, ReadError, RecvStream, SendStream, VarInt, WriteError};
 use tokio::time::{Interval, MissedTickBehavior};
@@ -209,6 +209,10 @@ impl Connection {
 
     /// Queues one frame.
     pub(super) fn push_frame(&mut self, frame: &[u8]) {
+        // A ping is answered by its acknowledgement.
+        if decode_client(frame).is_ok_and(|frame| matches!(frame.body, ClientBody::Pong)) {
+            return;
+        }
         self.output.extend_from_slice(frame);
         if let Some(early) = &mut self.early {
             early.frames.push(frame.to_vec());
