@@ -21,18 +21,34 @@ pub(super) struct Scratch {
     /// Clear output of one write.
     joined: Vec<u8>,
     sealed: Sealed,
+    /// What is sealed is not sent: it is this session's, and leaves with the answer to what came with it.
+    carried: Option<SessionKey>,
 }
 
 impl Scratch {
     /// `read_bytes` is the length of the shard's buffer, or 0 where nobody speaks TLS.
     pub(super) fn new(read_bytes: usize) -> Self {
-        Self { opened: vec![0; read_bytes].into_boxed_slice(), joined: Vec::new(), sealed: Sealed::default() }
+        Self {
+            opened: vec![0; read_bytes].into_boxed_slice(),
+            joined: Vec::new(),
+            sealed: Sealed::default(),
+            carried: None,
+        }
     }
 
     /// Begins a write.
     pub(super) fn begin(&mut self) {
         self.joined.clear();
-        self.sealed.clear();
+        if self.carried.is_none() {
+            self.sealed.clear();
+        }
+    }
+
+    /// What is carried for a session that ends goes before its last words.
+    pub(super) fn put_down(&mut self, session: SessionKey, tls: &mut TlsSession) {
+        if self.carried.take_if(|of| *of == session).is_some() {
+            tls.keep_unsent(self.sealed.bytes());
+        }
     }
 
     /// Adds as many of these clear bytes as a write may have.
@@ -54,6 +70,7 @@ impl Scratch {
     }
 
     fn send_sealed(&mut self, tls: &mut TlsSession, fd: impl AsFd) -> Result<(), Errno> {
+        self.carried = None;
         // What waits is older.
         let sent = if tls.unsent().is_empty() { send_some(fd, self.sealed.bytes())? } else { 0 };
         let rest = &self.sealed.bytes()[sent..];
@@ -131,10 +148,14 @@ impl Shard {
         let Some(Some(connection)) = connections.get_mut(session.index()) else { return };
         let Some(tls) = &mut connection.tls else { return };
         let unfinished_before = tls.unfinished().len();
+        scratch.carried = None;
         scratch.sealed.clear();
         let (opened, clear_bytes) = tls.open(&mut buffer[..bytes], &mut scratch.opened, &mut scratch.sealed);
         let held = connection.held.bytes - unfinished_before + tls.unfinished().len();
-        if !scratch.sealed.is_empty() && scratch.send_sealed(tls, &connection.fd).is_err() {
+        // The end of a handshake came with a first request: the ticket leaves with the answer.
+        if clear_bytes > 0 && !scratch.sealed.is_empty() && matches!(opened, Opened::Established { .. }) {
+            scratch.carried = Some(session);
+        } else if !scratch.sealed.is_empty() && scratch.send_sealed(tls, &connection.fd).is_err() {
             self.drop_connection(now, session);
             return;
         }
@@ -172,8 +193,25 @@ impl Shard {
             std::mem::swap(&mut self.buffer, &mut self.scratch.opened);
             self.take_in_clear(now, session, clear_bytes);
         }
+        if self.scratch.carried.take().is_some() {
+            self.send_carried(now, session);
+        }
         if opened == Opened::End {
             self.drop_connection(now, session);
+        }
+    }
+
+    /// Nothing was answered: what was to go with it goes alone.
+    fn send_carried(&mut self, now: Now, session: SessionKey) {
+        let Self { connections, scratch, .. } = self;
+        let Some(Some(connection)) = connections.get_mut(session.index()) else { return };
+        let Some(tls) = connection.tls.as_mut().filter(|_| connection.session == session) else { return };
+        let sent = scratch.send_sealed(tls, &connection.fd);
+        let is_blocked = !tls.unsent().is_empty();
+        if sent.is_err() {
+            self.drop_connection(now, session);
+        } else if is_blocked {
+            self.await_writable(now, session);
         }
     }
 

@@ -274,7 +274,10 @@ impl Shard {
         let Connection { fd, interest, tls, .. } = connection;
         let rest = match tls {
             None => rest,
-            Some(mut tls) => tls.last_words(&rest),
+            Some(mut tls) => {
+                self.scratch.put_down(session, &mut tls);
+                tls.last_words(&rest)
+            }
         };
         self.core.handle_disconnected(now, session);
         let Self { parting, poller, admission, .. } = self;
