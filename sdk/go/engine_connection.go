@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"millrace.dev/go/internal/wire"
@@ -93,8 +94,8 @@ func (e *engine) start(now instant) {
 // handleToken is the answer to actionFetchToken.
 func (e *engine) handleToken(now instant, value string, err error) {
 	e.token.isFetching = false
-	if err == nil && len(value) > wire.TokenBytesMax {
-		err = &TokenError{Err: fmt.Errorf("the token is longer than %d bytes", wire.TokenBytesMax)}
+	if err == nil {
+		err = wrongToken(value)
 	}
 	switch {
 	case err == nil:
@@ -111,6 +112,21 @@ func (e *engine) handleToken(now instant, value string, err error) {
 		e.note("no new token", err)
 		e.token.refreshAt = now.after(refreshRetry)
 	}
+}
+
+// wrongToken says why a text cannot be an access token, for whoever gave it. Nil if it may be one, which the node knows.
+func wrongToken(token string) error {
+	switch {
+	case token == "":
+		return &TokenError{Err: errors.New("it is empty: give an access token, as your server or `millrace token issue` makes it")}
+	case strings.HasPrefix(token, "mrr_"):
+		return &TokenError{Err: errors.New("a refresh token is no access token: your server gets those from POST /v1/tokens")}
+	case strings.HasPrefix(token, "mr_"):
+		return &TokenError{Err: errors.New("an API key is no access token: your server gets those from POST /v1/tokens")}
+	case len(token) > wire.TokenBytesMax:
+		return &TokenError{Err: fmt.Errorf("it is longer than %d bytes", wire.TokenBytesMax)}
+	}
+	return nil
 }
 
 // handleConnected is the answer to actionConnect: frames can be sent.
@@ -340,9 +356,12 @@ func (e *engine) lost(now instant, err error) {
 	left := e.goAway
 	e.goAway = nil
 	advice := AdviceOf(err)
+	var noToken *TokenError
+	// A fixed one does not get better.
+	isWrong := !e.config.tokensRenew && errors.As(err, &noToken)
 	isAwaited := e.config.failFast && !e.everOpen
 	switch {
-	case isAwaited && !e.isPassing(err), advice == DoNotRetry:
+	case isAwaited && !e.isPassing(err), advice == DoNotRetry, isWrong:
 		e.closeWith(now, err)
 		return
 	case advice == Authenticate && CodeOf(err) != 0:

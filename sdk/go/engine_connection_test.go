@@ -267,6 +267,25 @@ func TestRefusedTokensAreRenewedAndThenGivenUp(t *testing.T) {
 	b.expectLog("connect ws://a", "disconnect", "closed refused (token-expired)")
 }
 
+func TestWhatIsNoAccessTokenIsToldSoBeforeItTravels(t *testing.T) {
+	for token, said := range map[string]string{
+		"":                           "it is empty: give an access token, as your server or `millrace token issue` makes it",
+		"mr_dev_secret":              "an API key is no access token: your server gets those from POST /v1/tokens",
+		"mrr_dev_secret":             "a refresh token is no access token: your server gets those from POST /v1/tokens",
+		strings.Repeat("x", 4<<10+1): "it is longer than 4096 bytes",
+	} {
+		config := testConfig()
+		config.tokensRenew = false
+		fixed := newBench(t, config)
+		fixed.engine.handleToken(fixed.now, token, nil)
+		fixed.expectLog("token", "closed no token could be had: "+said)
+
+		renewed := newBench(t, testConfig())
+		renewed.engine.handleToken(renewed.now, token, nil)
+		renewed.expectLog("token", "reconnecting 1")
+	}
+}
+
 func TestAFirstConnectionMayHaveToSucceed(t *testing.T) {
 	config := testConfig()
 	config.failFast = true

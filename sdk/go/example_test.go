@@ -58,7 +58,7 @@ func ExampleClient_SubscribeFrom() {
 	server := exampleServer()
 	defer server.Close()
 	ctx := context.Background()
-	client, err := millrace.Connect(ctx, server.URL())
+	client, err := millrace.Connect(ctx, server.URL(), millrace.WithToken("a token"))
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -88,7 +88,7 @@ func ExampleChannel_Messages() {
 	server := exampleServer()
 	defer server.Close()
 	ctx := context.Background()
-	client, err := millrace.Connect(ctx, server.URL())
+	client, err := millrace.Connect(ctx, server.URL(), millrace.WithToken("a token"))
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -122,7 +122,7 @@ func ExampleSender_MarkRead() {
 	server := exampleServer()
 	defer server.Close()
 	ctx := context.Background()
-	client, err := millrace.Connect(ctx, server.URL())
+	client, err := millrace.Connect(ctx, server.URL(), millrace.WithToken("a token"))
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -154,7 +154,7 @@ func ExampleSender_Submit() {
 	server := exampleServer()
 	defer server.Close()
 	ctx := context.Background()
-	client, err := millrace.Connect(ctx, server.URL())
+	client, err := millrace.Connect(ctx, server.URL(), millrace.WithToken("a token"))
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -195,7 +195,7 @@ func ExampleSender_Pages() {
 	server := exampleServer()
 	defer server.Close()
 	ctx := context.Background()
-	client, err := millrace.Connect(ctx, server.URL())
+	client, err := millrace.Connect(ctx, server.URL(), millrace.WithToken("a token"))
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -30,7 +30,7 @@ func TestAConnectionMayBeEncrypted(t *testing.T) {
 	must(channel.Send(ctx, []byte("again")))
 	expectOffsets(t, channel, 2, 2)
 	// A certificate that nobody vouches for is none.
-	if _, err := millrace.Connect(ctx, server.URL()); err == nil || !strings.Contains(err.Error(), "certificate") {
+	if _, err := millrace.Connect(ctx, server.URL(), millrace.WithToken("a token")); err == nil || !strings.Contains(err.Error(), "certificate") {
 		t.Fatal(err)
 	}
 }
@@ -200,7 +200,7 @@ func TestContextsEndOnlyTheirOwnWait(t *testing.T) {
 	}
 	server.Stall(false)
 	must(ticket.Wait(ctx))
-	if _, err := millrace.Connect(short, urlOf(server)); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := millrace.Connect(short, urlOf(server), millrace.WithToken("a token")); !errors.Is(err, context.DeadlineExceeded) {
 		t.Fatal(err)
 	}
 }

@@ -157,6 +157,25 @@ test("a token over the limit is refused before it travels", () => {
   assert.deepEqual(bench.log(), ["token"]);
 });
 
+test("what is no access token is told so before it travels, and a fixed one ends the client", () => {
+  const rows: readonly (readonly [string, string])[] = [
+    ["", "the token is empty: give an access token, as your server or `millrace token issue` makes it"],
+    ["mr_dev_secret", "an API key is no access token: your server gets those from POST /v1/tokens"],
+    ["mrr_dev_secret", "a refresh token is no access token: your server gets those from POST /v1/tokens"],
+    ["x".repeat(4_097), "the token is 4097 bytes, the limit is 4096"],
+  ];
+  for (const [token, said] of rows) {
+    const fixed = new Bench({ tokensRenew: false });
+    fixed.log();
+    fixed.engine.handleToken(fixed.now, { ok: token });
+    assert.deepEqual(fixed.log(), [`closed ${said}`]);
+    const renewed = new Bench();
+    renewed.log();
+    renewed.engine.handleToken(renewed.now, { ok: token });
+    assert.deepEqual(renewed.log(), ["reconnecting 1"], token);
+  }
+});
+
 test("a first connection may have to succeed", () => {
   let bench = new Bench({ failFast: true });
   bench.engine.handleToken(bench.now, { ok: "token" });

@@ -99,13 +99,7 @@ export function start(engine: Engine, now: number): void {
 export function handleToken(engine: Engine, now: number, result: Result<string>): void {
   const { token, link } = engine;
   token.isFetching = false;
-  const bytes = "ok" in result ? new TextEncoder().encode(result.ok).length : 0;
-  const failure =
-    "error" in result
-      ? result.error
-      : bytes > TOKEN_BYTES_MAX
-        ? new MillraceError("token", `the token is ${bytes} bytes, the limit is ${TOKEN_BYTES_MAX}`)
-        : undefined;
+  const failure = "error" in result ? result.error : wrongToken(result.ok);
   if (failure !== undefined) {
     if (link.kind === "awaitingToken") return lost(engine, now, failure);
     engine.actions.push({ type: "warning", error: failure });
@@ -117,6 +111,21 @@ export function handleToken(engine: Engine, now: number, result: Result<string>)
     if (link.kind === "awaitingToken") connect(engine, now);
     else if (engine.isOpen) engine.control.push({ kind: "refresh", request: engine.request({ kind: "refresh" }) });
   }
+}
+
+/** Why a text cannot be an access token, for whoever gave it; `undefined` if it may be one, which the node knows. */
+function wrongToken(token: string): MillraceError | undefined {
+  const bytes = new TextEncoder().encode(token).length;
+  const another = token.startsWith("mrr_") ? "a refresh token" : token.startsWith("mr_") ? "an API key" : undefined;
+  const why =
+    bytes === 0
+      ? "the token is empty: give an access token, as your server or `millrace token issue` makes it"
+      : another !== undefined
+        ? `${another} is no access token: your server gets those from POST /v1/tokens`
+        : bytes > TOKEN_BYTES_MAX
+          ? `the token is ${bytes} bytes, the limit is ${TOKEN_BYTES_MAX}`
+          : undefined;
+  return why === undefined ? undefined : new MillraceError("token", why);
 }
 
 export function handleConnected(engine: Engine, now: number): void {
@@ -318,6 +327,8 @@ function lost(engine: Engine, now: number, cause: MillraceError): void {
   const isAwaited = config.failFast && !engine.everOpen;
   if (isAwaited && !isPassing(engine, error)) return closeWith(engine, now, error);
   if (error.advice === "do-not-retry") return closeWith(engine, now, error);
+  // A fixed one does not get better.
+  if (error.kind === "token" && !config.tokensRenew) return closeWith(engine, now, error);
   if (error.advice === "authenticate" && error.kind === "refused") {
     token.refusals += 1;
     if (!config.tokensRenew || token.refusals > 2) return closeWith(engine, now, error);
