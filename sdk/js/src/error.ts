@@ -73,7 +73,7 @@ export class MillraceError extends Error {
   ) {
     super(message, "cause" in details ? { cause: details.cause } : undefined);
     this.kind = kind;
-    const cause = details.cause instanceof MillraceError ? details.cause : undefined;
+    const cause = ours(details.cause);
     if (kind === "unconfirmed") {
       this.code = cause?.code;
       this.advice = cause?.advice ?? "do-not-retry";
@@ -93,6 +93,9 @@ export class MillraceError extends Error {
     return this.advice === "retry" || this.advice === "reconnect";
   }
 }
+
+// Apart, because a bundler gives another name to a class that names itself, and Node prints that.
+const ours = (cause: unknown): MillraceError | undefined => (cause instanceof MillraceError ? cause : undefined);
 
 /** What was waited for. */
 export type Awaited =

@@ -76,9 +76,14 @@ export class Message {
 
   /** @internal */
   behind(gaps: readonly Gap[]): Message {
-    const { position, timeMs, user, producer, sequence, body, ticket } = this;
-    return new Message(position, timeMs, user, producer, sequence, body, ticket, gaps);
+    return behind(this, gaps);
   }
+}
+
+// Apart, because a bundler gives another name to a class that names itself, and Node prints that.
+function behind(message: Message, gaps: readonly Gap[]): Message {
+  const { position, timeMs, user, producer, sequence, body, ticket } = message;
+  return new Message(position, timeMs, user, producer, sequence, body, ticket, gaps);
 }
 
 /** Which messages were not delivered, and why. */

@@ -24,6 +24,11 @@ async function nodeWebSocket(): Promise<WebSocketConstructor> {
 }
 
 export class Millrace extends BrowserMillrace {
+  static {
+    // A bundler gives another name to the second class of one name, and Node prints that.
+    Object.defineProperty(Millrace, "name", { value: "Millrace" });
+  }
+
   constructor(options: MillraceOptions) {
     super({ transport: webSocket(nodeWebSocket), ...options });
   }

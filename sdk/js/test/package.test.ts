@@ -51,6 +51,15 @@ test("importing it touches nothing of the platform, and neither does making a cl
   assert.equal(output.trim(), "untouched");
 });
 
+test("what an application prints has the names that it knows", async () => {
+  for (const entry of ["index.js", "node.js"]) {
+    const exported: Record<string, unknown> = await import(`${root}dist/${entry}`);
+    const classes = Object.entries(exported).filter(([, value]) => typeof value === "function");
+    assert.ok(classes.some(([name]) => name === "MillraceError"));
+    for (const [name, value] of classes) assert.equal((value as { name: string }).name, name);
+  }
+});
+
 test("what a listener throws is reported aloud and stops nobody", () => {
   const script = `
     import { Millrace } from "${root}dist/node.js";
