@@ -1,6 +1,7 @@
 //! `millrace dev`: a whole deployment in one process, with something in it to try.
 
 mod authority;
+mod secret;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -97,8 +98,7 @@ fn tls_address(client_address: &str, default: &str) -> String {
 
 async fn serve(command: &Dev, settings: &Settings, authority: Option<Authority>, begun: Instant) -> Result<()> {
     let mut stop = Stop::listen()?;
-    // Nobody outside this process links, so a secret that nobody else knows is the right one.
-    let secret = millrace_control::random_secret();
+    let secret = secret::open(&command.dir.join("secret"))?;
     let control = ControlNode::start(settings, &secret).await?;
     let made =
         millrace_control::ensure_dev(&control.store()).await.context("make the tenant, users and channel to try")?;

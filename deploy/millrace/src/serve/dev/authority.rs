@@ -160,7 +160,7 @@ fn whole(time: Duration) -> Duration {
 }
 
 /// Whole or not at all, and never readable by more than `mode` says.
-fn write(path: &Path, text: &str, mode: u32) -> Result<()> {
+pub(super) fn write(path: &Path, text: &str, mode: u32) -> Result<()> {
     let new = path.with_extension("new");
     let written = fs::remove_file(&new)
         .or_else(|error| if error.kind() == ErrorKind::NotFound { Ok(()) } else { Err(error) })
