@@ -1,7 +1,7 @@
 // One Chromium for many drivers (`chromium.ts`), and the page that each of them opens in it: a blank one that loads the one-file
 // bundle of the SDK, as it is published, and the driver. Says in one line where both are, and ends with standard input.
 //
-//   node chromium-host.mjs     beside page.js and millrace.min.js
+//   node chromium-host.mjs SPKI     beside page.js and millrace.min.js; SPKI: hash of the public key of servers' certificates, Base64
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -49,8 +49,12 @@ const http = createServer((request, response) => {
 }).listen(0, "127.0.0.1");
 
 const profile = mkdtempSync(join(tmpdir(), "millrace-conformance-chromium-"));
+const flags = [...FLAGS];
+// A browser has no authorities of one run; WebTransport takes a certificate by its hash, but a WebSocket does not.
+const [spki] = process.argv.slice(2);
+if (spki !== undefined) flags.push(`--ignore-certificate-errors-spki-list=${spki}`);
 // The sandbox of Chromium refuses to run as root.
-const flags = process.getuid?.() === 0 ? [...FLAGS, "--no-sandbox"] : FLAGS;
+if (process.getuid?.() === 0) flags.push("--no-sandbox");
 const chromium = spawn(process.env.CHROMIUM ?? "chromium", [...flags, `--user-data-dir=${profile}`, "about:blank"], {
   stdio: ["ignore", "ignore", "pipe"],
 });

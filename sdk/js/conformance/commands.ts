@@ -237,6 +237,7 @@ function options(command: Json): Omit<MillraceOptions, "token"> {
     window: given({ messagesMax: n("window_messages"), bytesMax: n("window_bytes") }),
     backoff: given({ firstMs: n("backoff_first_ms"), maxMs: n("backoff_max_ms") }),
     ...given({
+      certificateHashes: command.certificate_hashes as MillraceOptions["certificateHashes"],
       connectTimeoutMs: n("connect_timeout_ms"),
       requestTimeoutMs: n("request_timeout_ms"),
       sendTimeoutMs: n("send_timeout_ms"),
@@ -248,7 +249,7 @@ function options(command: Json): Omit<MillraceOptions, "token"> {
 const OPTIONS = [
   ...["client", "url", "urls", "token", "token_provider", "lazy"],
   ...["queue_messages", "queue_bytes", "window_messages", "window_bytes", "backoff_first_ms", "backoff_max_ms"],
-  ...["connect_timeout_ms", "request_timeout_ms", "send_timeout_ms", "close_timeout_ms"],
+  ...["connect_timeout_ms", "request_timeout_ms", "send_timeout_ms", "close_timeout_ms", "certificate_hashes"],
 ];
 
 function startOf(start: unknown): { after?: Position; afterOffset?: number } {

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
 use crate::host::Host;
+use crate::transport::Transport;
 
 /// One SDK's driver: how it is built and started.
 #[derive(Debug, Clone, Deserialize)]
@@ -18,6 +19,8 @@ pub struct DriverSpec {
     /// Where its commands run, from the repository's root.
     #[serde(default)]
     pub folder: PathBuf,
+    /// What its SDK has, of all transports.
+    pub transports: Vec<Transport>,
     /// Programs without which it is left out.
     #[serde(default)]
     pub needs: Vec<String>,
@@ -29,6 +32,9 @@ pub struct DriverSpec {
     pub host: Vec<String>,
     /// Starts it.
     pub run: Vec<String>,
+    /// Set for all three.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
 }
 
 /// Where things are.
@@ -38,6 +44,10 @@ pub struct Places {
     pub root: PathBuf,
     /// Cargo's target folder.
     pub target: PathBuf,
+    /// File of the authority that servers' certificates are from.
+    pub ca: PathBuf,
+    /// What Chromium takes instead; see [`Trust::spki`](crate::trust::Trust::spki).
+    pub spki: String,
 }
 
 impl DriverSpec {
@@ -50,6 +60,8 @@ impl DriverSpec {
         let specs: BTreeMap<String, Self> = toml::from_str(&text).with_context(|| path.display().to_string())?;
         for (name, spec) in &specs {
             ensure!(!spec.run.is_empty(), "{name} has nothing to run");
+            ensure!(spec.transports.contains(&Transport::Ws), "{name} has no transport, or not the one that all have");
+            ensure!(spec.transports.is_sorted_by(|a, b| a < b), "the transports of {name} are not in order");
             let names_host = spec.run.iter().any(|word| word.contains("{host}"));
             ensure!(
                 names_host != spec.host.is_empty(),
@@ -109,12 +121,16 @@ impl DriverSpec {
         let out = places.target.join("conformance").join(name);
         std::fs::create_dir_all(&out).with_context(|| format!("make {}", out.display()))?;
         let fill = |word: &String| {
-            word.replace("{out}", &out.to_string_lossy()).replace("{target}", &places.target.to_string_lossy())
+            word.replace("{out}", &out.to_string_lossy())
+                .replace("{target}", &places.target.to_string_lossy())
+                .replace("{ca}", &places.ca.to_string_lossy())
+                .replace("{spki}", &places.spki)
         };
         let mut words = words.iter().map(fill);
         let program = words.next().context("a command has a program")?;
         let mut command = Command::new(program);
         command.args(words).current_dir(places.root.join(&self.folder)).env("CARGO_TARGET_DIR", &places.target);
+        command.envs(self.env.iter().map(|(name, value)| (name, fill(value))));
         Ok(command)
     }
 }

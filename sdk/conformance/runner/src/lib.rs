@@ -5,7 +5,7 @@
 //! word in a scenario: whatever happened, a reader saw exactly what is stored, in order, once; what was acknowledged is stored where the
 //! SDK said, what was refused is not; and no bad news came that the scenario did not expect.
 //!
-//! In reading order: [`scenario`] is what is written; [`play`] carries it out on a [`world`] through a [`driver`], beside a [`host`] if drivers share one; the [`ledger`] keeps
+//! Each scenario is played over each [`transport`] that an SDK has. In reading order: [`scenario`] is what is written; [`play`] carries it out on a [`world`] through a [`driver`], beside a [`host`] if drivers share one, with a [`proxy`] before each client; the [`ledger`] keeps
 //! what was said, the [`judge`] compares that with what is stored; [`suite`] runs many and [`table`] shows the outcome.
 //! `ledger` and `judge` are pure.
 #![forbid(unsafe_code)]
@@ -24,4 +24,6 @@ pub mod server;
 pub mod suite;
 pub mod table;
 pub mod transcript;
+pub mod transport;
+pub mod trust;
 pub mod world;

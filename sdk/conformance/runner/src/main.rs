@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
@@ -12,6 +13,8 @@ use millrace_conformance::play::Outcome;
 use millrace_conformance::scenario::Scenario;
 use millrace_conformance::suite::{Report, Suite};
 use millrace_conformance::table;
+use millrace_conformance::transport::Transport;
+use millrace_conformance::trust::Trust;
 
 /// Runs the scenarios of `sdk/conformance` with every SDK whose tools are there.
 #[derive(Parser)]
@@ -26,6 +29,9 @@ struct Arguments {
     /// Only these SDKs; all in drivers.toml if missing
     #[arg(long, value_name = "NAME")]
     sdk: Vec<String>,
+    /// Only over these transports, such as `quic,wss`; all that an SDK has if missing
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    transport: Vec<Transport>,
     /// Only scenarios whose name contains one of these
     #[arg(value_name = "SCENARIO")]
     scenarios: Vec<String>,
@@ -71,7 +77,9 @@ fn run(arguments: &Arguments) -> Result<usize> {
         ensure!(declared.contains_key(sdk), "drivers.toml has no {sdk}");
     }
 
-    let places = Places { root: root.clone(), target };
+    let trust = Arc::new(Trust::new()?);
+    let places = Places { root: root.clone(), target, ca: trust.ca(), spki: trust.spki.clone() };
+    let wanted = if arguments.transport.is_empty() { Transport::ALL.to_vec() } else { arguments.transport.clone() };
     let mut skipped = 0;
     let mut drivers = BTreeMap::new();
     let mut hosts = Vec::new();
@@ -81,7 +89,7 @@ fn run(arguments: &Arguments) -> Result<usize> {
         }
         if let Some(program) = spec.missing() {
             println!("{name:11} not run: this machine has no {program}");
-            skipped += all.len();
+            skipped += spec.transports.iter().map(|&transport| played(&all, transport)).sum::<usize>();
             continue;
         }
         spec.build(name, &places)?;
@@ -96,9 +104,13 @@ fn run(arguments: &Arguments) -> Result<usize> {
     };
     let scenarios: Vec<Scenario> = all.iter().filter(is_wanted).cloned().collect();
     ensure!(!scenarios.is_empty(), "no scenario has such a name");
-    skipped += drivers.len() * (all.len() - scenarios.len());
+    for &transport in drivers.values().flat_map(|spec: &DriverSpec| &spec.transports) {
+        let run = if wanted.contains(&transport) { played(&scenarios, transport) } else { 0 };
+        skipped += played(&all, transport) - run;
+    }
 
-    let suite = Suite { millrace: std::path::absolute(millrace)?, places, drivers, scenarios, jobs: arguments.jobs };
+    let millrace = std::path::absolute(millrace)?;
+    let suite = Suite { millrace, places, drivers, scenarios, transports: wanted, trust, jobs: arguments.jobs };
     let mut reports = Vec::new();
     for _ in 0..arguments.times {
         reports = suite.run(tell);
@@ -129,15 +141,21 @@ fn run(arguments: &Arguments) -> Result<usize> {
     Ok(failed)
 }
 
+/// How many of these are played over a transport.
+fn played(scenarios: &[Scenario], transport: Transport) -> usize {
+    scenarios.iter().filter(|scenario| !scenario.not_over.contains_key(&transport)).count()
+}
+
 fn tell(report: &Report) {
-    let Report { sdk, scenario, outcome, elapsed } = report;
+    let Report { sdk, transport, scenario, outcome, elapsed } = report;
     let seconds = elapsed.as_secs_f32();
+    let of = format!("{sdk:11} {transport:12} {scenario}");
     match outcome {
-        Outcome::Passed => println!("{sdk:11} {scenario}: passed ({seconds:.1} s)"),
-        Outcome::NotSupported(missing) => println!("{sdk:11} {scenario}: not supported, lacks {}", missing.join(", ")),
+        Outcome::Passed => println!("{of}: passed ({seconds:.1} s)"),
+        Outcome::NotSupported(missing) => println!("{of}: not supported, lacks {}", missing.join(", ")),
         Outcome::Failed { faults, detail } => {
             let faults = faults.join("\n  ");
-            println!("{sdk:11} {scenario}: FAILED ({seconds:.1} s)\n  {faults}\n{detail}");
+            println!("{of}: FAILED ({seconds:.1} s)\n  {faults}\n{detail}");
         }
     }
 }

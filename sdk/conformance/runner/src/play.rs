@@ -17,6 +17,8 @@ use crate::ledger::{Of, Position, SendOutcome};
 use crate::proxy::Proxy;
 use crate::scenario::{Bodies, Pattern, Scenario};
 use crate::transcript::{Entry, Shared};
+use crate::transport::Transport;
+use crate::trust::Trust;
 use crate::world::World;
 
 /// How long what is written behind may take.
@@ -44,6 +46,15 @@ pub enum Outcome {
     },
 }
 
+/// How clients reach the server.
+#[derive(Clone)]
+pub struct Over {
+    /// By what.
+    pub transport: Transport,
+    /// Whom everybody trusts.
+    pub trust: Arc<Trust>,
+}
+
 /// Plays a scenario with the driver that `start` starts. No wait takes longer than `patience`.
 ///
 /// # Errors
@@ -51,6 +62,7 @@ pub enum Outcome {
 pub fn play(
     scenario: &Scenario,
     world: Arc<dyn World>,
+    over: &Over,
     patience: Duration,
     start: impl FnOnce(OnEvent) -> Result<Driver>,
 ) -> Result<Outcome> {
@@ -66,6 +78,7 @@ pub fn play(
         transcript: driver.transcript(),
         capabilities: driver.capabilities.clone(),
         world: world.clone(),
+        over: over.clone(),
         providers,
         proxies: BTreeMap::new(),
         calls: BTreeMap::new(),
@@ -103,8 +116,8 @@ pub fn play(
     let transcript = player.transcript.lock();
     let skipped = transcript.entries.len().saturating_sub(LINES_SHOWN);
     let mut detail = String::new();
-    for entry in &transcript.entries[skipped..] {
-        detail.push_str(&format!("  {entry}\n"));
+    for (entry, at) in transcript.entries.iter().zip(&transcript.times).skip(skipped) {
+        detail.push_str(&format!("  {:7.3} {entry}\n", at.as_secs_f32()));
     }
     detail.push_str(&format!("driver's standard error:\n{}\nserver's log:\n{}\n", driver.stderr(), world.log()));
     Ok(Outcome::Failed { faults, detail })
@@ -151,6 +164,7 @@ struct Player {
     transcript: Shared,
     capabilities: Vec<String>,
     world: Arc<dyn World>,
+    over: Over,
     providers: Providers,
     proxies: BTreeMap<String, Proxy>,
     calls: BTreeMap<String, Call>,
@@ -169,7 +183,7 @@ struct Player {
 impl Player {
     fn all(&mut self, scenario: &Scenario) -> Result<()> {
         for (index, step) in scenario.steps.iter().enumerate() {
-            self.step(step).with_context(|| format!("step {}, {step:?}", index + 1))?;
+            self.step(scenario, step).with_context(|| format!("step {}, {step:?}", index + 1))?;
         }
         Ok(())
     }
@@ -349,10 +363,11 @@ impl Player {
     }
 }
 
-/// Whether a value has every field of the pattern; an inner object is a pattern, too.
+/// Whether a value has every field of the pattern; an inner object is a pattern, too, and of a list one is enough.
 fn fits(pattern: &Pattern, value: &Value) -> bool {
     pattern.iter().all(|(field, expected)| match (expected, &value[field]) {
         (Value::Object(inner), found) => fits(inner, found),
+        (Value::Array(any), found) => any.contains(found),
         (expected, found) => expected == found,
     })
 }

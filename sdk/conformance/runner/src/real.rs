@@ -21,7 +21,8 @@ use crate::judge::Stored;
 use crate::ledger::{Position, body};
 use crate::rest::{Rest, segment};
 use crate::scenario::{ChannelSpec, Scenario};
-use crate::server::{Address, Server};
+use crate::server::{Addresses, Server};
+use crate::transport::Transport;
 use crate::world::{Act, World};
 
 /// How long a new key may take to reach the data node.
@@ -33,7 +34,7 @@ const PAGE: usize = 100;
 /// See the module.
 pub struct Tenant {
     server: Arc<Mutex<Server>>,
-    address: Address,
+    addresses: Addresses,
     id: TenantId,
     key: String,
     signing: SigningKey,
@@ -49,9 +50,9 @@ impl Tenant {
     /// # Errors
     /// If the server refuses any of it.
     pub fn new(server: Arc<Mutex<Server>>, scenario: &Scenario) -> Result<Self> {
-        let (api, operator_key, address) = {
+        let (api, operator_key, addresses) = {
             let server = server.lock().expect("no holder panics");
-            (server.told("api")?, server.operator_key(), server.address())
+            (server.told("api")?, server.operator_key(), server.addresses())
         };
         let operator = Rest::new(&api, &operator_key);
         let nanos = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
@@ -79,7 +80,7 @@ impl Tenant {
         }
         let channels = scenario.channels.clone();
         let number = AtomicU64::new(1);
-        let tenant = Self { server, address, id, key, signing, forging, signing_id, channels, number };
+        let tenant = Self { server, addresses, id, key, signing, forging, signing_id, channels, number };
         tenant.until_admitted()?;
         Ok(tenant)
     }
@@ -99,7 +100,7 @@ impl Tenant {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let token = self.token("probe", "1h")?;
-            let address = self.address().context("the server listens")?;
+            let address = self.addresses.of(Transport::Ws).context("the server listens")?;
             match admitted(address, &token) {
                 Ok(()) => return Ok(()),
                 Err(error) if Instant::now() >= deadline => return Err(error.context("the server takes no token")),
@@ -147,8 +148,8 @@ impl Tenant {
 }
 
 impl World for Tenant {
-    fn address(&self) -> Option<SocketAddr> {
-        *self.address.lock().expect("no holder panics")
+    fn address(&self, transport: Transport) -> Option<SocketAddr> {
+        self.addresses.of(transport)
     }
 
     fn token(&self, user: &str, kind: &str) -> Result<String> {

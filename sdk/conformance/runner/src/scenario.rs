@@ -7,6 +7,8 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use crate::transport::Transport;
+
 /// Capabilities that a driver may have; `DRIVER.md` §6.
 pub const CAPABILITIES: &[&str] = &[
     "fail-fast",
@@ -36,6 +38,9 @@ pub struct Scenario {
     /// Capabilities without which a driver cannot take part.
     #[serde(default)]
     pub needs: Vec<String>,
+    /// Transports over which it makes no sense, each with the reason in a sentence.
+    #[serde(default)]
+    pub not_over: BTreeMap<Transport, String>,
     /// The server that it plays on; without a word, one that it shares with others.
     #[serde(default)]
     pub server: ServerSpec,
@@ -271,6 +276,19 @@ pub enum Condition {
     Hold,
     /// What was held goes on.
     Release,
+    /// The client has another address from now on, as behind a router that forgot it. Its connections may go on.
+    Move,
+}
+
+/// What a scenario does to what is between a client and the server, from nothing to most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Touch {
+    /// Nothing to connections: at most it changes the client's address.
+    Nothing,
+    /// It cuts and holds connections.
+    Connections,
+    /// It does something with frames, or counts them.
+    Frames,
 }
 
 /// What becomes of the next message with a text on its way to a client.
@@ -328,12 +346,32 @@ impl Scenario {
         for need in &self.needs {
             ensure!(CAPABILITIES.contains(&need.as_str()), "no capability is called {need}");
         }
+        for (transport, reason) in &self.not_over {
+            ensure!(reason.ends_with('.') && !reason.contains('|'), "why not over {transport}? In a sentence");
+        }
+        ensure!(self.not_over.len() < Transport::ALL.len(), "there is a transport that it is played over");
         let mut seen =
             Seen { scenario: self, clients: BTreeSet::new(), calls: BTreeSet::new(), texts: BTreeSet::new() };
         for (index, step) in self.steps.iter().enumerate() {
             seen.step(step).with_context(|| format!("step {}: {step:?}", index + 1))?;
         }
         Ok(())
+    }
+
+    /// What it does to what is between this client and the server.
+    pub fn touch(&self, client: &str) -> Touch {
+        let touches = self.steps.iter().filter_map(|step| match step {
+            Step::Network(of) if of.client == client && of.is != Condition::Move => Some(Touch::Connections),
+            Step::Tamper(Tamper { client: of, .. })
+            | Step::Inject(Inject { client: of, .. })
+            | Step::Frames(Frames { client: of, .. })
+                if of == client =>
+            {
+                Some(Touch::Frames)
+            }
+            _ => None,
+        });
+        touches.max().unwrap_or(Touch::Nothing)
     }
 }
 
@@ -389,6 +427,14 @@ impl<'a> Seen<'a> {
                 self.pair(&step.client, Some(&step.channel))
             }
             Step::History(step) => self.pair(&step.client, None),
+            Step::Network(Network { client, is: Condition::Move }) => {
+                let over_tcp =
+                    [Transport::Ws, Transport::Wss].iter().any(|tcp| !self.scenario.not_over.contains_key(tcp));
+                ensure!(!over_tcp, "a connection over TCP ends with its address: name ws and wss in `not_over`");
+                let touch = self.scenario.touch(client);
+                ensure!(touch == Touch::Nothing, "a client that moves is left alone with the server");
+                self.pair(client, None)
+            }
             Step::Close(Close { client, .. })
             | Step::Network(Network { client, .. })
             | Step::Inject(Inject { client, .. })

@@ -13,6 +13,8 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::scenario::ServerSpec;
+use crate::transport::Transport;
+use crate::trust::Trust;
 
 /// How long a node may take to stop.
 const STOP: Duration = Duration::from_secs(20);
@@ -25,7 +27,15 @@ const OPERATOR_KEY: &str = "an-operator-key-of-at-least-32-bytes";
 const SECRET: &str = "a cluster secret of at least 32 bytes";
 
 /// Where clients connect, if they can.
-pub type Address = Arc<Mutex<Option<SocketAddr>>>;
+#[derive(Debug, Clone, Default)]
+pub struct Addresses(Arc<Mutex<BTreeMap<Transport, SocketAddr>>>);
+
+impl Addresses {
+    /// Of this transport.
+    pub fn of(&self, transport: Transport) -> Option<SocketAddr> {
+        self.0.lock().expect("no holder panics").get(&transport).copied()
+    }
+}
 
 /// Processes that end with this value.
 #[derive(Debug)]
@@ -33,8 +43,10 @@ pub struct Server {
     binary: PathBuf,
     folder: tempfile::TempDir,
     settings: Vec<String>,
+    /// Of nodes that take clients.
+    tls: Vec<String>,
     nodes: BTreeMap<String, Node>,
-    address: Address,
+    addresses: Addresses,
     /// What the nodes said when they were ready.
     told: Value,
 }
@@ -55,15 +67,18 @@ impl Server {
     ///
     /// # Errors
     /// If one does not get ready.
-    pub fn start(binary: &Path, spec: &ServerSpec) -> Result<Self> {
+    pub fn start(binary: &Path, spec: &ServerSpec, trust: &Trust) -> Result<Self> {
+        let node = trust.node();
+        let tls = ["data.tls_certificate", "data.tls_key"].map(|setting| format!("{setting}={}", node.display()));
         let mut settings = vec!["log.filter=info".to_owned(), "data.pin=false".into()];
         settings.extend(spec.settings.iter().map(|(key, value)| format!("{key}={value}")));
         let mut server = Self {
             binary: binary.to_path_buf(),
             folder: tempfile::tempdir().context("a folder for the server")?,
             settings,
+            tls: tls.into(),
             nodes: BTreeMap::new(),
-            address: Address::default(),
+            addresses: Addresses::default(),
             told: Value::Object(serde_json::Map::new()),
         };
         let nodes: &[&str] = if spec.apart { &["control", "data"] } else { &["dev"] };
@@ -72,8 +87,8 @@ impl Server {
     }
 
     /// Where clients connect, now and later.
-    pub fn address(&self) -> Address {
-        self.address.clone()
+    pub fn addresses(&self) -> Addresses {
+        self.addresses.clone()
     }
 
     /// What the server said of itself, such as `api` and `operator_key`.
@@ -114,9 +129,16 @@ impl Server {
             self.told[field] = value.clone();
         }
         self.nodes.insert(name.to_owned(), node);
-        if let Some(url) = told["url"].as_str() {
-            let address = url.trim_start_matches("ws://").parse().with_context(|| format!("the address in {url}"))?;
-            *self.address.lock().expect("no holder panics") = Some(address);
+        // HTTP/3 is where QUIC is.
+        for (transport, field) in [
+            (Transport::Ws, "url"),
+            (Transport::Wss, "tls_url"),
+            (Transport::Quic, "quic_url"),
+            (Transport::WebTransport, "quic_url"),
+        ] {
+            let Some((_, address)) = told[field].as_str().and_then(|url| url.split_once("://")) else { continue };
+            let address = address.parse().with_context(|| format!("the address {address}"))?;
+            self.addresses.0.lock().expect("no holder panics").insert(transport, address);
         }
         Ok(())
     }
@@ -124,7 +146,7 @@ impl Server {
     fn settings_of(&self, name: &str) -> Vec<String> {
         // A data node keeps asking for its control node where that was.
         let link = self.told["link"].as_str().unwrap_or("127.0.0.1:0");
-        match name {
+        let own = match name {
             "control" => vec![
                 format!("cluster.secret={SECRET}"),
                 format!("control.operator_key={OPERATOR_KEY}"),
@@ -137,9 +159,12 @@ impl Server {
                 "data.client_address=127.0.0.1:0".into(),
                 "data.admin_address=127.0.0.1:0".into(),
                 format!("data.control_address={link}"),
+                "data.client_tls_address=127.0.0.1:0".into(),
             ],
             _ => Vec::new(),
-        }
+        };
+        let tls = if name == "control" { &[][..] } else { &self.tls };
+        own.into_iter().chain(tls.iter().cloned()).collect()
     }
 
     /// The operator's key.
@@ -180,7 +205,7 @@ impl Server {
     fn take(&mut self, name: &str) -> Result<Node> {
         let node = self.nodes.remove(name).with_context(|| format!("{name} does not run"))?;
         if name != "control" {
-            *self.address.lock().expect("no holder panics") = None;
+            self.addresses.0.lock().expect("no holder panics").clear();
         }
         Ok(node)
     }

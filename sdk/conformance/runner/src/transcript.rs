@@ -1,7 +1,7 @@
 //! What was said between runner and driver, in order, and how to wait for more of it.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -23,6 +23,9 @@ pub enum Entry {
 pub struct Transcript {
     /// In the order in which the runner wrote and read them.
     pub entries: Vec<Entry>,
+    /// When each came, from the first on.
+    pub times: Vec<Duration>,
+    begun: Option<Instant>,
     /// Kept up to date with them.
     pub ledger: Ledger,
     /// Why the driver says no more, once it does not.
@@ -45,6 +48,8 @@ impl Shared {
         let index = transcript.entries.len();
         transcript.ledger.take(index, &entry);
         transcript.entries.push(entry);
+        let elapsed = transcript.begun.get_or_insert_with(Instant::now).elapsed();
+        transcript.times.push(elapsed);
         self.0.1.notify_all();
     }
 

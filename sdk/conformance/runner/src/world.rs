@@ -7,11 +7,12 @@ use anyhow::Result;
 
 use crate::judge::Stored;
 use crate::ledger::Position;
+use crate::transport::Transport;
 
 /// A deployment with the channels of one scenario. [`real::Tenant`](crate::real::Tenant) is a real one; tests put a model in its place.
 pub trait World: Send + Sync {
-    /// Where clients connect now; `None` while nothing listens there.
-    fn address(&self) -> Option<SocketAddr>;
+    /// Where clients connect now over this transport; `None` while nothing listens there.
+    fn address(&self, transport: Transport) -> Option<SocketAddr>;
 
     /// An access token for a user. `kind` is a life such as `1h` or `1500ms`, or what is wrong with the token: `expired`, `forged`,
     /// `of:USER` (another user's).

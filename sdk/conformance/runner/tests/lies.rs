@@ -11,8 +11,10 @@ use anyhow::Result;
 use millrace_conformance::driver::Driver;
 use millrace_conformance::judge::Stored;
 use millrace_conformance::ledger::Position;
-use millrace_conformance::play::{Outcome, play};
+use millrace_conformance::play::{Outcome, Over, play};
 use millrace_conformance::scenario::Scenario;
+use millrace_conformance::transport::Transport;
+use millrace_conformance::trust::Trust;
 use millrace_conformance::world::{Act, World};
 use serde_json::{Value, json};
 
@@ -258,7 +260,7 @@ impl Model {
 struct Shared(Arc<Mutex<Model>>);
 
 impl World for Shared {
-    fn address(&self) -> Option<SocketAddr> {
+    fn address(&self, _: Transport) -> Option<SocketAddr> {
         None
     }
 
@@ -320,7 +322,8 @@ fn outcome(lie: Lie, capabilities: &[&str]) -> Outcome {
     let scenario = Scenario::parse("lies", SCENARIO).expect("the model is sound");
     let input = HalfClose(ours.try_clone().expect("the model is sound"));
     // What a liar does not say never comes, so that waiting longer would tell nothing.
-    play(&scenario, Arc::new(shared), Duration::from_millis(500), |on_event| {
+    let over = Over { transport: Transport::Ws, trust: Arc::new(Trust::new().expect("the model is sound")) };
+    play(&scenario, Arc::new(shared), &over, Duration::from_millis(500), |on_event| {
         let mut driver = Driver::over(Box::new(ours), Box::new(input), on_event);
         driver.until_ready()?;
         Ok(driver)

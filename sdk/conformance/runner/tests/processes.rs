@@ -1,5 +1,6 @@
 //! Drivers that are no drivers: what a process may do wrong before a scenario begins or when it ends.
 
+use std::path::Path;
 use std::process::Command;
 
 use millrace_conformance::driver::Driver;
@@ -62,24 +63,30 @@ fn commands_are_numbered_lines() {
     assert_eq!(echo["two"], json!({ "id": 2, "command": "close", "client": "ö\n" }));
 }
 
+fn places(folder: &Path) -> Places {
+    let (root, target, ca) = (folder.to_path_buf(), folder.to_path_buf(), folder.join("ca.pem"));
+    Places { root, target, ca, spki: "a hash".to_owned() }
+}
+
 fn spec(text: &str) -> DriverSpec {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("drivers.toml");
-    std::fs::write(&file, format!("[one]\ntitle = \"One\"\n{text}")).expect("written");
+    std::fs::write(&file, format!("[one]\ntitle = \"One\"\ntransports = [\"ws\"]\n{text}")).expect("written");
     DriverSpec::load_all(&file).map(|mut all| all.remove("one").expect("declared")).expect("as declared")
 }
 
 #[test]
 fn what_drivers_share_is_started_once_and_ends_behind_them() {
     let folder = tempfile::tempdir().expect("a folder");
-    let places = Places { root: folder.path().to_path_buf(), target: folder.path().to_path_buf() };
+    let places = places(folder.path());
     let mut spec = spec(
         r#"host = ["sh", "-c", "echo here; cat > /dev/null; echo ended > {out}/end"]
-           run = ["sh", "-c", "echo {host}"]"#,
+           run = ["sh", "-c", "echo {host} {spki} $CA"]
+           env = { CA = "{ca}" }"#,
     );
     let host = spec.start_host("one", &places).expect("it starts").expect("there is one");
     let output = spec.process("one", &places).expect("a process").output().expect("it runs");
-    assert_eq!(output.stdout, b"here\n");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), format!("here a hash {}/ca.pem\n", folder.path().display()));
     let end = folder.path().join("conformance/one/end");
     assert!(!end.exists());
     drop(host);
@@ -89,7 +96,7 @@ fn what_drivers_share_is_started_once_and_ends_behind_them() {
 #[test]
 fn a_host_that_does_not_start_is_told() {
     let folder = tempfile::tempdir().expect("a folder");
-    let places = Places { root: folder.path().to_path_buf(), target: folder.path().to_path_buf() };
+    let places = places(folder.path());
     let mut spec = spec("host = [\"sh\", \"-c\", \"printf half\"]\nrun = [\"echo\", \"{host}\"]");
     let error = spec.start_host("one", &places).err().expect("it does not start");
     assert!(format!("{error:#}").contains("has ended"), "{error:#}");

@@ -1,5 +1,6 @@
 //! What each step does.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -12,8 +13,9 @@ use crate::ledger::body;
 use crate::proxy::Proxy;
 use crate::scenario::{
     Archive, Close, Connect, Fill, Frames, History, Inject, MarkRead, Network, OfChannel, Publish, RemoveMember,
-    Revoke, Send, SetMember, Step, Submitted, Subscribe, Tamper,
+    Revoke, Scenario, Send, SetMember, Step, Submitted, Subscribe, Tamper, Touch,
 };
+use crate::transport::Transport;
 use crate::world::Act;
 
 /// Vectors of frames that a node sends.
@@ -24,9 +26,9 @@ const FILL_MAX: u32 = 4_000;
 const FILL_LOOK: u32 = 8;
 
 impl Player {
-    pub(super) fn step(&mut self, step: &Step) -> Result<()> {
+    pub(super) fn step(&mut self, scenario: &Scenario, step: &Step) -> Result<()> {
         match step {
-            Step::Connect(step) => self.connect(step),
+            Step::Connect(step) => self.connect(step, scenario.touch(&step.client)),
             Step::Subscribe(step) => self.subscribe(step),
             Step::Unsubscribe(of) => self.of_channel("unsubscribe", of),
             Step::Pause(of) => self.of_channel("pause", of),
@@ -73,8 +75,7 @@ impl Player {
             Step::Start(of) => self.act(&Act::Start { node: of.node.as_deref().unwrap_or("dev") }),
             Step::Network(Network { client, is }) => {
                 self.note(format!("network of {client}: {is:?}"));
-                self.proxy(client)?.set(*is);
-                Ok(())
+                self.proxy(client)?.set(*is)
             }
             Step::Tamper(Tamper { client, text, how }) => {
                 self.note(format!("network of {client}: {how:?} {text:?}"));
@@ -96,14 +97,14 @@ impl Player {
         self.world.act(act)
     }
 
-    fn connect(&mut self, step: &Connect) -> Result<()> {
+    fn connect(&mut self, step: &Connect, touch: Touch) -> Result<()> {
         let Connect { client, options, .. } = step;
         let user = step.user.as_ref().unwrap_or(client);
-        let world = self.world.clone();
-        let proxy = Proxy::start(std::sync::Arc::new(move || world.address()))?;
+        let (world, transport) = (self.world.clone(), self.over.transport);
+        let proxy = Proxy::start(transport, touch, Arc::new(move || world.address(transport)), &self.over.trust)?;
         let mut command = json!({ "command": "connect", "client": client, "url": proxy.url() });
         if step.dead_first {
-            let dead = Proxy::start(std::sync::Arc::new(|| None))?;
+            let dead = Proxy::start(transport, Touch::Connections, Arc::new(|| None), &self.over.trust)?;
             command["urls"] = json!([proxy.url()]);
             command["url"] = dead.url().into();
             self.proxies.insert(format!("{client} (dead)"), dead);
@@ -121,6 +122,9 @@ impl Player {
         }
         if step.lazy {
             command["lazy"] = true.into();
+        }
+        if transport == Transport::WebTransport {
+            command["certificate_hashes"] = json!([{ "algorithm": "sha-256", "value": self.over.trust.hash() }]);
         }
         // Short waits, where the SDK lets us: nobody is there to be spared.
         if self.capabilities.iter().any(|capability| capability == "backoff") {

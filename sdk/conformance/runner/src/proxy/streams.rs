@@ -1,33 +1,26 @@
-//! The network between one client and the server: a proxy that can cut, hold, lose, double and reorder.
-//!
-//! It understands as much of the protocol as it needs to name the frames that a server sends; bytes that it does not understand go through
-//! as they are. A connection costs two threads.
-
-mod frames;
+//! The network of a client over TCP. A connection costs two threads.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use millrace_protocol::ws;
 use socket2::{Domain, Socket, Type};
 
-pub use self::frames::{Frames, Unit};
-use crate::scenario::{Condition, How};
+use super::traffic::Traffic;
+use super::{Frames, Hold, Upstream};
+use crate::scenario::Condition;
 
 /// What the system may keep for us of what a server sends: little, so that a client that does not read is soon felt.
 const RECEIVE_BYTES: usize = 16 << 10;
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// Where the server is at the moment, if anywhere.
-pub type Upstream = Arc<dyn Fn() -> Option<SocketAddr> + Send + Sync>;
-
 /// See the module. Its connections end with it.
-pub struct Proxy {
-    address: SocketAddr,
+pub(super) struct Streams {
+    pub(super) address: SocketAddr,
     shared: Arc<Shared>,
 }
 
@@ -35,6 +28,9 @@ struct Shared {
     state: Mutex<State>,
     changed: Condvar,
     upstream: Upstream,
+    traffic: Arc<Traffic>,
+    /// Cuts what the server sends on a new connection.
+    frames: fn() -> Frames,
 }
 
 #[derive(Default)]
@@ -43,37 +39,26 @@ struct State {
     is_over: bool,
     next: u64,
     connections: BTreeMap<u64, Connection>,
-    tampers: Vec<(String, How)>,
-    /// Frames that came by, by name.
-    counts: BTreeMap<&'static str, usize>,
 }
 
 struct Connection {
     client: TcpStream,
     server: TcpStream,
     hold: Hold,
-    /// A message that waits for the next one.
-    swapped: Option<Vec<u8>>,
     /// One direction has ended.
     is_half: bool,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Hold {
-    Nothing,
-    Answers,
-    Everything,
-}
-
-impl Proxy {
+impl Streams {
     /// Listens on a port of its own.
     ///
     /// # Errors
     /// If the system has none.
-    pub fn start(upstream: Upstream) -> Result<Self> {
+    pub(super) fn start(upstream: Upstream, traffic: Arc<Traffic>, frames: fn() -> Frames) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").context("listen as a proxy")?;
         let address = listener.local_addr().context("the proxy's address")?;
-        let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new(), upstream });
+        let (state, changed) = Default::default();
+        let shared = Arc::new(Shared { state, changed, upstream, traffic, frames });
         let accepting = shared.clone();
         std::thread::spawn(move || {
             for client in listener.incoming() {
@@ -88,13 +73,11 @@ impl Proxy {
         Ok(Self { address, shared })
     }
 
-    /// Where its client connects.
-    pub fn url(&self) -> String {
-        format!("ws://{}", self.address)
-    }
-
     /// Changes what the network does.
-    pub fn set(&self, condition: Condition) {
+    ///
+    /// # Errors
+    /// If connections of this kind know no such thing.
+    pub(super) fn set(&self, condition: Condition) -> Result<()> {
         let mut state = self.shared.lock();
         match condition {
             Condition::Cut | Condition::Down => {
@@ -105,48 +88,26 @@ impl Proxy {
             Condition::Hold => state.connections.values_mut().for_each(|one| one.hold = Hold::Everything),
             Condition::HoldAnswers => state.connections.values_mut().for_each(|one| one.hold = Hold::Answers),
             Condition::Release => state.connections.values_mut().for_each(|one| one.hold = Hold::Nothing),
+            Condition::Move => bail!("a connection over TCP ends with its address"),
         }
         self.shared.changed.notify_all();
-    }
-
-    /// What becomes of the next message with this text.
-    pub fn tamper(&self, text: &str, how: How) {
-        self.shared.lock().tampers.push((text.to_owned(), how));
+        Ok(())
     }
 
     /// Sends a frame to the client as if the server had.
     ///
     /// # Errors
     /// If there is no connection.
-    pub fn inject(&self, frame: &[u8]) -> Result<()> {
+    pub(super) fn inject(&self, frame: &[u8]) -> Result<()> {
         let mut bytes = Vec::new();
         ws::encode::frame(ws::Opcode::Binary, frame, None, &mut bytes);
         let mut state = self.shared.lock();
         let Some(connection) = state.connections.values_mut().next_back() else { bail!("there is no connection") };
         connection.client.write_all(&bytes).context("inject a frame")
     }
-
-    /// Waits until so many frames of this name came by.
-    ///
-    /// # Errors
-    /// If they do not come in time.
-    pub fn until_seen(&self, name: &str, count: usize, deadline: Instant) -> Result<()> {
-        let mut state = self.shared.lock();
-        loop {
-            let seen = state.counts.get(name).copied().unwrap_or(0);
-            if seen >= count {
-                return Ok(());
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                bail!("{seen} of {count} {name} frames came by in time");
-            }
-            state = self.shared.changed.wait_timeout(state, left).expect("no holder panics").0;
-        }
-    }
 }
 
-impl Drop for Proxy {
+impl Drop for Streams {
     fn drop(&mut self) {
         {
             let mut state = self.shared.lock();
@@ -217,7 +178,7 @@ fn connect(client: TcpStream, address: SocketAddr) -> std::io::Result<Connection
     let server = TcpStream::from(socket);
     server.set_nodelay(true)?;
     client.set_nodelay(true)?;
-    Ok(Connection { client, server, hold: Hold::Nothing, swapped: None, is_half: false })
+    Ok(Connection { client, server, hold: Hold::Nothing, is_half: false })
 }
 
 impl Shared {
@@ -248,16 +209,16 @@ fn carry_up(shared: &Shared, number: u64, mut client: TcpStream) -> std::io::Res
 }
 
 fn carry_down(shared: &Shared, number: u64, mut server: TcpStream) -> std::io::Result<()> {
-    let mut frames = Frames::default();
+    let mut frames = (shared.frames)();
+    let mut swapped = None;
     let mut buffer = [0; 16 << 10];
     let is_held = |hold| hold != Hold::Nothing;
     loop {
         // Not even read: what a server sends meets a full window.
         drop(shared.go_on(number, is_held));
         let count = server.read(&mut buffer)?;
-        let Some(mut state) = shared.go_on(number, is_held) else { return Ok(()) };
-        let bytes = state.pass(number, frames.feed(&buffer[..count]));
-        shared.changed.notify_all();
+        let Some(state) = shared.go_on(number, is_held) else { return Ok(()) };
+        let bytes = shared.traffic.pass(frames.feed(&buffer[..count]), &mut swapped);
         let client = state.connections.get(&number).and_then(|one| one.client.try_clone().ok());
         let Some(mut client) = client else { return Ok(()) };
         drop(state);
@@ -267,34 +228,3 @@ fn carry_down(shared: &Shared, number: u64, mut server: TcpStream) -> std::io::R
         client.write_all(&bytes)?;
     }
 }
-
-impl State {
-    /// What of these frames goes on, and in which order.
-    fn pass(&mut self, number: u64, units: Vec<Unit>) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        for unit in units {
-            *self.counts.entry(unit.name).or_default() += 1;
-            let tampered = unit.text.as_ref().and_then(|text| self.tampers.iter().position(|(of, _)| of == text));
-            let how = tampered.map(|index| self.tampers.remove(index).1);
-            let Some(connection) = self.connections.get_mut(&number) else { return bytes };
-            match how {
-                Some(How::Drop) => {}
-                Some(How::Double) => {
-                    bytes.extend_from_slice(&unit.bytes);
-                    bytes.extend_from_slice(&unit.bytes);
-                }
-                Some(How::Swap) => connection.swapped = Some(unit.bytes),
-                None => {
-                    bytes.extend_from_slice(&unit.bytes);
-                    if unit.text.is_some() {
-                        bytes.extend(connection.swapped.take().into_iter().flatten());
-                    }
-                }
-            }
-        }
-        bytes
-    }
-}
-
-#[cfg(test)]
-mod tests;

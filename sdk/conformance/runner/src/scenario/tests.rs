@@ -48,6 +48,24 @@ fn every_step_is_described() {
 }
 
 #[test]
+fn what_is_touched_is_known_for_each_client() {
+    let text = r#"
+        title = "t"
+        about = "a"
+        steps = [
+          { do = "connect", client = "a" },
+          { do = "connect", client = "b" },
+          { do = "connect", client = "c" },
+          { do = "network", client = "b", is = "cut" },
+          { do = "frames", client = "c", frame = "ping", count = 1 },
+          { do = "network", client = "c", is = "hold" },
+        ]"#;
+    let scenario = Scenario::parse("t", text).unwrap();
+    let touches = ["a", "b", "c"].map(|client| scenario.touch(client));
+    assert_eq!(touches, [Touch::Nothing, Touch::Connections, Touch::Frames]);
+}
+
+#[test]
 fn what_cannot_be_played_is_refused() {
     let check = |head: &str, steps: &str, expect: &str| {
         let text = format!(
@@ -82,6 +100,18 @@ fn what_cannot_be_played_is_refused() {
     check("server = { apart = true }", "{ do = \"kill\" }", "no node is called dev");
     check("", "{ do = \"fill\", channel = \"room\", user = \"alice\", bytes = 1, until = \"x\" }", "a shared server");
     check("needs = [\"wings\"]", "{ do = \"close\", client = \"a\" }", "no capability is called wings");
+    check("not_over = { ws = \"\" }", "{ do = \"close\", client = \"a\" }", "why not over ws?");
+    check("not_over = { tcp = \"No.\" }", "{ do = \"close\", client = \"a\" }", "unknown variant `tcp`");
+    let nowhere = "not_over = { ws = \"a.\", wss = \"b.\", quic = \"c.\", webtransport = \"d.\" }";
+    check(nowhere, "{ do = \"close\", client = \"a\" }", "there is a transport");
+    let moved = "{ do = \"network\", client = \"a\", is = \"move\" }";
+    check("", moved, "over TCP ends with its address");
+    let not_over_tcp = "not_over = { ws = \"a.\", wss = \"b.\" }";
+    check(
+        not_over_tcp,
+        &format!("{moved},\n{{ do = \"frames\", client = \"a\", frame = \"ping\", count = 1 }}"),
+        "left alone",
+    );
     let twice = "{ do = \"send\", client = \"a\", channel = \"room\", text = \"x\" },\n\
                  { do = \"publish\", channel = \"room\", user = \"alice\", texts = [\"y\", \"x\"] }";
     check("", twice, "comes twice");
