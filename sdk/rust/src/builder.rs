@@ -15,7 +15,7 @@ use crate::inbox::Bell;
 use crate::state::State;
 use crate::task::{Setup, Task};
 use crate::token::TokenSource;
-use crate::transport::{Certificates, Dialer, Tls};
+use crate::transport::{Certificates, Compression, Dialer, Tls};
 use crate::window::WindowLimits;
 
 /// Commands that wait for the client's task before callers do.
@@ -27,6 +27,7 @@ const COMMANDS_MAX: usize = 256;
 pub struct Builder {
     urls: Vec<String>,
     certificates: Certificates,
+    compression: Compression,
     tokens: TokenSource,
     agent: String,
     queue: QueueLimits,
@@ -43,6 +44,7 @@ impl Builder {
         Self {
             urls: vec![url],
             certificates: Certificates::default(),
+            compression: Compression::default(),
             tokens: TokenSource::Fixed("".into()),
             agent: concat!("millrace-rust/", env!("CARGO_PKG_VERSION")).into(),
             queue: QueueLimits { messages_max: 1024, bytes_max: 1 << 20 },
@@ -80,6 +82,12 @@ impl Builder {
     /// Shows a node that asks for it this certificate, with the chain that leads to its authority, and proves it with its key; both as PEM.
     pub fn client_certificate(mut self, chain: impl Into<Vec<u8>>, key: impl Into<Vec<u8>>) -> Self {
         self.certificates.identity = Some((chain.into(), key.into()));
+        self
+    }
+
+    /// Whether messages are compressed, over `ws` and `wss`; over `quic` none are. Default: [`Compression::Off`].
+    pub fn compression(mut self, compression: Compression) -> Self {
+        self.compression = compression;
         self
     }
 
@@ -214,7 +222,8 @@ impl Builder {
         let mut seed = [0; 8];
         getrandom::fill(&mut seed).expect("the system has random bytes");
         let seed = u64::from_ne_bytes(seed);
-        let setup = Setup { config, window: self.window, tokens: self.tokens, dialer: Dialer::new(tls), seed };
+        let dialer = Dialer::new(tls, self.compression);
+        let setup = Setup { config, window: self.window, tokens: self.tokens, dialer, seed };
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
         let bell = Arc::<Bell>::default();
         let (state, watch) = watch::channel(State::Connecting);

@@ -57,6 +57,7 @@ pub use crate::engine::subscription::Start;
 pub use crate::error::{Awaited, Error};
 pub use crate::event::{Event, Message, Page, Skipped, Unread};
 pub use crate::state::{State, StateWatch, UnreadWatch};
+pub use crate::transport::Compression;
 
 /// The examples of the README compile.
 #[cfg(doctest)]

@@ -20,6 +20,7 @@ use std::time::Duration;
 pub(crate) use self::dial::Dialer;
 use self::dial::Fallback;
 pub(crate) use self::tls::{Certificates, Tls};
+pub use self::ws::Compression;
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Source};
 

@@ -15,7 +15,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 
 use super::tls::Tls;
-use super::{Connection, Kind, quic, ws};
+use super::{Compression, Connection, Kind, quic, ws};
 use crate::endpoint::Endpoint;
 use crate::error::Error;
 use crate::places::Place;
@@ -36,6 +36,7 @@ const PLACES_MAX: usize = 64;
 #[derive(Clone)]
 pub(crate) struct Dialer {
     tls: Arc<Tls>,
+    compression: Compression,
     memory: Arc<Mutex<Memory>>,
 }
 
@@ -61,8 +62,8 @@ impl std::fmt::Display for Chain<'_> {
 }
 
 impl Dialer {
-    pub(crate) fn new(tls: Tls) -> Self {
-        Self { tls: Arc::new(tls), memory: Arc::default() }
+    pub(crate) fn new(tls: Tls, compression: Compression) -> Self {
+        Self { tls: Arc::new(tls), compression, memory: Arc::default() }
     }
 
     /// Opens a connection. No token is sent.
@@ -108,7 +109,7 @@ impl Dialer {
     }
 
     async fn by_web_socket(&self, endpoint: &Endpoint) -> Result<ws::Connection, Error> {
-        ws::Connection::open(endpoint, &self.tls).await
+        ws::Connection::open(endpoint, &self.tls, self.compression).await
     }
 
     async fn by_quic(&self, endpoint: &Endpoint) -> Result<quic::Connection, Error> {

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use millrace_protocol::client::{SERVER_FRAME_BYTES_MAX, SUBPROTOCOL};
+use millrace_protocol::ws::deflate::{Deflater, Inflater, Window};
 use millrace_protocol::ws::handshake::{ClientHandshake, ClientRequest};
-use millrace_protocol::ws::{Decoder, Event, Limits, MaskKey, MessageKind, Opcode, Role, close, encode};
+use millrace_protocol::ws::{Decoder, Event, Header, Limits, MaskKey, MessageKind, Opcode, Role, close, encode, mask};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
@@ -23,6 +24,19 @@ use crate::error::Error;
 
 /// Read at once.
 const READ_BYTES: usize = 64 << 10;
+/// Smaller frames are sent as they are, as a node does.
+const COMPRESSED_BYTES_MIN: usize = 1 << 10;
+
+/// Whether messages over WebSocket are compressed (permessage-deflate), where the node agrees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Compression {
+    /// They are not. The default: a small message does not shrink, and nothing is to be learnt from a message's length but its length.
+    #[default]
+    Off,
+    /// Those of 1 KiB and more are, each for itself, both ways. Takes 48 KiB for a connection and the largest message that came; 380 KiB
+    /// more as soon as one is sent that is large enough.
+    Offered,
+}
 
 /// An open connection.
 pub(super) struct Connection {
@@ -37,11 +51,21 @@ pub(super) struct Connection {
     /// TLS has bytes that were written and did not leave.
     is_unflushed: bool,
     masks: Masks,
+    /// If both sides agreed to it.
+    compressor: Option<Box<Compressor>>,
+}
+
+/// Both ways of one connection.
+#[derive(Default)]
+struct Compressor {
+    inflater: Inflater,
+    /// Made when it is first needed: many clients only read.
+    deflater: Option<Deflater>,
 }
 
 impl Connection {
     /// Opens a connection and upgrades it. No token is sent.
-    pub(super) async fn open(endpoint: &Endpoint, tls: &Tls) -> Result<Self, Error> {
+    pub(super) async fn open(endpoint: &Endpoint, tls: &Tls, compression: Compression) -> Result<Self, Error> {
         let fail = |source| fail(endpoint, source);
         let io = |error: io::Error| match Refusal::of_io(&endpoint.host, &error) {
             Some(refusal) => fail(Arc::new(refusal)),
@@ -63,7 +87,11 @@ impl Connection {
             subprotocols: &[SUBPROTOCOL],
             nonce: masks.nonce(),
         };
-        let (mut handshake, request) = ClientHandshake::new(&request).map_err(|error| fail(Arc::new(error)))?;
+        let begun = match compression {
+            Compression::Off => ClientHandshake::new(&request),
+            Compression::Offered => ClientHandshake::offering_deflate(&request),
+        };
+        let (mut handshake, request) = begun.map_err(|error| fail(Arc::new(error)))?;
         stream.write_all(&request).await.map_err(io)?;
         stream.flush().await.map_err(io)?;
         let mut input = vec![0; READ_BYTES];
@@ -90,6 +118,7 @@ impl Connection {
             written: 0,
             is_unflushed: false,
             masks,
+            compressor: accepted.deflate.then(Box::default),
         })
     }
 
@@ -100,7 +129,19 @@ impl Connection {
 
     /// Queues one frame.
     pub(super) fn push_frame(&mut self, frame: &[u8]) {
-        encode::frame(Opcode::Binary, frame, Some(self.masks.next()), &mut self.output);
+        let key = self.masks.next();
+        let compressor = self.compressor.as_mut().filter(|_| frame.len() >= COMPRESSED_BYTES_MIN);
+        let shorter = compressor.and_then(|compressor| {
+            compressor.deflater.get_or_insert_with(|| Deflater::new(Window::Large)).deflate(frame)
+        });
+        let Some(shorter) = shorter else {
+            return encode::frame(Opcode::Binary, frame, Some(key), &mut self.output);
+        };
+        let header = Header { compressed: true, ..Header::whole(Opcode::Binary, shorter.len(), Some(key)) };
+        self.output.extend_from_slice(&header.encode());
+        let start = self.output.len();
+        self.output.extend_from_slice(shorter);
+        mask(&mut self.output[start..], key, 0);
     }
 
     /// See [`super::Connection::turn`].
@@ -142,7 +183,11 @@ impl Connection {
     /// Hands out what was read.
     pub(super) fn take_in(&mut self, mut handle: impl FnMut(Incoming<'_>)) {
         let len = std::mem::take(&mut self.input_len);
-        let mut feed = self.decoder.feed(&mut self.input[..len]);
+        let input = &mut self.input[..len];
+        let mut feed = match &mut self.compressor {
+            Some(compressor) => self.decoder.feed_deflated(input, &mut compressor.inflater),
+            None => self.decoder.feed(input),
+        };
         loop {
             match feed.next_event() {
                 Ok(None) => return,

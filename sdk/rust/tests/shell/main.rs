@@ -23,6 +23,7 @@ macro_rules! on_every_transport {
 mod backpressure;
 mod certificate;
 mod chat;
+mod compression;
 mod lifecycle;
 mod nat;
 mod node;

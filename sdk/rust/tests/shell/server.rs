@@ -7,8 +7,9 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use millrace_protocol::client::{CLIENT_FRAME_BYTES_MAX, SUBPROTOCOL};
+use millrace_protocol::ws::deflate::{Deflater, Inflater};
 use millrace_protocol::ws::handshake::{Endpoint, ServerHandshake};
-use millrace_protocol::ws::{Decoder, Event, Limits, Opcode, Role, encode};
+use millrace_protocol::ws::{Decoder, Event, Feed, Header, Limits, Opcode, Role, encode};
 use rustls::{HandshakeKind, ServerConfig};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -58,6 +59,16 @@ struct State {
     /// What carried each connection on which a client spoke.
     sessions: Vec<Transport>,
     early_sessions: usize,
+    compressed: Compressed,
+}
+
+/// Bytes on the wire of messages that were compressed, and of the same before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Compressed {
+    pub(crate) sent: usize,
+    pub(crate) sent_from: usize,
+    /// Of those that came, only what they became is known.
+    pub(crate) received_to: u64,
 }
 
 impl Shared {
@@ -105,6 +116,7 @@ impl Server {
             handshakes: vec![],
             sessions: vec![],
             early_sessions: 0,
+            compressed: Compressed::default(),
         };
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Notify::new() });
         let mut tasks = JoinSet::new();
@@ -144,6 +156,11 @@ impl Server {
     /// How many of them began with early data.
     pub(crate) fn early_sessions(&self) -> usize {
         self.state().early_sessions
+    }
+
+    /// What was compressed on all connections.
+    pub(crate) fn compressed(&self) -> Compressed {
+        self.state().compressed
     }
 
     /// Who signed its certificate.
@@ -242,7 +259,7 @@ async fn serve(
 ) -> std::io::Result<()> {
     let mut handshake = ServerHandshake::new();
     let mut input = vec![0; 16 << 10];
-    let request = loop {
+    let mut request = loop {
         let len = stream.read(&mut input).await?;
         match handshake.feed(&input[..len], &ENDPOINT) {
             Ok(Some(request)) => break request,
@@ -250,6 +267,7 @@ async fn serve(
             Err(error) => return stream.write_all(&error.response()).await,
         }
     };
+    let mut compressor = request.agree().map(|agreed| (Inflater::new(), Deflater::new(agreed.window)));
     stream.write_all(&request.response()).await?;
     stream.flush().await?;
 
@@ -269,7 +287,8 @@ async fn serve(
         tokio::pin!(changed);
         changed.as_mut().enable();
         if !held.is_empty() && !shared.state.lock().unwrap().is_stalled {
-            if take_in(&mut decoder, &mut std::mem::take(&mut held), number, shared) || breaks_then {
+            let inflater = compressor.as_mut().map(|(inflater, _)| inflater);
+            if take_in(&mut decoder, inflater, &mut std::mem::take(&mut held), number, shared) || breaks_then {
                 return forget_session(number, shared);
             }
             shared.changed.notify_waiters();
@@ -281,7 +300,17 @@ async fn serve(
             }
             let mut output = vec![];
             while let Some(frame) = state.node.out.pop_front() {
-                encode::frame(Opcode::Binary, &frame, None, &mut output);
+                // Whatever shrinks, so that clients meet it often.
+                match compressor.as_mut().and_then(|(_, deflater)| deflater.deflate(&frame)) {
+                    Some(shorter) => {
+                        let header = Header { compressed: true, ..Header::whole(Opcode::Binary, shorter.len(), None) };
+                        output.extend_from_slice(&header.encode());
+                        output.extend_from_slice(shorter);
+                        state.compressed.sent += shorter.len();
+                        state.compressed.sent_from += frame.len();
+                    }
+                    None => encode::frame(Opcode::Binary, &frame, None, &mut output),
+                }
             }
             (output, state.node.closing, state.is_stalled)
         };
@@ -326,8 +355,28 @@ fn forget_session(number: u64, shared: &Shared) -> std::io::Result<()> {
 }
 
 /// Gives frames to the model; `true` once the client closes.
-fn take_in(decoder: &mut Decoder, input: &mut [u8], number: u64, shared: &Shared) -> bool {
-    let mut feed = decoder.feed(input);
+fn take_in(
+    decoder: &mut Decoder,
+    mut inflater: Option<&mut Inflater>,
+    input: &mut [u8],
+    number: u64,
+    shared: &Shared,
+) -> bool {
+    let before = inflater.as_ref().map_or(0, |inflater| inflater.inflated_bytes());
+    let is_over = take_frames(
+        match &mut inflater {
+            Some(inflater) => decoder.feed_deflated(input, inflater),
+            None => decoder.feed(input),
+        },
+        number,
+        shared,
+    );
+    let after = inflater.map_or(0, |inflater| inflater.inflated_bytes());
+    shared.state.lock().unwrap().compressed.received_to += after - before;
+    is_over
+}
+
+fn take_frames(mut feed: Feed<'_, '_>, number: u64, shared: &Shared) -> bool {
     while let Some(event) = feed.next_event().unwrap() {
         let mut state = shared.state.lock().unwrap();
         match event {
