@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use quinn::congestion::CubicConfig;
 use quinn::{
     Connection, ConnectionError, Endpoint, EndpointConfig, IdleTimeout, Incoming, ReadError, RecvStream, SendStream,
     TokioRuntime, TransportConfig, VarInt, WriteError,
@@ -34,6 +35,8 @@ const CHUNK_BYTES: usize = 16 << 10;
 const SERVER_IDLE: Duration = Duration::from_secs(10);
 const SERVER_KEEP_ALIVE: Duration = Duration::from_secs(1);
 const CLIENT_IDLE: Duration = Duration::from_secs(90);
+/// Above anything that is ever on its way here: quinn does not send the end of a connection while data waits for congestion control.
+const CONGESTION_WINDOW: u64 = 16 << 20;
 /// What the server said before it closed may take so long to be taken.
 const LINGER: Duration = Duration::from_secs(2);
 /// An end that means nothing but that the connection is gone.
@@ -86,6 +89,7 @@ impl Middle {
             .max_concurrent_bidi_streams(STREAMS.into())
             .max_concurrent_uni_streams(STREAMS.into())
             .send_window(WINDOW.into())
+            .congestion_controller_factory(uncongested())
             .max_idle_timeout(Some(IdleTimeout::try_from(CLIENT_IDLE)?));
         server.transport_config(Arc::new(config));
         let mut client = trust.quic_client(transport)?;
@@ -93,6 +97,7 @@ impl Middle {
         config
             .stream_receive_window(STREAM_WINDOW.into())
             .receive_window(WINDOW.into())
+            .congestion_controller_factory(uncongested())
             .keep_alive_interval(Some(SERVER_KEEP_ALIVE))
             .max_idle_timeout(Some(IdleTimeout::try_from(SERVER_IDLE)?));
         client.transport_config(Arc::new(config));
@@ -144,6 +149,12 @@ impl Middle {
         let Some(connection) = state.connections.values().next_back() else { bail!("there is no connection") };
         connection.inject.send(frame.to_vec()).ok().context("the connection has ended")
     }
+}
+
+fn uncongested() -> Arc<CubicConfig> {
+    let mut config = CubicConfig::default();
+    config.initial_window(CONGESTION_WINDOW);
+    Arc::new(config)
 }
 
 impl Drop for Middle {
