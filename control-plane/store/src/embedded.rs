@@ -25,12 +25,14 @@ use crate::{
 
 mod queue;
 mod recent;
+mod remembered;
 #[cfg(test)]
 mod tests;
 mod writer;
 
 use queue::{Queue, Request};
 use recent::{Fingerprints, Reads};
+use remembered::Remembered;
 use writer::Writer;
 
 /// What to do when the engine fails to write: what is on disk is then the truth, and only a start from it is safe.
@@ -75,6 +77,9 @@ pub struct WriterConfig {
     /// Memory for what recent commits wrote, 64 bytes for each key. A transaction older than what fits in conflicts. Default 16 MiB: more
     /// than a second at 60,000 appends per second.
     pub conflict_window_bytes: usize,
+    /// Memory for rows that transactions have read and rewritten, which the next one reads from there and not from the engine. Default
+    /// 16 MiB, some 70,000 rows: the heads and producers of 35,000 channels with one who writes. 0: none.
+    pub remembered_bytes: usize,
     /// How often the high-water mark is made durable while there are commits. Zero: with every group, before it is acknowledged, at the
     /// cost of a second sync. Default 1 s: damage to the log that reaches back less than that goes unnoticed.
     pub high_water_interval: Duration,
@@ -89,6 +94,7 @@ impl Default for WriterConfig {
             group_commits_max: 1024,
             group_bytes_max: 4 << 20,
             conflict_window_bytes: 16 << 20,
+            remembered_bytes: 16 << 20,
             high_water_interval: Duration::from_secs(1),
             on_failure: FailurePolicy::abort(),
         }
@@ -111,6 +117,7 @@ struct Shared<S> {
     room: Arc<Semaphore>,
     closed: AtomicBool,
     fingerprints: Fingerprints,
+    remembered: Remembered,
     counters: Counters,
 }
 
@@ -166,6 +173,7 @@ impl<E: Engine> EmbeddedStore<E> {
             room: Arc::new(Semaphore::new(rooms)),
             closed: AtomicBool::new(false),
             fingerprints: Fingerprints::default(),
+            remembered: Remembered::new(config.remembered_bytes),
             counters: Counters::default(),
         });
         let (end, ended) = watch::channel(None);
@@ -287,8 +295,15 @@ impl<E: Engine> EmbeddedTransaction<E> {
         if let Some(own) = self.writes.get(key) {
             return Ok(own.clone());
         }
-        let value = self.published.snapshot.get(key)?;
-        self.reads.insert(self.shared.fingerprints.of(key));
+        let print = self.shared.fingerprints.of(key);
+        let value = match self.shared.remembered.get(self.published.sequence, print, key) {
+            Some(value) => {
+                Counters::add(&self.shared.counters.remembered, 1);
+                value
+            }
+            None => self.published.snapshot.get(key)?,
+        };
+        self.reads.insert(print);
         within("keys read by a transaction", self.reads.len(), TRANSACTION_READS_MAX)?;
         Ok(value)
     }

@@ -8,6 +8,8 @@ use std::time::Duration;
 pub struct StoreStats {
     /// Transactions begun.
     pub transactions: u64,
+    /// Keys read that were remembered, so that the engine was not asked.
+    pub remembered: u64,
     /// Transactions with writes that were committed.
     pub commits: u64,
     /// Commits that ended in [`crate::CommitOutcome::Conflict`].
@@ -32,6 +34,7 @@ pub struct StoreStats {
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) transactions: AtomicU64,
+    pub(crate) remembered: AtomicU64,
     pub(crate) commits: AtomicU64,
     pub(crate) conflicts: AtomicU64,
     pub(crate) expired: AtomicU64,
@@ -60,6 +63,7 @@ impl Counters {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         StoreStats {
             transactions: get(&self.transactions),
+            remembered: get(&self.remembered),
             commits: get(&self.commits),
             conflicts: get(&self.conflicts),
             expired: get(&self.expired),

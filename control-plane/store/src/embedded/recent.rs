@@ -13,6 +13,14 @@ const ENTRY_BYTES: usize = 64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Fingerprint(u64);
 
+impl Fingerprint {
+    /// Which of so many parts it belongs to.
+    pub(super) fn part(self, parts: usize) -> usize {
+        // Maps use the lowest bits and the highest.
+        usize::try_from(self.0 >> 24 & 0xffff).unwrap_or_default() % parts
+    }
+}
+
 /// Makes the fingerprints of one store.
 #[derive(Debug, Default)]
 pub(super) struct Fingerprints(RandomState);

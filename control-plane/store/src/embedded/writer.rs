@@ -8,10 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::queue::{Request, Wake};
-use super::recent::RecentCommits;
+use super::recent::{Fingerprint, RecentCommits};
+use super::remembered::Written;
 use super::{Published, Shared, WriterConfig};
 use crate::directory::Directory;
 use crate::engine::{Engine, Writes};
@@ -19,6 +21,9 @@ use crate::stats::Counters;
 use crate::{CommitOutcome, StoreError};
 
 type Reply = oneshot::Sender<CommitOutcome>;
+
+/// A key that a group writes, with its value.
+type Note = (Fingerprint, Written, Bytes, Option<Bytes>);
 
 /// See the module.
 pub(super) struct Writer<E: Engine> {
@@ -111,6 +116,7 @@ impl<E: Engine> Writer<E> {
         let sequence = self.sequence + 1;
         let now = Instant::now();
         let mut writes: Vec<Writes> = Vec::with_capacity(group.len());
+        let mut notes: Vec<Note> = Vec::new();
         let mut bytes = 0;
         let mut accepted: Vec<Reply> = Vec::with_capacity(group.len());
         let mut conflicting: Vec<Reply> = Vec::new();
@@ -128,8 +134,11 @@ impl<E: Engine> Writer<E> {
                 conflicting.push(request.reply);
                 continue;
             }
-            for (key, _) in &request.writes {
-                self.recent.note(sequence, self.shared.fingerprints.of(key));
+            for (key, value) in &request.writes {
+                let print = self.shared.fingerprints.of(key);
+                self.recent.note(sequence, print);
+                let how = if request.reads.contains(&print) { Written::AfterReading } else { Written::Blindly };
+                notes.push((print, how, key.clone(), value.clone()));
             }
             writes.push(request.writes);
             bytes += request.bytes;
@@ -137,7 +146,7 @@ impl<E: Engine> Writer<E> {
         }
         if !accepted.is_empty() {
             let begun = Instant::now();
-            if let Err(error) = self.write(sequence, merge(writes)) {
+            if let Err(error) = self.write(sequence, merge(writes), &notes) {
                 for reply in accepted {
                     let error = StoreError::Unavailable(format!("its engine failed: {error}"));
                     answer(reply, CommitOutcome::Unknown(error));
@@ -157,9 +166,12 @@ impl<E: Engine> Writer<E> {
         Ok(())
     }
 
-    /// Makes a group durable, then visible.
-    fn write(&mut self, sequence: u64, writes: Writes) -> Result<(), StoreError> {
+    /// Makes a group durable, then visible. `notes` are its writes in the order of their commits.
+    fn write(&mut self, sequence: u64, writes: Writes, notes: &[Note]) -> Result<(), StoreError> {
         self.engine.apply(sequence, writes)?;
+        for (print, how, key, value) in notes {
+            self.shared.remembered.note(sequence, *print, key, value.as_ref(), *how);
+        }
         let snapshot = self.engine.snapshot()?;
         self.sequence = sequence;
         if self.config.high_water_interval.is_zero() {
