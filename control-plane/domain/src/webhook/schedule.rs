@@ -149,7 +149,7 @@ mod tests {
 
     #[test]
     fn a_clock_that_jumps_turns_nothing_off_and_holds_nothing_up() {
-        let days = |days| Duration::from_secs(days * 24 * 3_600);
+        let days = |days: u64| Duration::from_secs(days * 24 * 3_600);
         let check = |failing, failures, expect| {
             assert_eq!(has_failed_for_good(failing, failures, FAILING_MAX), expect, "{failing:?} {failures}");
         };
