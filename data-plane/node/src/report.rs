@@ -113,7 +113,7 @@ shell_stats! {
     control_backlog,
     /// QUIC connections now, those included that are being opened or closed.
     quic_connections,
-    /// QUIC handshakes under way.
+    /// QUIC handshakes under way, and connections of failed ones that are not gone yet.
     quic_half_open,
     /// Datagrams of QUIC handshakes that wait for their part of a turn.
     quic_waiting,

@@ -41,7 +41,7 @@ pub struct Driver {
     connections: Connections,
     generation: u32,
     open: usize,
-    /// Handshakes under way, by the id that we gave the connection for it.
+    /// Handshakes under way, and connections whose handshake has failed, by the id that we gave the connection for it.
     half_open: HashMap<u64, u32>,
     last_cid: LastCid,
     /// Connections whose goodbye is not said.
@@ -448,6 +448,9 @@ impl Driver {
                 self.end_linger(key);
                 if let Some(gone) = self.connections.get_mut(index) {
                     self.parting -= usize::from(gone.parts());
+                    if let Some(cid) = gone.half_open {
+                        self.half_open.remove(&cid);
+                    }
                     if let Some(armed) = gone.armed {
                         self.wheel.remove(armed);
                     }
@@ -546,12 +549,12 @@ impl Driver {
         self.events.push_back(Event::Parted(key));
     }
 
-    /// It is no handshake under way any more.
+    /// Its handshake comes to nothing, if it is not complete. It counts as under way until it is gone: for seconds it costs as much as
+    /// before, and newcomers may not take its place meanwhile.
     fn settle(&mut self, key: Key) {
         let Some(connection) = self.connection_mut(key) else { return };
         connection.handshake_by = None;
-        if let Some(cid) = connection.half_open.take() {
-            self.half_open.remove(&cid);
+        if connection.half_open.is_some() && !std::mem::replace(&mut connection.has_failed, true) {
             self.stats.handshakes_failed += 1;
         }
     }

@@ -48,6 +48,11 @@ impl Beginning {
 
     /// As of a client that chose this id.
     pub(crate) fn from(&self, dcid: u64) -> Vec<u8> {
+        self.spoiled(dcid, |_| {})
+    }
+
+    /// The same, with something else in it.
+    pub(crate) fn spoiled(&self, dcid: u64, spoil: impl FnOnce(&mut [u8])) -> Vec<u8> {
         let dcid = dcid.to_be_bytes();
         let keys = self.suite.keys(&dcid, Side::Client, Version::V1);
         let number = u32::try_from(self.number).expect("a first packet").to_be_bytes();
@@ -59,6 +64,7 @@ impl Beginning {
         let number_at = packet.len();
         packet.extend_from_slice(&number);
         let mut payload = self.payload.clone();
+        spoil(&mut payload);
         let tag = keys.local.packet.encrypt_in_place(self.number, &packet, &mut payload).expect("sealed");
         packet.extend_from_slice(&payload);
         packet.extend_from_slice(tag.as_ref());

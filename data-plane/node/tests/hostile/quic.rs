@@ -43,13 +43,16 @@ fn fuzzed_first_packets() {
     world.end();
 }
 
-/// Begins handshakes that never go on, each as another client, from thirty networks; until so many were seen by the node.
+/// Sockets in thirty networks.
+fn sockets() -> Vec<UdpSocket> {
+    (2..32_u8).map(|n| UdpSocket::bind((Ipv4Addr::new(127, 0, n, 1), 0)).expect("socket")).collect()
+}
+
+/// Begins handshakes that never go on, each as another client, from many networks; until so many were seen by the node.
 fn begin_handshakes(world: &World, what: &str, growth_max: f64) {
     let expect = if is_long() { 100_000.0 } else { 1_000.0 };
     let beginning = Beginning::of(&first_packets(&world.trust, 1)[0]);
-    let (address, mut random) = (world.node.quic, Random(3));
-    let sockets: Vec<UdpSocket> =
-        (2..32_u8).map(|n| UdpSocket::bind((Ipv4Addr::new(127, 0, n, 1), 0)).expect("socket")).collect();
+    let (address, mut random, sockets) = (world.node.quic, Random(3), sockets());
     let mut at = 0;
     let seen = |node: &Node| node.of("quic_retries_total") + node.of("quic_half_open");
     world.attacked_until(
@@ -90,6 +93,29 @@ fn half_open_handshakes_within_the_limits() {
     begin_handshakes(&world, "half-open handshakes", GROWTH_MAX);
     let half_open = world.node.of("quic_half_open");
     assert!(half_open > 0.0 && half_open <= 1_024.0, "{half_open}");
+    world.end();
+}
+
+/// Handshakes that fail at once, as something is wrong in what was sealed well: they count until they are gone.
+#[test]
+fn handshakes_that_fail() {
+    let world = World::new();
+    let beginning = Beginning::of(&first_packets(&world.trust, 1)[0]);
+    let (address, mut random, sockets) = (world.node.quic, Random(6), sockets());
+    let mut at = 0;
+    world.attacked("handshakes that fail", GROWTH_MAX, || {
+        for _ in 0..32 {
+            at = (at + 1) % sockets.len();
+            let id = random.next();
+            // Within the frame that holds the client's first message, or its header.
+            let spoiled = beginning.spoiled(id, |payload| payload[random.below(100)] = random.byte());
+            let _ = sockets[at].send_to(&spoiled, address);
+        }
+        32
+    });
+    let (half_open, failed) = (world.node.of("quic_half_open"), world.node.of("quic_handshakes_failed_total"));
+    println!("  {half_open} are under way or not gone, {failed} have failed");
+    assert!(half_open <= 1_024.0 && failed > 0.0, "{half_open}, {failed}");
     world.end();
 }
 

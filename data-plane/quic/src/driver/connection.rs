@@ -19,12 +19,14 @@ pub(super) struct Connection {
     pub(super) remote: SocketAddr,
     /// When its handshake has to be done.
     pub(super) handshake_by: Option<Instant>,
-    /// The id that it is known by until its handshake is complete or has failed.
+    /// The id that it is known by until its handshake is complete.
     pub(super) half_open: Option<u64>,
     /// When a datagram came last, whoever it was from.
     pub(super) seen: Instant,
     /// Acknowledgements that had come when that was asked for last.
     acknowledgements: u64,
+    /// Its handshake will not be.
+    pub(super) has_failed: bool,
     /// Its entry in the wheel.
     pub(super) armed: Option<Armed>,
     /// Nobody has signed in on it.
@@ -104,6 +106,7 @@ impl Connection {
             half_open: Some(cid),
             seen: now,
             acknowledgements: 0,
+            has_failed: false,
             armed: None,
             is_stranger: true,
             fresh: false,

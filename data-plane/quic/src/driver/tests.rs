@@ -233,14 +233,21 @@ fn after_a_restart_clients_learn_that_their_connection_is_gone() {
 fn a_flood_of_first_packets_is_answered_and_not_kept() {
     let limits = Limits { retry_above_half_open: 20, half_open_max: 40, ..Limits::default() };
     let mut world = World::new(7, 1, limits, Link::default());
-    for n in 0..300_u16 {
-        let [high, low] = n.to_be_bytes();
-        let first = world.first_packets();
-        world.datagram(([10, 1, high, low], 4000), &first);
-    }
-    assert_eq!((world.half_open(), world.stats().retries), (20, 280));
+    let flood = |world: &mut World| {
+        let before = world.stats().retries;
+        for n in 0..300_u16 {
+            let [high, low] = n.to_be_bytes();
+            let first = world.first_packets();
+            world.datagram(([10, 1, high, low], 4000), &first);
+        }
+        world.stats().retries - before
+    };
+    assert_eq!((flood(&mut world), world.half_open()), (280, 20));
     // A client that is there gets through.
     world.connect();
+    // Those that were given up still take memory, and nobody takes their places.
+    world.run_for(Duration::from_millis(10_500));
+    assert_eq!((world.stats().handshakes_failed, world.open(), flood(&mut world)), (20, 21, 300));
     world.run_for(Duration::from_secs(15));
     assert_eq!((world.half_open(), world.open()), (0, 1), "silent ones are gone");
 }
