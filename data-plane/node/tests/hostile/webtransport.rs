@@ -60,18 +60,23 @@ fn code(end: &ConnectionError) -> Option<u64> {
 #[test]
 fn a_flood_of_datagrams() {
     let world = World::new();
-    let client = QuicClient::connect(&world.trust.over_web(), world.node.quic, &world.control.token("ann"));
-    let session = client.request.as_ref().expect("a session").id;
+    let connect = || QuicClient::connect(&world.trust.over_web(), world.node.quic, &world.control.token("ann"));
+    let mut client = connect();
     world.attacked("datagrams of WebTransport that say nothing", GROWTH_MAX, || {
-        for n in 0..64 {
-            if n % 4 > 0 {
-                client.send_datagram(vec![7; 64]);
-            } else {
-                let datagram = [web::datagram_prefix(session + 4 * (n + 1)), vec![7; 64]].concat();
-                runtime().block_on(client.connection.send_datagram_wait(datagram.into())).expect("datagram");
+        let session = client.request.as_ref().expect("a session").id;
+        let send = |n: &u64| {
+            if !n.is_multiple_of(4) {
+                return client.send_datagram(vec![7; 64]).is_ok();
             }
+            let datagram = [web::datagram_prefix(session + 4 * (n + 1)), vec![7; 64]].concat();
+            runtime().block_on(client.connection.send_datagram_wait(datagram.into())).is_ok()
+        };
+        let sent = (0..64).take_while(send).count();
+        if sent < 64 {
+            // Who never answers a ping is ended after a while.
+            client = connect();
         }
-        64
+        sent as u64
     });
     println!("  {} came and were ignored", world.node.of("quic_datagrams_ignored_total"));
     assert!(world.node.of("quic_datagrams_ignored_total") > 0.0);
@@ -207,10 +212,14 @@ fn garbage_in_place_of_http3() {
         1
     });
     println!("  the ends of the connections: {ends:?}");
-    // Of HTTP/3, of QPACK and of datagrams; or the connection was closed by its own client once the session was over.
+    // Of HTTP/3, of QPACK and of datagrams; or the connection was closed by its own client once the session was over, or the node's words
+    // were lost, and it has forgotten the connection since.
     let is_known = |end: &str| {
         let code = end.strip_prefix("0x").and_then(|code| u64::from_str_radix(code, 16).ok());
-        code.map_or(end == "none yet" || end == "closed", |code| matches!(code, 0x33 | 0x100..=0x110 | 0x200..=0x202))
+        code.map_or(
+            matches!(end, "none yet" | "closed" | "reset by peer"),
+            |code| matches!(code, 0x33 | 0x100..=0x110 | 0x200..=0x202),
+        )
     };
     assert!(ends.keys().all(|end| is_known(end)), "{ends:?}");
     assert!(ends.len() > 3, "most of it was not read: {ends:?}");

@@ -198,8 +198,8 @@ fn datagrams_hold_pongs_and_nothing_else() {
     let mut pong = Vec::new();
     encode_client(&ClientFrame { request: 0, body: ClientBody::Pong }, &mut pong);
     for _ in 0..3 {
-        client.send_datagram(pong.clone());
-        client.send_datagram(b"no frame".to_vec());
+        client.send_datagram(pong.clone()).expect("datagram");
+        client.send_datagram(b"no frame".to_vec()).expect("datagram");
     }
     until("all are counted", || {
         metric(&node, "millrace_data_quic_datagrams_ignored_total") == 3.0

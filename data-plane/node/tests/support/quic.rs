@@ -14,7 +14,7 @@ use millrace_protocol::client::{
 use millrace_protocol::stream::FrameReader;
 use millrace_protocol::{ChannelId, Code, Position, Producer, ProducerSequence};
 use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, RecvStream, SendStream, VarInt};
+use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, RecvStream, SendDatagramError, SendStream, VarInt};
 use rustls::RootCertStore;
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use tempfile::TempDir;
@@ -295,11 +295,11 @@ impl QuicClient {
         self.control.reset(VarInt::from_u32(1)).expect("reset");
     }
 
-    /// Sends a datagram, once there is room for it.
-    pub(crate) fn send_datagram(&self, bytes: Vec<u8>) {
+    /// Sends a datagram, once there is room for it, if the node has not ended the connection.
+    pub(crate) fn send_datagram(&self, bytes: Vec<u8>) -> Result<(), SendDatagramError> {
         let prefix = self.request.as_ref().map(|request| web::datagram_prefix(request.id)).unwrap_or_default();
         let datagram = [prefix, bytes].concat().into();
-        runtime().block_on(self.connection.send_datagram_wait(datagram)).expect("datagram");
+        runtime().block_on(self.connection.send_datagram_wait(datagram))
     }
 
     pub(crate) fn ask(&mut self, body: ClientBody<'_>) -> u32 {
