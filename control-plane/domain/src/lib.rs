@@ -26,9 +26,9 @@ pub use rule::RuleError;
 pub use tenant::{ApiKey, SigningKey, Tenant, TenantName, TenantNameError, User};
 pub use text::{DISPLAY_NAME_BYTES_MAX, DisplayName, METADATA_BYTES_MAX, Metadata, TextError};
 pub use webhook::{
-    ATTEMPTS_MAX, EventKind, FAILING_MAX, Network, NetworkError, Networks, Off, OffReason, Outcome, RETRY_AFTER_MAX,
-    SECRET_OVERLAP_MS_MAX, WEBHOOK_EVENTS, WEBHOOKS_MAX, Webhook, WebhookHost, WebhookSecret, WebhookUrl,
-    WebhookUrlError, endpoint_pause, first_of_messages, has_failed_for_good, is_ahead, retry_delay,
+    ATTEMPTS_MAX, CLOCKS_APART_MS, EventKind, FAILING_MAX, Network, NetworkError, Networks, Off, OffReason, Outcome,
+    RETRY_AFTER_MAX, SECRET_OVERLAP_MS_MAX, WEBHOOK_EVENTS, WEBHOOKS_MAX, Webhook, WebhookHost, WebhookSecret,
+    WebhookUrl, WebhookUrlError, endpoint_pause, first_of_messages, has_failed_for_good, is_ahead, retry_delay,
 };
 
 /// Most entries of a page of members, channels, users or keys.

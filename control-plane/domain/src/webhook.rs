@@ -19,8 +19,8 @@ mod url;
 
 pub use network::{Network, NetworkError, Networks};
 pub use schedule::{
-    ATTEMPTS_MAX, FAILING_MAX, Outcome, RETRY_AFTER_MAX, endpoint_pause, first_of_messages, has_failed_for_good,
-    is_ahead, retry_delay,
+    ATTEMPTS_MAX, CLOCKS_APART_MS, FAILING_MAX, Outcome, RETRY_AFTER_MAX, endpoint_pause, first_of_messages,
+    has_failed_for_good, is_ahead, retry_delay,
 };
 pub use url::{WebhookHost, WebhookUrl, WebhookUrlError};
 

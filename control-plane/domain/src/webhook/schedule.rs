@@ -13,7 +13,7 @@ pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 /// Failures in a row that an endpoint has to its name by then, and many more: fewer are no three days, but a clock that jumped.
 const FAILURES_MIN: u32 = 24;
 /// Clocks of two control nodes are apart by less; one that was set back, by more.
-const CLOCKS_APART_MS: i64 = 60_000;
+pub const CLOCKS_APART_MS: i64 = 60_000;
 
 /// Waits between the attempts for one event, in seconds: 23.7 hours together.
 const RETRIES_S: [u64; 10] = [5, 30, 120, 600, 1_800, 3_600, 7_200, 14_400, 28_800, 28_800];

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use millrace_domain::is_ahead;
+use millrace_domain::{CLOCKS_APART_MS, is_ahead};
 use millrace_protocol::id::{ChannelId, Offset};
-use millrace_store::{KeyRange, StoreError, Transaction};
+use millrace_store::{KeyRange, StoreError, TRANSACTION_READS_MAX, Transaction};
 
 use super::lane::Lane;
 use crate::record::key::of_webhook as key;
@@ -22,8 +22,11 @@ const MARK_PAGES_MAX: usize = 8;
 pub(super) const LANE_EVENTS: usize = 32;
 /// What is remembered is read again now and then: another control node may have written where this one has looked.
 const MEMORY_LIFE: Duration = Duration::from_secs(60);
-/// Rows that are younger may still get neighbours: transactions of the same time commit in any order. In us.
-const SETTLED_US: u64 = 10_000_000;
+/// Rows that are younger may still get neighbours: transactions of the same time commit in any order, and another control node's clock may
+/// be behind by as much as clocks may be apart. In us.
+const SETTLED_US: u64 = (CLOCKS_APART_MS.unsigned_abs() + 15_000) * 1_000;
+/// Both rounds of a look through the marks have room in a transaction, each mark with what is noted of its channel.
+const _: () = assert!(2 * MARK_PAGES_MAX * PAGE_ROWS as usize <= TRANSACTION_READS_MAX);
 /// Channels that are remembered; at more, all are forgotten.
 const CHANNELS_MAX: usize = 65_536;
 

@@ -189,6 +189,7 @@ impl Runner {
             }
             Standing::Off => return Ok(Next::End),
         }
+        self.notice_clock(now_ms);
         self.count(now_ms).await?;
         if self.webhook.as_ref().is_none_or(|webhook| !webhook.is_on()) {
             return Ok(Next::End);
@@ -317,6 +318,13 @@ impl Runner {
             self.turn_off(OffReason::Backlog, now_ms).await?;
         }
         Ok(())
+    }
+
+    /// What is noted of a moment that is still to come, by another node's clock or before this one was set back, is of now: else all that fails
+    /// would be tried again at once until that moment.
+    fn notice_clock(&mut self, now_ms: i64) {
+        self.fresh_ms = self.fresh_ms.min(now_ms);
+        self.taken_ms.fetch_min(now_ms, Ordering::AcqRel);
     }
 
     /// What can be told now, for so many lanes at most.

@@ -263,3 +263,29 @@ proptest! {
         });
     }
 }
+
+/// Another control node, whose clock is behind, keeps the first event of a lane among events that wait: it is told before the next one.
+#[tokio::test]
+async fn what_came_between_events_that_wait_is_told_in_order() {
+    let mut world = World::new();
+    let now_us = u64::try_from(NOW_MS).unwrap() * 1_000;
+    let at = |number: u64| now_us - 30_000_000 + number * 10;
+    world
+        .write(|transaction| {
+            for number in 0..300 {
+                let row = key::event(WEBHOOK, at(number), 0);
+                webhook_queue::put(transaction, row, &waiting(&format!("user:{number}"), NOW_MS + 10));
+            }
+        })
+        .await;
+    assert!(world.look(NOW_MS, 0, 8).await.events.is_empty());
+    world.put(at(100) + 1, &waiting("user:new", 0)).await;
+    world.put(at(400), &waiting("user:new", 0)).await;
+    let due = world.look(NOW_MS, 0, 8).await;
+    let (lane, told) = &due.events[0];
+    assert_eq!(lane, "user:new");
+    assert_eq!(
+        told.iter().map(|(row, _)| row.clone()).collect::<Vec<_>>(),
+        [at(100) + 1, at(400)].map(|at| key::event(WEBHOOK, at, 0))
+    );
+}
