@@ -159,6 +159,11 @@ impl UdpPort {
         // An error is of an earlier send, and the next call goes on.
         let count = self.state.recv((&self.socket).into(), &mut pieces, &mut metas).unwrap_or(0);
         for (meta, piece) in metas[..count].iter().zip(&pieces) {
+            // Nobody has this port: it is made up, and the system refuses to answer it.
+            if meta.addr.port() == 0 {
+                work_bytes += DATAGRAM_WORK_BYTES;
+                continue;
+            }
             let ecn = meta.ecn.and_then(|ecn| EcnCodepoint::from_bits(ecn as u8));
             for data in piece[..meta.len].chunks(meta.stride.max(1)) {
                 work_bytes += DATAGRAM_WORK_BYTES.max(data.len() as u64);

@@ -145,8 +145,8 @@ impl Session for Handshake {
                 None => violation(why.to_string()),
             });
         }
-        // A client that names no protocol is known by the name that it asks for, or by the end of its handshake.
-        let known = tls.alpn_protocol().is_some() || tls.server_name().is_some() || !tls.is_handshaking();
+        // Not by the name that it asks for: a client whose key shares do not suit says that first and its protocol in a second hello.
+        let known = tls.alpn_protocol().is_some() || !tls.is_handshaking();
         if self.chosen.is_some() || !known {
             return Ok(false);
         }

@@ -118,7 +118,13 @@ impl<K: PacketKey> PacketKey for Unpadded<K> {
 
     fn decrypt(&self, packet: u64, header: &[u8], payload: &mut BytesMut) -> Result<(), CryptoError> {
         self.0.decrypt(packet, header, payload)?;
-        payload.truncate(unpadded_bytes(payload));
+        let bytes = unpadded_bytes(payload);
+        if bytes < payload.len() / 2 {
+            // What is kept of it is counted by its length: cut off alone, it would hold the whole datagram in memory.
+            *payload = BytesMut::from(&payload[..bytes]);
+        } else {
+            payload.truncate(bytes);
+        }
         Ok(())
     }
 
