@@ -33,6 +33,8 @@ const LOGIN_WAITS_TICKS: Tick = ticks(1000);
 /// Logins that wait: in all, and in bytes of their hellos.
 const LOGINS_MAX: usize = 1024;
 const LOGIN_BYTES_MAX: usize = 1 << 20;
+/// A hello that may wait, in bytes: a token and some names.
+const HELLO_BYTES_MAX: usize = 4 << 10;
 /// Logins that a turn takes when they have waited, so that they come back as no crowd.
 const LOGINS_PER_TURN: usize = 16;
 
@@ -82,7 +84,8 @@ impl Logins {
 
     /// Keeps a hello for later; `false` if there is no room for it.
     pub(crate) fn push(&mut self, now: Tick, session: SessionKey, hello: &[u8]) -> bool {
-        let has_room = self.waiting.len() < LOGINS_MAX && self.bytes + hello.len() <= LOGIN_BYTES_MAX;
+        let fits = hello.len() <= HELLO_BYTES_MAX && self.bytes + hello.len() <= LOGIN_BYTES_MAX;
+        let has_room = fits && self.waiting.len() < LOGINS_MAX;
         if has_room {
             self.bytes += hello.len();
             self.waiting.push_back(Login { session, since: now, hello: hello.into() });
@@ -164,11 +167,6 @@ impl Admission {
         if self.beginning < max { Ok(()) } else { Err(spread(wait, draw)) }
     }
 
-    /// When a login is to come again. `draw` is random.
-    pub(crate) fn login_wait(draw: u64) -> Duration {
-        spread(LOGIN_WAIT, draw)
-    }
-
     /// How many begin.
     pub(crate) fn beginning(&self) -> u32 {
         self.beginning
@@ -235,8 +233,9 @@ mod tests {
         logins.end_turn();
         assert_eq!(popped(&mut logins), LOGINS_PER_TURN);
         let mut logins = Logins::default();
-        let kept = (0..100).filter(|&n| logins.push(0, session(n), &[0; 64 << 10])).count();
-        assert_eq!(kept, LOGIN_BYTES_MAX / (64 << 10));
+        assert!(!logins.push(0, session(0), &[0; HELLO_BYTES_MAX + 1]), "one alone takes no room from many");
+        let kept = (0..1000).filter(|&n| logins.push(0, session(n), &[0; HELLO_BYTES_MAX])).count();
+        assert_eq!(kept, LOGIN_BYTES_MAX / HELLO_BYTES_MAX);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use millrace_protocol::{ChannelId, ChannelName, Code};
 
 use super::{Draining, Queue, Shard};
 use crate::action::Action;
-use crate::admission::{Admission, Class};
+use crate::admission::Class;
 use crate::grant::Question;
 use crate::home::out_of_order;
 use crate::hop::{Ack, Acks, HopBody, Origin, Outcome, Page, Publish, Read};
@@ -60,15 +60,12 @@ impl<V: VerifyToken> Shard<V> {
         };
         let request = frame.request;
         match frame.body {
-            ClientBody::Hello(hello) if !open => match Class::of(&hello) {
-                Class::Login if self.logins.is_crowded(tick) => self.put_off(tick, key, request, payload),
-                class => {
-                    if class == Class::Resume {
-                        self.logins.resumed(tick);
-                    }
+            ClientBody::Hello(hello) if !open => {
+                // Who finds no room to wait is heard now: nobody can fill it so that others are refused.
+                if Class::of(&hello) == Class::Resume || !self.put_off(tick, key, payload) {
                     self.hello(now, key, request, &hello);
                 }
-            },
+            }
             _ if !open => self.unexpected(key, request, "the first frame must be hello"),
             ClientBody::Hello(_) => self.unexpected(key, request, "hello comes once"),
             ClientBody::Publish(publish) => self.publish(now, key, request, &publish),
@@ -102,21 +99,21 @@ impl<V: VerifyToken> Shard<V> {
         self.end_session(key, Code::UnexpectedFrame, reason, Queue::Keep);
     }
 
-    /// A login waits, as a crowd comes back.
-    fn put_off(&mut self, tick: Tick, key: SessionKey, request: u32, payload: &[u8]) {
-        if self.logins.push(tick, key, payload) {
+    /// Whether a login waits, as a crowd comes back.
+    fn put_off(&mut self, tick: Tick, key: SessionKey, payload: &[u8]) -> bool {
+        let waits = self.logins.is_crowded(tick) && self.logins.push(tick, key, payload);
+        if waits && let Some(session) = self.sessions.get_mut(key) {
             self.stats.hellos_put_off_total += 1;
-            if let Some(session) = self.sessions.get_mut(key) {
-                session.state = State::PutOff;
-            }
-        } else {
-            let wait = Admission::login_wait(self.random.next());
-            self.busy(key, request, Class::Login, wait);
+            session.state = State::PutOff;
         }
+        waits
     }
 
     /// Hears the logins that have waited long enough.
     pub(super) fn hear_logins(&mut self, now: Now) {
+        if self.logins.len() == 0 {
+            return;
+        }
         let tick = self.tick(now);
         while let Some((key, hello)) = self.logins.pop(tick) {
             self.hear_login(now, key, &hello);
@@ -170,7 +167,12 @@ impl<V: VerifyToken> Shard<V> {
             }
         };
         match class {
-            Class::Resume => self.stats.hellos_resume_total += 1,
+            Class::Resume => {
+                self.stats.hellos_resume_total += 1;
+                // Whoever only says so, without a token, makes no crowd that others wait for.
+                let tick = self.tick(now);
+                self.logins.resumed(tick);
+            }
             Class::Login => self.stats.hellos_login_total += 1,
         }
         let expires_ms = token.expires_ms;
