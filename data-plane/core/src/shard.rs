@@ -215,12 +215,12 @@ impl<V: VerifyToken> Shard<V> {
         Ok(key)
     }
 
-    /// The answer to [`Action::Listen`]: when the client's transport last acknowledged something that was sent to it, if it has since the
-    /// last time that this was asked, and if that tells of the client.
-    pub fn handle_listened(&mut self, now: Now, session: SessionKey, acknowledged: Option<Instant>) {
-        let at = acknowledged.map(|instant| self.tick(Now { instant, ..now }));
-        if let Some((of, at)) = self.sessions.get_mut(session).zip(at) {
-            of.heard = of.heard.max(at);
+    /// The answer to [`Action::Listen`]: whether the client's transport has acknowledged anything that was sent to it since the last time that
+    /// this was asked. That answers a ping; it does not spare the next one, as clients, too, take two heartbeats of silence for the end.
+    pub fn handle_listened(&mut self, now: Now, session: SessionKey, has_acknowledged: bool) {
+        let pinged = self.tick(now).saturating_sub(time::ticks(self.config.heartbeat));
+        if let Some(of) = self.sessions.get_mut(session).filter(|_| has_acknowledged) {
+            of.heard = of.heard.max(pinged);
         }
         self.judge_silence(now, session);
     }

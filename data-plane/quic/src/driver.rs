@@ -158,7 +158,6 @@ impl Driver {
             Some(DatagramEvent::ConnectionEvent(handle, event)) => {
                 if let Some(connection) = self.connections.get_mut(index_of(handle)) {
                     connection.inner.handle_event(event);
-                    connection.seen = now;
                     let remote = connection.inner.remote_address();
                     if remote != connection.remote {
                         connection.remote = remote;
@@ -213,7 +212,7 @@ impl Driver {
                 let key = Key { index: index_of(handle), generation: self.generation };
                 let handshake_by = now + self.server.limits.handshake_timeout;
                 let cid = self.last_cid.get();
-                self.connections.insert(key.index, Connection::new(now, key, inner, handshake_by, cid));
+                self.connections.insert(key.index, Connection::new(key, inner, handshake_by, cid));
                 self.open += 1;
                 self.half_open.insert(cid, key.index);
                 self.touch(key.index);

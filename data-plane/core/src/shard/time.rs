@@ -107,7 +107,7 @@ impl<V: VerifyToken> Shard<V> {
         if expires_ms <= now.unix_ms {
             return self.end_session(key, Code::TokenExpired, "the token has expired", Queue::Drop);
         }
-        // Who acknowledges packets is there, and needs no ping to say so.
+        // Who acknowledges packets has answered.
         if session.outbound.is_in_lanes() && tick.saturating_sub(session.heard) + EARLY >= heartbeat {
             return self.actions.push_back(Action::Listen(key));
         }

@@ -93,8 +93,8 @@ struct Peer {
     stopped: bool,
     bytes: Vec<u8>,
     closed: Option<Code>,
-    /// When its transport acknowledged something, until that is told.
-    acknowledged: Option<Instant>,
+    /// Its transport has acknowledged something, until that is told.
+    acknowledged: bool,
 }
 
 pub(crate) struct Desk {
@@ -225,7 +225,7 @@ impl Desk {
     }
 
     pub(crate) fn acknowledges(&mut self, session: SessionKey) {
-        self.peers.get_mut(&session).unwrap().acknowledged = Some(self.now.instant);
+        self.peers.get_mut(&session).unwrap().acknowledged = true;
     }
 
     pub(crate) fn refused_connect(&mut self) -> Option<Code> {
@@ -468,7 +468,7 @@ impl Desk {
                 self.signed_in.push(session);
             }
             Action::Listen(session) => {
-                let acknowledged = self.peers.get_mut(&session).unwrap().acknowledged.take();
+                let acknowledged = std::mem::take(&mut self.peers.get_mut(&session).unwrap().acknowledged);
                 self.shard.handle_listened(self.now, session, acknowledged);
             }
             Action::Drained => self.drained = true,

@@ -21,8 +21,6 @@ pub(super) struct Connection {
     pub(super) handshake_by: Option<Instant>,
     /// The id that it is known by until its handshake is complete.
     pub(super) half_open: Option<u64>,
-    /// When a datagram came last, whoever it was from.
-    pub(super) seen: Instant,
     /// Acknowledgements that had come when that was asked for last.
     acknowledgements: u64,
     /// Its handshake will not be.
@@ -96,7 +94,7 @@ pub enum Write {
 }
 
 impl Connection {
-    pub(super) fn new(now: Instant, key: Key, inner: quinn_proto::Connection, handshake_by: Instant, cid: u64) -> Self {
+    pub(super) fn new(key: Key, inner: quinn_proto::Connection, handshake_by: Instant, cid: u64) -> Self {
         let remote = inner.remote_address();
         Self {
             inner,
@@ -104,7 +102,6 @@ impl Connection {
             remote,
             handshake_by: Some(handshake_by),
             half_open: Some(cid),
-            seen: now,
             acknowledgements: 0,
             has_failed: false,
             armed: None,
@@ -225,15 +222,11 @@ impl Driver {
         self.connection_mut(key).is_some_and(|connection| connection.inner.is_handshaking())
     }
 
-    /// When the client was heard last, if it has acknowledged anything since this was asked last: it got what it was sent.
-    ///
-    /// A datagram that is not the client's may be taken for the last one. That puts the end of a connection off for no longer than the
-    /// time between two questions: of the next one, that has nothing new, the answer is `None`.
-    pub fn acknowledged(&mut self, key: Key) -> Option<Instant> {
-        let connection = self.connection_mut(key)?;
+    /// Whether the client has acknowledged anything since this was asked last: it got what it was sent.
+    pub fn has_acknowledged(&mut self, key: Key) -> bool {
+        let Some(connection) = self.connection_mut(key) else { return false };
         let come = connection.inner.stats().frame_rx.acks;
-        let before = std::mem::replace(&mut connection.acknowledgements, come);
-        (come > before).then_some(connection.seen)
+        come > std::mem::replace(&mut connection.acknowledgements, come)
     }
 
     /// Where the client is.

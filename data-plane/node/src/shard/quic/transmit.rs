@@ -43,12 +43,12 @@ impl Shard {
     /// A session has sent no frame for a heartbeat: what its client's transport acknowledged says as much. Not a browser's, whose
     /// transport goes on while the page is at a halt.
     pub(in crate::shard) fn quic_listened(&mut self, now: Now, session: SessionKey) {
-        let acknowledged = self.quic.as_mut().and_then(|quic| {
+        let has_acknowledged = self.quic.as_mut().and_then(|quic| {
             let streams = &quic.peer(session)?.streams;
             let key = (streams.protocol() == Protocol::Millrace).then_some(streams.key())?;
-            quic.driver.acknowledged(key)
+            Some(quic.driver.has_acknowledged(key))
         });
-        self.core.handle_listened(now, session, acknowledged);
+        self.core.handle_listened(now, session, has_acknowledged == Some(true));
     }
 
     /// Sends what this turn has brought about.
